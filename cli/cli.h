@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the subcommands share: the table's row, common options, results, progress, Ctrl-C. */
+#ifndef T3V_CLI_H
+#define T3V_CLI_H
+
+#include <argp.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "t3v/log.h"
+#include "t3v/status.h"
+
+enum { CLI_OK = 0, CLI_FAILED = 1, CLI_USAGE = 2, CLI_CANCELLED = 130 };
+
+/* One file per subcommand defines one of these; main.c lists them. */
+typedef struct cli_command {
+    const char *name;
+    const char *summary; /* one line for `t3v --help` */
+    int (*run)(int argc, char **argv);
+} cli_command;
+
+/* Options every subcommand accepts: --precision, --threads, --device, --quiet, --json. */
+typedef struct cli_common {
+    bool bf16;      /* --precision; default: bf16 where the CPU has it */
+    int threads;    /* --threads; 0 = all */
+    bool quiet, json;
+} cli_common;
+
+/* Parses argv with the command's own argp plus the common options (the command's state is `input`; the
+ * common ones land in *common). Applies threads, logging and signal handling. Returns -1 to go on, else
+ * the exit status to return. */
+int cli_parse(const struct argp *own, int argc, char **argv, cli_common *common, void *input);
+
+/* Usage error in the voice of the subcommand; returns CLI_USAGE. */
+int cli_usage(const char *command, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/* Prints the library's error for `st` to stderr; returns CLI_FAILED, CLI_USAGE (E_ARG) or CLI_CANCELLED. */
+int cli_fail(t3v_status st);
+
+/* A progress bar with ETA on a terminal, plain lines otherwise; asks to stop after Ctrl-C. */
+t3v_progress cli_progress(void);
+bool cli_interrupted(void);
+
+/* Strict number parsing for option values: the whole string, in range; else false. */
+bool cli_int(const char *s, int64_t min, int64_t max, int64_t *out);
+bool cli_float(const char *s, double min, double max, double *out);
+bool cli_size(const char *s, int64_t *w, int64_t *h);   /* "832x480" */
+bool cli_bytes(const char *s, int64_t *out);            /* "16G", "512M", "4096" */
+
+#endif
