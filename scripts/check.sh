@@ -1,0 +1,92 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# The longer checks: clang, sanitizers, CPU masks, headers, include direction, fuzz smoke.
+# usage: scripts/check.sh BUILD_DIR [STEP...]   (steps: includes headers masks clang asan fuzz)
+# T3V_FUZZ_SECONDS (default 30) is the time for each fuzz target.
+set -uo pipefail
+[ $# -ge 1 ] || { echo "usage: scripts/check.sh BUILD_DIR [STEP...]" >&2; exit 2; }
+cd "$(dirname "$0")/.."
+build=$1
+shift
+steps=${*:-includes headers masks clang asan fuzz}
+logs=$build-check
+passed=0
+failed=0
+mkdir -p "$logs"
+
+# check NAME COMMAND...: runs it, keeps its output in a file, shows the end of it on failure.
+check() {
+    local name=$1 log=$logs/$1.log start=$SECONDS
+    shift
+    if "$@" >"$log" 2>&1; then
+        passed=$((passed + 1))
+        printf '  ok      %-34s %4d s\n' "$name" $((SECONDS - start))
+    else
+        failed=$((failed + 1))
+        printf '  FAILED  %-34s %4d s  (%s)\n' "$name" $((SECONDS - start)) "$log"
+        tail -n 40 "$log" | sed 's/^/          /'
+        return 1
+    fi
+}
+
+cpu_has() { grep -qwm1 "$1" /proc/cpuinfo; }
+
+headers() {
+    local bad=0 header
+    for header in include/t3v/*.h; do
+        printf '#include "t3v/%s"\nint t3v_alone;\n' "${header##*/}" |
+            ${CC:-cc} -std=c11 -pedantic -Wall -Wextra -Werror -Iinclude -fsyntax-only -x c - || bad=1
+        printf '#include "t3v/%s"\nint t3v_alone;\n' "${header##*/}" |
+            ${CXX:-c++} -std=c++17 -pedantic -Wall -Wextra -Werror -Iinclude -fsyntax-only -x c++ - || bad=1
+    done
+    return $bad
+}
+
+masks() {
+    local level flag
+    for level in ref: avx2:avx2 avx512:avx512bw; do
+        flag=${level#*:}
+        level=${level%:*}
+        if [ -n "$flag" ] && ! cpu_has "$flag"; then
+            echo "  skipped tests-cpu-$level: this CPU has no $flag"
+            continue
+        fi
+        check "tests-cpu-$level" env T3V_CPU="$level" scripts/test.sh "$build"
+    done
+}
+
+fuzz() {
+    local target name
+    check build-fuzz scripts/build.sh "$build-fuzz" -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++ \
+        -DT3V_FUZZ=ON -DT3V_SANITIZE=ON -DT3V_TESTS=OFF || return
+    for target in "$build-fuzz"/fuzz/fuzz_*; do
+        [ -x "$target" ] || continue
+        name=${target##*/}
+        # The corpus grows in the build directory; committed seeds, where a target has them, come first.
+        mkdir -p "$logs/corpus/$name"
+        local seeds=()
+        [ -d "tests/fuzz/seeds/$name" ] && seeds=("tests/fuzz/seeds/$name")
+        check "$name" "$target" -max_total_time="${T3V_FUZZ_SECONDS:-30}" -rss_limit_mb=2048 -timeout=10 \
+            -artifact_prefix="$logs/$name-" "$logs/corpus/$name" "${seeds[@]}"
+    done
+}
+
+export ASAN_OPTIONS=${ASAN_OPTIONS:-allocator_may_return_null=1}
+export UBSAN_OPTIONS=${UBSAN_OPTIONS:-print_stacktrace=1}
+for step in $steps; do
+    case $step in
+        includes) check includes scripts/includes.sh ;;
+        headers) check headers headers ;;
+        masks) check build scripts/build.sh "$build" && masks ;;
+        clang)
+            check build-clang scripts/build.sh "$build-clang" -DCMAKE_C_COMPILER=clang \
+                -DCMAKE_CXX_COMPILER=clang++ -DT3V_WERROR=ON && check tests-clang scripts/test.sh "$build-clang" ;;
+        asan)
+            check build-asan scripts/build.sh "$build-asan" -DT3V_SANITIZE=ON &&
+                check tests-asan scripts/test.sh "$build-asan" ;;
+        fuzz) fuzz ;;
+        *) echo "check: no step '$step'" >&2; exit 2 ;;
+    esac
+done
+echo "$passed passed, $failed failed"
+[ "$failed" -eq 0 ]
