@@ -23,8 +23,9 @@
 #endif
 
 enum { ALIGN = 64, REDZONE = 64 }; /* the gap between blocks is poisoned under ASan */
+#define COUNTING_LIMIT (1ull << 43)
 
-t3v_status t3v_arena_open(t3v_arena *a, size_t limit)
+static t3v_status reserve(t3v_arena *a, size_t limit)
 {
     *a = (t3v_arena){0};
     limit = (limit + 4095) & ~(size_t)4095;
@@ -33,21 +34,29 @@ t3v_status t3v_arena_open(t3v_arena *a, size_t limit)
     if (p == MAP_FAILED)
         return t3v_fail(T3V_E_NOMEM, "cannot reserve %zu MiB of addresses; lower --memory-limit or lift `ulimit -v`",
                         limit >> 20);
-    madvise(p, limit, MADV_HUGEPAGE); /* a hint: large tensors are read with strides */
     a->base = p;
     a->limit = limit;
     return T3V_OK;
 }
 
-void t3v_arena_count(t3v_arena *a)
+t3v_status t3v_arena_open(t3v_arena *a, size_t limit)
 {
-    *a = (t3v_arena){.counting = true};
+    T3V_TRY(reserve(a, limit));
+    madvise(a->base, a->limit, MADV_HUGEPAGE); /* a hint: large tensors are read with strides */
+    return T3V_OK;
+}
+
+t3v_status t3v_arena_count(t3v_arena *a)
+{
+    T3V_TRY(reserve(a, (size_t)COUNTING_LIMIT));
+    a->counting = true;
+    return T3V_OK;
 }
 
 void t3v_arena_close(t3v_arena *a)
 {
     if (a->base) {
-        UNPOISON(a->base, a->limit);
+        if (!a->counting) UNPOISON(a->base, a->limit);
         munmap(a->base, a->limit);
     }
     *a = (t3v_arena){0};
@@ -62,8 +71,8 @@ void *t3v_arena_take(t3v_arena *a, size_t n, size_t size)
     bytes += REDZONE;
 #endif
     if (__builtin_add_overflow(a->used, bytes, &end)) return NULL;
-    if (!a->counting && end > a->limit) return NULL;
-    void *p = a->counting ? (void *)(uintptr_t)ALIGN : a->base + a->used;
+    if (end > a->limit) return NULL;
+    void *p = a->base + a->used;
     if (!a->counting) {
         POISON(p, bytes);
         UNPOISON(p, n * size);

@@ -2,8 +2,8 @@
 /* Arena: one reserved range of addresses, filled from the bottom, emptied by going back to a mark.
  *
  * The range is reserved once (no memory is committed until it is touched), so running never allocates
- * and addresses never move. An arena with limit 0 only counts: take() returns a non-NULL token that must
- * not be dereferenced, and `peak` says how much the same calls would need. */
+ * and addresses never move. A counting arena reserves far more addresses than there is memory: the same
+ * calls run with it, nothing large is touched, and `peak` says how much they would need. */
 #ifndef T3V_BASE_ARENA_H
 #define T3V_BASE_ARENA_H
 
@@ -14,16 +14,16 @@
 #include "base/status.h"
 
 typedef struct t3v_arena {
-    unsigned char *base; /* NULL while counting */
+    unsigned char *base;
     size_t limit;        /* bytes reserved */
     size_t used, peak;   /* bytes */
-    bool counting;
+    bool counting;       /* who fills tensors must not */
 } t3v_arena;
 
 /* Reserves `limit` bytes (E_NOMEM if the address space refuses). */
 t3v_status t3v_arena_open(t3v_arena *a, size_t limit);
-/* A counting arena: never fails, holds nothing. */
-void t3v_arena_count(t3v_arena *a);
+/* A counting arena. */
+t3v_status t3v_arena_count(t3v_arena *a);
 void t3v_arena_close(t3v_arena *a); /* gives all memory back; safe on a zeroed struct */
 
 /* n*size bytes, 64-byte aligned, not cleared; NULL when the product overflows or the limit is passed. */
