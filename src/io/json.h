@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* JSON through jansson, with errors that name the file, the key, the value and what was expected.
+ *
+ * Getters: `label` names the file in messages. A missing (or null) key is an error when `required`; else
+ * the output keeps what it holds, so that the caller sets defaults first. */
+#ifndef T3V_IO_JSON_H
+#define T3V_IO_JSON_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+
+/* An object (anything else at the top is E_FORMAT). Duplicate keys are refused. json_decref the result. */
+t3v_status t3v_json_parse(json_t **out, const char *label, const void *text, size_t size);
+/* The same from a file of at most 16 MiB. */
+t3v_status t3v_json_load(json_t **out, const char *path);
+
+t3v_status t3v_json_int(const json_t *obj, const char *label, const char *key, bool required, int64_t lo, int64_t hi,
+                        int64_t *out);
+t3v_status t3v_json_real(const json_t *obj, const char *label, const char *key, bool required, double lo, double hi,
+                         double *out);
+t3v_status t3v_json_bool(const json_t *obj, const char *label, const char *key, bool required, bool *out);
+/* *out points into `obj`. */
+t3v_status t3v_json_string(const json_t *obj, const char *label, const char *key, bool required, const char **out);
+t3v_status t3v_json_object(const json_t *obj, const char *label, const char *key, bool required, json_t **out);
+/* An array of at most `cap` integers, each in [lo, hi]; *n receives their number. */
+t3v_status t3v_json_ints(const json_t *obj, const char *label, const char *key, bool required, int64_t lo, int64_t hi,
+                         int64_t *out, int cap, int *n);
+
+#endif

@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Opening checkpoints of any format as one view; checking and copying tensors. */
+#include "io/tensors.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "io/json.h"
+#include "io/view.h"
+#include "tensor/dtype.h"
+
+/* ---- formats --------------------------------------------------------------------------------- */
+
+static bool ends_with(const char *s, const char *tail)
+{
+    size_t n = strlen(s), m = strlen(tail);
+    return n >= m && strcmp(s + n - m, tail) == 0;
+}
+
+static t3v_status add_file(t3v_tensor_file *f, const char *path);
+
+/* A plain file name: shards live beside their index. */
+static bool plain_name(const char *s) { return *s && *s != '.' && !strchr(s, '/') && !strchr(s, '\\'); }
+
+static t3v_status add_index(t3v_tensor_file *f, const char *path, const char *text, size_t size)
+{
+    enum { SHARD_CAP = 4096 };
+    json_t *root = NULL, *map = NULL, *seen = json_object();
+    char *dir = NULL, *shard = NULL;
+    const char *slash = strrchr(path, '/'), *tensor;
+    json_t *value;
+    t3v_status st;
+    T3V_TRY_GOTO(st, done, t3v_json_parse(&root, path, text, size));
+    T3V_TRY_GOTO(st, done, t3v_json_object(root, path, "weight_map", true, &map));
+    size_t n = slash ? (size_t)(slash - path) + 1 : 0;
+    if (!(dir = malloc(n + 1)) || !seen) {
+        st = t3v_fail(T3V_E_NOMEM, "%s: no memory", path);
+        goto done;
+    }
+    memcpy(dir, path, n);
+    dir[n] = 0;
+    json_object_foreach(map, tensor, value) {
+        const char *name = json_string_value(value);
+        if (!name || !plain_name(name)) {
+            st = t3v_fail(T3V_E_FORMAT, "%s: the shard of tensor '%s' is %s%s%s, expected a file name beside the index",
+                          path, tensor, name ? "'" : "not a string", name ? name : "", name ? "'" : "");
+            goto done;
+        }
+        if (json_object_get(seen, name)) continue;
+        if (json_object_size(seen) == SHARD_CAP || json_object_set_new(seen, name, json_true()) != 0) {
+            st = t3v_fail(T3V_E_TOO_BIG, "%s: more than %d shards", path, SHARD_CAP);
+            goto done;
+        }
+        if (!(shard = t3v_path_join(dir, name))) {
+            st = t3v_fail(T3V_E_NOMEM, "%s: no memory", path);
+            goto done;
+        }
+        const char *label = t3v_view_string(f, shard);
+        t3v_map m;
+        st = label ? t3v_view_map(f, label, &m) : t3v_fail(T3V_E_NOMEM, "%s: no memory", path);
+        if (!st) st = t3v_safetensors_parse(f, label, m.data, m.size);
+        if (st) {
+            t3v_fail_in(st, "%s", path);
+            goto done;
+        }
+        free(shard);
+        shard = NULL;
+    }
+    T3V_TRY_GOTO(st, done, t3v_view_seal(f));
+    json_object_foreach(map, tensor, value) {
+        const t3v_tensor_entry *e = t3v_tensors_find(f, tensor);
+        const char *name = json_string_value(value);
+        if (e && ends_with(e->file, name)) continue;
+        st = t3v_fail(T3V_E_FORMAT, "%s: tensor '%s' should be in '%s', it is %s%s", path, tensor, name,
+                      e ? "in " : "in none of the shards", e ? e->file : "");
+        goto done;
+    }
+    f->format = "safetensors shards";
+done:
+    free(shard);
+    free(dir);
+    json_decref(seen);
+    json_decref(root);
+    return st;
+}
+
+/* A name like "model-00001-of-00003.safetensors". */
+static bool shard_name(const char *s)
+{
+    const char *of = strstr(s, "-of-");
+    return of && of > s && of[4] >= '0' && of[4] <= '9';
+}
+
+static int by_string(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
+
+static t3v_status add_dir(t3v_tensor_file *f, const char *path)
+{
+    enum { FILE_CAP = 4096 };
+    char **names = NULL, *index = NULL;
+    int count = 0, indexes = 0, shards = 0;
+    t3v_status st = T3V_OK;
+    DIR *d = opendir(path);
+    if (!d) return t3v_fail(T3V_E_IO, "%s: cannot list: %s", path, strerror(errno));
+    if (!(names = calloc(FILE_CAP, sizeof *names))) st = t3v_fail(T3V_E_NOMEM, "%s: no memory", path);
+    for (struct dirent *e; !st && (e = readdir(d));) {
+        bool is_index = ends_with(e->d_name, ".safetensors.index.json");
+        if (e->d_name[0] == '.' || (!is_index && !ends_with(e->d_name, ".safetensors"))) continue;
+        char *full = t3v_path_join(path, e->d_name);
+        if (!full || count == FILE_CAP) {
+            free(full);
+            st = t3v_fail(T3V_E_TOO_BIG, "%s: more than %d weight files", path, FILE_CAP);
+        } else if (is_index) {
+            free(index);
+            index = full;
+            indexes++;
+        } else {
+            shards += shard_name(e->d_name);
+            names[count++] = full;
+        }
+    }
+    closedir(d);
+    if (st) goto done;
+    if (indexes == 1) {
+        st = add_file(f, index);
+    } else if (indexes == 0 && (count == 1 || (count > 1 && shards == count))) {
+        qsort(names, (size_t)count, sizeof *names, by_string);
+        for (int i = 0; !st && i < count; i++) st = add_file(f, names[i]);
+    } else {
+        st = t3v_fail(T3V_E_IO, "%s: %s (%d .safetensors, %d index files); name the file", path,
+                      count + indexes ? "cannot tell which weights to open" : "no weights here", count, indexes);
+    }
+done:
+    for (int i = 0; i < count; i++) free(names[i]);
+    free(names);
+    free(index);
+    return st;
+}
+
+static t3v_status add_file(t3v_tensor_file *f, const char *path)
+{
+    if (t3v_is_dir(path)) return add_dir(f, path);
+    const char *label = t3v_view_string(f, path);
+    if (!label) return t3v_fail(T3V_E_NOMEM, "%s: no memory", path);
+    t3v_map m;
+    T3V_TRY(t3v_view_map(f, label, &m));
+    if (m.size == 0) return t3v_fail(T3V_E_FORMAT, "%s: the file is empty", label);
+    const unsigned char *p = m.data;
+    bool header = m.size > 8 && p[8] == '{' && !p[4] && !p[5] && !p[6] && !p[7];
+    if (header || ends_with(label, ".safetensors")) {
+        f->format = "safetensors";
+        return t3v_safetensors_parse(f, label, p, m.size);
+    }
+    if (p[0] == '{' && ends_with(label, ".json")) return add_index(f, label, (const char *)p, m.size);
+    if (m.size >= 4 && memcmp(p, "GGUF", 4) == 0)
+        return t3v_fail(T3V_E_UNSUPPORTED, "%s: GGUF files are not read; use the safetensors or .pth file", label);
+    if (m.size >= 2 && p[0] == 0x80 && p[1] <= 5)
+        return t3v_fail(T3V_E_UNSUPPORTED,
+                        "%s: a pickle of PyTorch before 1.6 or of another program; save it again with torch.save",
+                        label);
+    return t3v_fail(T3V_E_FORMAT, "%s: neither safetensors, an index of shards nor a PyTorch zip file", label);
+}
+
+t3v_status t3v_tensors_open_many(t3v_tensor_file **out, const char *const *paths, int n)
+{
+    *out = NULL;
+    if (n < 1) return t3v_fail(T3V_E_ARG, "no checkpoint file given");
+    t3v_tensor_file *f;
+    T3V_TRY(t3v_view_new(&f, paths[0]));
+    t3v_status st = T3V_OK;
+    for (int i = 0; !st && i < n; i++) st = add_file(f, paths[i]);
+    if (!st) st = t3v_view_seal(f);
+    if (st) t3v_tensors_close(f);
+    else *out = f;
+    return st;
+}
+
+t3v_status t3v_tensors_open(t3v_tensor_file **out, const char *path) { return t3v_tensors_open_many(out, &path, 1); }
+
+/* ---- using tensors --------------------------------------------------------------------------- */
+
+const char *t3v_shape_text(int ndim, const int64_t *shape, char *text, size_t n)
+{
+    size_t used = 0;
+    for (int i = 0; i < ndim && used < n; i++)
+        used += (size_t)(shape[i] < 0 ? snprintf(text + used, n - used, "%s*", i ? "," : "[")
+                                      : snprintf(text + used, n - used, "%s%lld", i ? "," : "[", (long long)shape[i]));
+    if (used < n) snprintf(text + used, n - used, ndim ? "]" : "[]");
+    return text;
+}
+
+t3v_status t3v_tensor_expect(const t3v_tensor_entry *t, int ndim, const int64_t *shape)
+{
+    int a = 0, b = 0; /* leading axes of 1 are skipped on the longer side */
+    while (t->ndim - a > ndim && t->shape[a] == 1) a++;
+    while (ndim - b > t->ndim && shape[b] == 1) b++;
+    bool same = t->ndim - a == ndim - b;
+    for (int i = 0; same && i < ndim - b; i++) same = shape[b + i] < 0 || shape[b + i] == t->shape[a + i];
+    if (same) return T3V_OK;
+    char got[200], want[200];
+    return t3v_fail(T3V_E_SHAPE,
+                    "%s: tensor '%s' is %s, expected %s; the file may be of another model or size than the "
+                    "configuration says",
+                    t->file, t->name, t3v_shape_text(t->ndim, t->shape, got, sizeof got),
+                    t3v_shape_text(ndim, shape, want, sizeof want));
+}
+
+t3v_status t3v_tensor_copy(const t3v_tensor_entry *t, void *dst, t3v_dtype dtype)
+{
+    enum { STEP = 1 << 20 };
+    if (t3v_convert(dst, dtype, t->data, t->dtype, 0))
+        return t3v_fail(T3V_E_DTYPE, "%s: tensor '%s' is %s, which does not convert to %s", t->file, t->name,
+                        t3v_dtype_name(t->dtype), t3v_dtype_name(dtype));
+    size_t from = t3v_dtype_size(t->dtype), to = t3v_dtype_size(dtype);
+    int64_t steps = (t->numel + STEP - 1) / STEP;
+#pragma omp parallel for schedule(static) if (steps > 1)
+    for (int64_t s = 0; s < steps; s++) {
+        int64_t first = s * STEP, n = t->numel - first < STEP ? t->numel - first : STEP;
+        (void)t3v_convert((unsigned char *)dst + (size_t)first * to, dtype,
+                          (const unsigned char *)t->data + (size_t)first * from, t->dtype, n);
+    }
+    if (t->mapped) t3v_map_drop(t->data, (size_t)t->nbytes);
+    return T3V_OK;
+}
+
+t3v_status t3v_tensors_read(const t3v_tensor_file *f, const char *name, int ndim, const int64_t *shape, void *dst,
+                            t3v_dtype dtype)
+{
+    const t3v_tensor_entry *t;
+    T3V_TRY(t3v_tensors_get(f, name, &t));
+    T3V_TRY(t3v_tensor_expect(t, ndim, shape));
+    return t3v_tensor_copy(t, dst, dtype);
+}

@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* One view of the named tensors in checkpoint files, whatever their format. */
+#ifndef T3V_IO_TENSORS_H
+#define T3V_IO_TENSORS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#include "t3v/dtype.h"
+
+enum { T3V_FILE_DIMS = 8 };
+
+/* A tensor in a file, or one to be written (then name, dtype, ndim, shape and data are read). */
+typedef struct t3v_tensor_entry {
+    const char *name;
+    t3v_dtype dtype;
+    int ndim;                     /* 0 = scalar */
+    int64_t shape[T3V_FILE_DIMS]; /* PyTorch order, contiguous */
+    int64_t numel, nbytes;
+    const void *data; /* may be unaligned: copy, or use unaligned loads */
+    bool mapped;      /* in a mapped file (else in memory of the view) */
+    const char *file; /* the file it comes from */
+} t3v_tensor_entry;
+
+typedef struct t3v_meta {
+    const char *key, *value;
+} t3v_meta;
+
+typedef struct t3v_tensor_file {
+    const char *path;   /* as given */
+    const char *format; /* "safetensors", "safetensors shards", "pth" */
+    t3v_tensor_entry *tensors; /* in file order */
+    int64_t count;
+    const t3v_meta *meta; /* string pairs of the first file that has any */
+    int64_t meta_count;
+    struct t3v_view_store *store;
+} t3v_tensor_file;
+
+/* Opens a .safetensors file, a *.safetensors.index.json with its shards, a PyTorch zip (.pth, .pt, .bin), or
+ * a directory that holds one of them (an index wins; else a single .safetensors; else shards by name). The format is
+ * taken from the content. Nothing of the tensors is read. E_IO, E_FORMAT, E_DTYPE, E_TOO_BIG, E_UNSUPPORTED. */
+t3v_status t3v_tensors_open(t3v_tensor_file **out, const char *path);
+/* Several files as one view; a name in two of them is E_FORMAT. */
+t3v_status t3v_tensors_open_many(t3v_tensor_file **out, const char *const *paths, int n);
+void t3v_tensors_close(t3v_tensor_file *f); /* NULL is fine */
+
+/* NULL when absent. */
+const t3v_tensor_entry *t3v_tensors_find(const t3v_tensor_file *f, const char *name);
+/* The same; absence is E_FORMAT with the nearest name as a hint. */
+t3v_status t3v_tensors_get(const t3v_tensor_file *f, const char *name, const t3v_tensor_entry **out);
+
+/* Some files put one prefix before every name ("model.diffusion_model.", "vae.", ...). If `probe` is absent but
+ * present behind a known prefix, that prefix is removed from all names that have it. */
+void t3v_tensors_strip_prefix(t3v_tensor_file *f, const char *probe);
+
+/* E_SHAPE unless the shape is the wanted one, up to leading axes of 1; -1 accepts any size. */
+t3v_status t3v_tensor_expect(const t3v_tensor_entry *t, int ndim, const int64_t *shape);
+
+/* Finds, checks the shape (as above), copies and converts to `dtype`; then lets the file's pages go. */
+t3v_status t3v_tensors_read(const t3v_tensor_file *f, const char *name, int ndim, const int64_t *shape, void *dst,
+                            t3v_dtype dtype);
+/* Copies and converts all of one tensor; `dst` holds t->numel elements. */
+t3v_status t3v_tensor_copy(const t3v_tensor_entry *t, void *dst, t3v_dtype dtype);
+
+/* "[2,3]" into text (at least 200 bytes for any entry); returns text. */
+const char *t3v_shape_text(int ndim, const int64_t *shape, char *text, size_t n);
+
+#endif

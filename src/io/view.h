@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* How the format readers fill a t3v_tensor_file. */
+#ifndef T3V_IO_VIEW_H
+#define T3V_IO_VIEW_H
+
+#include <stddef.h>
+
+#include "io/file.h"
+#include "io/tensors.h"
+
+t3v_status t3v_view_new(t3v_tensor_file **out, const char *path);
+/* Maps a file for the life of the view. */
+t3v_status t3v_view_map(t3v_tensor_file *f, const char *path, t3v_map *map);
+/* Memory for the life of the view; NULL when there is none. */
+void *t3v_view_alloc(t3v_tensor_file *f, size_t n);
+const char *t3v_view_string(t3v_tensor_file *f, const char *s);
+/* Copies *e; name and file must live as long as the view. Sizes are already checked. */
+t3v_status t3v_view_add(t3v_tensor_file *f, const t3v_tensor_entry *e);
+t3v_status t3v_view_meta(t3v_tensor_file *f, const char *key, const char *value);
+/* After the last add: builds the index, refuses duplicate names. */
+t3v_status t3v_view_seal(t3v_tensor_file *f);
+
+/* numel and nbytes from dtype and shape; false on a negative size or overflow. */
+bool t3v_entry_sizes(t3v_tensor_entry *e);
+
+/* The readers proper: `buf` outlives the view, `label` names the file in messages and entries. */
+t3v_status t3v_safetensors_parse(t3v_tensor_file *f, const char *label, const unsigned char *buf, size_t len);
+
+#endif
