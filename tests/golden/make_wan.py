@@ -4,7 +4,8 @@ what the official DiT, text encoder, VAE and samplers compute with it.
 
     /usr/bin/python3 tests/golden/make_wan.py WAN_CHECKOUT T3_CHECKOUT [OUT]
 
-WAN_CHECKOUT is Wan-Video/Wan2.1, T3_CHECKOUT zhangzjn/T3-Video (for DiffSynth's scheduler). All f32, one thread."""
+WAN_CHECKOUT is Wan-Video/Wan2.1, T3_CHECKOUT zhangzjn/T3-Video (T3's windows and DiffSynth's scheduler). All in
+f32 and by one thread."""
 import json
 import os
 import subprocess
@@ -180,6 +181,36 @@ def make_dit_fixtures(dit, out):
     dit.zero_grad(set_to_none=True)
 
 
+def make_t3_fixtures(o, dit, out):
+    """T3's windows over a grid of 4 x 6 x 8 tokens; T3-Video's own table fits one 4K grid only."""
+    counts = ((4, 1, 1), (1, 3, 4), (1, 2, 8), (2, 3, 2), (2, 2, 4))
+    t3 = o.t3.WanModel(patch_size=(1, 2, 2), text_dim=TEXT_DIM, has_image_input=False,
+                       **{k: DIT[k] for k in DIT if k not in ('model_type', 'text_len')})
+    t3.load_state_dict(dit.state_dict())
+    for block, n in zip(t3.blocks, counts):
+        a = block.self_attn
+        a.T, a.H, a.W = 4, 6, 8
+        a.n_t, a.n_h, a.n_w = n
+    latent, context = randn(16, 4, 12, 16, seed=51), randn(7, TEXT_DIM, seed=22)
+    padded = torch.cat([context, torch.zeros(512 - len(context), TEXT_DIM)])
+    target = randn(16, 4, 12, 16, seed=52)
+    v = t3(latent[None], torch.tensor([731.0]), padded[None])[0]
+    loss = (v - target).pow(2).mean()
+    loss.backward()
+    tensors = {'latent': latent, 'context': context, 'target': target, 'velocity': v, 'loss': loss.reshape(1)}
+    for k, p in t3.named_parameters():
+        tensors[f'norm.{k}'] = p.grad.double().norm().float().reshape(1)
+    for i in range(5):
+        for k in ('q.weight', 'norm_k.weight', 'v.bias'):
+            name = f'blocks.{i}.self_attn.{k}'
+            tensors[f'grad.{name}'] = t3.get_parameter(name).grad
+    with torch.no_grad():
+        full = velocity(dit, latent, torch.tensor(731), context)
+    print('full against T3:', float((full - v).norm() / v.norm()))
+    save(f'{out}/t3.safetensors', tensors, timestep=731, loss='mean((velocity - target)^2)',
+         plan='t3:blocks=' + '/'.join('x'.join(map(str, n)) for n in counts))
+
+
 def make_text_fixtures(text, out):
     tensors = {}
     for name, prompt in PROMPTS.items():
@@ -262,6 +293,7 @@ def main():
     make_samplers(o, out)
     dit, text, vae = make_dit(o, folder), make_text(o, folder), make_vae(o, folder)
     make_dit_fixtures(dit, out)
+    make_t3_fixtures(o, dit, out)
     make_text_fixtures(text, out)
     make_vae_fixtures(vae, out)
     make_pipeline_fixture(o, dit, text, vae, out)

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the official Wan2.1 code on a CPU with torch 1.13: stand-ins for what it imports and we lack."""
 import importlib
-import importlib.util
 import json
 import re
 import struct
@@ -55,15 +54,21 @@ class SchedulerOutput:
         self.prev_sample = prev_sample
 
 
-def rearrange(x, pattern, t=None):
-    """The two patterns that the VAE uses."""
-    left = pattern.split('->')[0].strip()
-    if left == 'b c t h w':
-        b, c, frames, h, w = x.shape
-        return x.permute(0, 2, 1, 3, 4).reshape(b * frames, c, h, w)
-    assert left == '(b t) c h w', pattern
-    bt, c, h, w = x.shape
-    return x.reshape(bt // t, t, c, h, w).permute(0, 2, 1, 3, 4)
+def rearrange(x, pattern, /, **sizes):
+    """Permutes and regroups axes: 'b c (t n) -> (b n) c t'."""
+    def axes(side):
+        return [g.strip('()').split() for g in re.findall(r'\([^)]*\)|\w+', side)]
+
+    before, after = map(axes, pattern.split('->'))
+    shape = []
+    for group, size in zip(before, x.shape):
+        known = [sizes.get(a) for a in group]
+        rest = size // int(np.prod([k for k in known if k], initial=1))
+        shape += [k or rest for k in known]
+    names = [a for g in before for a in g]
+    length = dict(zip(names, shape))
+    x = x.reshape(shape).permute([names.index(a) for g in after for a in g])
+    return x.reshape([int(np.prod([length[a] for a in g])) for g in after])
 
 
 def softmax_attention(q, k, v):
@@ -97,7 +102,7 @@ class Tokenizer:
             attention_mask=torch.tensor([pad([1] * len(r), 0) for r in ids]))
 
 
-def load(wan, diffsynth):
+def load(wan, t3):
     """The official modules from a checkout of Wan-Video/Wan2.1 and one of zhangzjn/T3-Video."""
     torch.cuda.current_device = lambda: 'cpu'
     F.scaled_dot_product_attention = softmax_attention
@@ -118,14 +123,17 @@ def load(wan, diffsynth):
     package('wan.modules', f'{wan}/wan/modules')
     package('wan.utils', f'{wan}/wan/utils')
     get = importlib.import_module
-    spec = importlib.util.spec_from_file_location('flow_match', f'{diffsynth}/diffsynth/schedulers/flow_match.py')
-    flow = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(flow)
+    package('diffsynth', f'{t3}/diffsynth')
+    package('diffsynth.models', f'{t3}/diffsynth/models')
+    package('diffsynth.schedulers', f'{t3}/diffsynth/schedulers')
+    module('diffsynth.models.utils', hash_state_dict_keys=None)
+    module('diffsynth.models.wan_video_camera_controller', SimpleAdapter=None)
     model = get('wan.modules.model')
     model.flash_attention = flash_attention
     return types.SimpleNamespace(
         model=model, t5=get('wan.modules.t5'), vae=get('wan.modules.vae'), tokenizers=get('wan.modules.tokenizers'),
-        unipc=get('wan.utils.fm_solvers_unipc'), dpm=get('wan.utils.fm_solvers'), euler=flow)
+        unipc=get('wan.utils.fm_solvers_unipc'), dpm=get('wan.utils.fm_solvers'),
+        euler=get('diffsynth.schedulers.flow_match'), t3=get('diffsynth.models.wan_video_dit'))
 
 
 def save(path, tensors, **metadata):
