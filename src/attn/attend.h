@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Running a site of a plan on raw memory: softmax attention, forward and backward.
+ *
+ * For query i, head h and each term of the site, over the keys j that the term lets i meet:
+ *   s_j = scale * q_i . k_j + key_log_weight[j],   p = softmax(s),   out_i = sum over terms weight * sum_j p_j v_j
+ * and lse = ln sum_j exp(s_j). A row with a score of NaN or +inf, or with none above -inf, gives NaN.
+ *
+ * Nothing is allocated; results do not depend on the number of threads. Called inside a parallel region
+ * it runs on the calling thread alone. */
+#ifndef T3V_ATTN_ATTEND_H
+#define T3V_ATTN_ATTEND_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "attn/plan.h"
+#include "base/status.h"
+#include "t3v/dtype.h"
+
+enum { T3V_HEAD_DIM_MAX = 256 };
+
+/* q [n_q, heads, dim], k and v [n_k, heads, dim], out like q: token-major, rows `stride` elements apart, any
+ * alignment of the element type. F32 runs in f32 precision, BF16 with bf16 products and f32 sums. */
+typedef struct t3v_attend_args {
+    int64_t n_q, n_k; /* >= 1, < 2^31; both the plan's tokens for a term with slots */
+    int heads, dim;   /* dim: a multiple of 16 up to 256 is fast, anything up to 256 works */
+    const void *q, *k, *v;
+    t3v_dtype type; /* of q, k and v: F32 or BF16 */
+    int64_t q_stride, k_stride, v_stride;
+    const float *key_log_weight; /* [n_k] nats, or NULL; ln(512 - L) on the row that stands for all text padding */
+    float scale;                 /* 0: 1/sqrt(dim) */
+    void *out;                   /* may be q itself (same type and stride); not for a backward pass */
+    t3v_dtype out_type;          /* F32 or BF16 */
+    int64_t out_stride;
+    float *lse; /* [terms, heads, n_q] or NULL */
+    void *scratch; /* any alignment; not shared by calls that run at the same time */
+    size_t scratch_bytes;
+} t3v_attend_args;
+
+/* The gradients of sum(out * dout). All f32, row strides in elements. */
+typedef struct t3v_attend_grad {
+    const void *out; /* what the forward gave, type a->out_type, stride a->out_stride; NULL: computed again (slower) */
+    const void *dout; /* [n_q, heads, dim] */
+    t3v_dtype dout_type; /* F32 or BF16 */
+    int64_t dout_stride;
+    float *dq, *dk, *dv; /* must not overlap the inputs or each other */
+    int64_t dq_stride, dk_stride, dv_stride;
+    bool accumulate; /* add to dq, dk, dv instead of assigning */
+} t3v_attend_grad;
+
+/* Bytes of scratch for a run with these shapes, types and the present thread count and CPU mask. Pointers
+ * in `a` are not read, but whether key_log_weight is NULL counts. */
+size_t t3v_attend_scratch(const t3v_site *site, const t3v_attend_args *a);
+/* E_SHAPE, E_DTYPE: arguments that do not fit the site or each other; E_ARG: too little scratch. */
+t3v_status t3v_attend_run(const t3v_site *site, const t3v_attend_args *a);
+
+/* Needs a->lse from the forward run; a->out is not used. */
+size_t t3v_attend_backward_scratch(const t3v_site *site, const t3v_attend_args *a, const t3v_attend_grad *g);
+t3v_status t3v_attend_backward(const t3v_site *site, const t3v_attend_args *a, const t3v_attend_grad *g);
+
+/* The implementation that would run, e.g. "avx512bf16"; with `why` (may be NULL) a line on why the faster
+ * ones declined. */
+const char *t3v_attend_impl(const t3v_site *site, const t3v_attend_args *a, char *why, size_t why_size);
+
+#endif

@@ -1,0 +1,280 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The builder: collects the terms of a site, checks them, and finds those that are equal. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "attn/pattern.h"
+
+typedef struct draft {
+    int32_t *order;
+    int32_t *block_first; /* [blocks + 1] once finished */
+    int64_t *range_first;
+    t3v_range *ranges;
+    int64_t blocks, block_room, n_ranges, range_room;
+    float weight;
+} draft;
+
+struct t3v_builder {
+    int64_t tokens, slots_used;
+    draft *term;
+    int terms, room;
+    t3v_status status; /* first failure */
+};
+
+static void draft_free(draft *d)
+{
+    free(d->order), free(d->block_first), free(d->range_first), free(d->ranges);
+    memset(d, 0, sizeof *d);
+}
+
+t3v_status t3v_builder_make(t3v_builder **out, int64_t tokens)
+{
+    *out = NULL;
+    if (tokens < 1 || tokens > INT32_MAX) return t3v_fail(T3V_E_TOO_BIG, "attention over %lld tokens: 1 to 2^31-1 are possible", (long long)tokens);
+    t3v_builder *b = calloc(1, sizeof *b);
+    if (!b) return t3v_fail(T3V_E_NOMEM, "no memory for an attention plan");
+    b->tokens = tokens;
+    *out = b;
+    return T3V_OK;
+}
+
+void t3v_builder_free(t3v_builder *b)
+{
+    if (!b) return;
+    for (int i = 0; i < b->terms; i++) draft_free(&b->term[i]);
+    free(b->term);
+    free(b);
+}
+
+static void fail(t3v_builder *b, t3v_status st, const char *what)
+{
+    if (b->status) return;
+    b->status = t3v_fail(st, "attention term %d, block %lld: %s", b->terms - 1,
+                         b->terms ? (long long)b->term[b->terms - 1].blocks - 1 : -1LL, what);
+}
+
+/* Room for one more of `size` bytes. */
+static bool grow(void *array, int64_t count, int64_t *room, size_t size)
+{
+    if (count < *room) return true;
+    int64_t n = *room ? *room * 2 : 16;
+    void *p = realloc(*(void **)array, (size_t)n * size);
+    if (!p) return false;
+    *(void **)array = p;
+    *room = n;
+    return true;
+}
+
+int32_t *t3v_build_term(t3v_builder *b, float weight)
+{
+    if (b->status) return NULL;
+    if (b->terms && b->slots_used != b->tokens) {
+        fail(b, T3V_E_ARG, "the blocks do not cover all query slots");
+        return NULL;
+    }
+    int64_t room = b->room;
+    if (!grow(&b->term, b->terms, &room, sizeof *b->term)) {
+        fail(b, T3V_E_NOMEM, "no memory");
+        return NULL;
+    }
+    b->room = (int)room;
+    draft *d = &b->term[b->terms];
+    memset(d, 0, sizeof *d);
+    d->order = malloc((size_t)b->tokens * sizeof *d->order);
+    b->terms++;
+    b->slots_used = 0;
+    if (!d->order) {
+        fail(b, T3V_E_NOMEM, "no memory for the order");
+        return NULL;
+    }
+    for (int64_t i = 0; i < b->tokens; i++) d->order[i] = (int32_t)i;
+    d->weight = weight;
+    return d->order;
+}
+
+void t3v_build_block(t3v_builder *b, int64_t queries)
+{
+    if (b->status) return;
+    if (!b->terms) {
+        fail(b, T3V_E_ARG, "a block before the first term");
+        return;
+    }
+    draft *d = &b->term[b->terms - 1];
+    if (queries < 1 || queries > b->tokens - b->slots_used) {
+        fail(b, T3V_E_ARG, "the next block has no query slots left to take, or takes none");
+        return;
+    }
+    int64_t room = d->block_room;
+    if (!grow(&d->block_first, d->blocks + 1, &d->block_room, sizeof *d->block_first) ||
+        !grow(&d->range_first, d->blocks + 1, &room, sizeof *d->range_first)) {
+        fail(b, T3V_E_NOMEM, "no memory");
+        return;
+    }
+    d->block_first[d->blocks] = (int32_t)b->slots_used;
+    d->range_first[d->blocks] = d->n_ranges;
+    b->slots_used += queries;
+    d->blocks++;
+    d->block_first[d->blocks] = (int32_t)b->slots_used;
+    d->range_first[d->blocks] = d->n_ranges;
+}
+
+void t3v_build_keys(t3v_builder *b, int64_t first, int64_t last)
+{
+    if (b->status || first == last) return;
+    draft *d = b->terms ? &b->term[b->terms - 1] : NULL;
+    if (!d || !d->blocks) {
+        fail(b, T3V_E_ARG, "keys before the first block");
+        return;
+    }
+    int64_t own = d->n_ranges - d->range_first[d->blocks - 1];
+    int64_t from = own ? d->ranges[d->n_ranges - 1].last : 0;
+    if (first < from || last < first || last > b->tokens) {
+        fail(b, T3V_E_ARG, "key ranges must ascend, not overlap and end inside the grid");
+        return;
+    }
+    if (own && first == from) {
+        d->ranges[d->n_ranges - 1].last = (int32_t)last;
+        return;
+    }
+    if (!grow(&d->ranges, d->n_ranges, &d->range_room, sizeof *d->ranges)) {
+        fail(b, T3V_E_NOMEM, "no memory");
+        return;
+    }
+    d->ranges[d->n_ranges++] = (t3v_range){ (int32_t)first, (int32_t)last };
+    d->range_first[d->blocks] = d->n_ranges;
+}
+
+static t3v_status check(const t3v_builder *b, int index, const draft *d, uint8_t *seen)
+{
+    memset(seen, 0, (size_t)b->tokens);
+    for (int64_t i = 0; i < b->tokens; i++) {
+        int32_t token = d->order[i];
+        if (token < 0 || token >= b->tokens || seen[token])
+            return t3v_fail(T3V_E_ARG, "attention term %d: slot %lld holds token %d, which is out of range or taken twice", index,
+                            (long long)i, token);
+        seen[token] = 1;
+    }
+    if (!d->blocks || d->block_first[d->blocks] != b->tokens)
+        return t3v_fail(T3V_E_ARG, "attention term %d: the blocks do not cover all %lld query slots", index, (long long)b->tokens);
+    for (int64_t i = 0; i < d->blocks; i++)
+        if (d->range_first[i] == d->range_first[i + 1])
+            return t3v_fail(T3V_E_ARG, "attention term %d, block %lld meets no keys", index, (long long)i);
+    return T3V_OK;
+}
+
+static int by_token(const void *a, const void *b)
+{
+    int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
+    return (x > y) - (x < y);
+}
+
+typedef struct piece {
+    int32_t token, first, count;
+} piece;
+
+static int by_first_token(const void *a, const void *b)
+{
+    return by_token(&((const piece *)a)->token, &((const piece *)b)->token);
+}
+
+/* A partition (each block meets exactly itself) is the same softmax however its slots are listed: sort
+ * the tokens within a block and the blocks by first token. */
+static t3v_status canonical(const t3v_builder *b, draft *d)
+{
+    for (int64_t i = 0; i < d->blocks; i++) {
+        const t3v_range *r = &d->ranges[d->range_first[i]];
+        if (d->range_first[i + 1] - d->range_first[i] != 1 || r->first != d->block_first[i] || r->last != d->block_first[i + 1])
+            return T3V_OK;
+    }
+    piece *p = malloc((size_t)d->blocks * sizeof *p);
+    int32_t *order = malloc((size_t)b->tokens * sizeof *order);
+    if (!p || !order) {
+        free(p), free(order);
+        return t3v_fail(T3V_E_NOMEM, "no memory to compare attention terms");
+    }
+    for (int64_t i = 0; i < d->blocks; i++) {
+        int32_t first = d->block_first[i], n = d->block_first[i + 1] - first;
+        qsort(d->order + first, (size_t)n, sizeof *order, by_token);
+        p[i] = (piece){ d->order[first], first, n };
+    }
+    qsort(p, (size_t)d->blocks, sizeof *p, by_first_token);
+    int32_t at = 0;
+    for (int64_t i = 0; i < d->blocks; i++) {
+        memcpy(order + at, d->order + p[i].first, (size_t)p[i].count * sizeof *order);
+        d->block_first[i] = at;
+        d->ranges[i] = (t3v_range){ at, at + p[i].count };
+        at += p[i].count;
+    }
+    free(d->order);
+    d->order = order;
+    free(p);
+    return T3V_OK;
+}
+
+static bool equal(const t3v_builder *b, const draft *x, const draft *y)
+{
+    return x->blocks == y->blocks && x->n_ranges == y->n_ranges &&
+           memcmp(x->block_first, y->block_first, (size_t)(x->blocks + 1) * sizeof *x->block_first) == 0 &&
+           memcmp(x->range_first, y->range_first, (size_t)(x->blocks + 1) * sizeof *x->range_first) == 0 &&
+           memcmp(x->ranges, y->ranges, (size_t)x->n_ranges * sizeof *x->ranges) == 0 &&
+           memcmp(x->order, y->order, (size_t)b->tokens * sizeof *x->order) == 0;
+}
+
+t3v_status t3v_builder_finish(t3v_builder *b, t3v_site *out)
+{
+    *out = (t3v_site){ 0 };
+    if (b->status) return b->status;
+    if (!b->terms) return t3v_fail(T3V_E_ARG, "the attention pattern describes no term");
+    t3v_status st = T3V_OK;
+    double weights = 0;
+    t3v_term *terms = calloc((size_t)b->terms, sizeof *terms);
+    uint8_t *seen = malloc((size_t)b->tokens);
+    if (!terms || !seen) {
+        st = t3v_fail(T3V_E_NOMEM, "no memory for an attention plan");
+        goto done;
+    }
+    for (int i = 0; i < b->terms; i++) {
+        T3V_TRY_GOTO(st, done, check(b, i, &b->term[i], seen));
+        T3V_TRY_GOTO(st, done, canonical(b, &b->term[i]));
+        weights += (double)b->term[i].weight;
+        if (!(b->term[i].weight > 0)) {
+            st = t3v_fail(T3V_E_ARG, "attention term %d has weight %g, expected more than 0", i, (double)b->term[i].weight);
+            goto done;
+        }
+    }
+    if (weights < 1 - 1e-6 || weights > 1 + 1e-6) {
+        st = t3v_fail(T3V_E_ARG, "the weights of %d attention terms sum to %g, expected 1", b->terms, weights);
+        goto done;
+    }
+    int n = 0;
+    for (int i = 0; i < b->terms; i++) {
+        draft *d = &b->term[i];
+        int same = 0;
+        while (same < i && !(b->term[same].order && equal(b, &b->term[same], d))) same++;
+        if (same < i) { /* terms before i were kept in order, so count the kept ones up to `same` */
+            int kept = 0;
+            for (int j = 0; j < same; j++) kept += b->term[j].order != NULL;
+            terms[kept].weight += d->weight;
+            draft_free(d);
+            continue;
+        }
+        terms[n++].weight = d->weight;
+    }
+    n = 0;
+    for (int i = 0; i < b->terms; i++) {
+        draft *d = &b->term[i];
+        if (!d->order) continue;
+        bool identity = true;
+        for (int64_t s = 0; s < b->tokens && identity; s++) identity = d->order[s] == s;
+        if (identity) free(d->order), d->order = NULL;
+        terms[n] = (t3v_term){ b->tokens, d->order, d->blocks, d->block_first, d->range_first, d->ranges, terms[n].weight };
+        memset(d, 0, sizeof *d);
+        n++;
+    }
+    *out = (t3v_site){ n, terms };
+    terms = NULL;
+done:
+    free(terms);
+    free(seen);
+    return st;
+}

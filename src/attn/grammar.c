@@ -1,0 +1,284 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The plan grammar: rules, selectors, options; errors point at the column. */
+#include <ctype.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "attn/grammar.h"
+
+enum { TEXT_MAX = 1 << 20 };
+
+typedef struct cursor {
+    const char *text, *at, *end;
+    const char *where; /* "plan" or the file's name */
+    bool lines;        /* report line and column */
+} cursor;
+
+static void place(const cursor *c, const char *at, int *line, int *column)
+{
+    *line = 1, *column = 1;
+    for (const char *p = c->text; p < at; p++) {
+        if (c->lines && *p == '\n') ++*line, *column = 1;
+        else ++*column;
+    }
+}
+
+/* E_ARG with the place of `at`; `fmt` may hold one %.*s for (length, word). */
+static t3v_status wrong(const cursor *c, const char *at, const char *message)
+{
+    int line, column;
+    place(c, at, &line, &column);
+    if (c->lines) return t3v_fail(T3V_E_ARG, "%s, line %d, column %d: %s", c->where, line, column, message);
+    return t3v_fail(T3V_E_ARG, "plan, column %d: %s", column, message);
+}
+
+static bool separator(char ch, bool lines) { return ch == ';' || (lines && ch == '\n'); }
+
+/* Skips blanks and, in files, comments. */
+static void blanks(cursor *c)
+{
+    while (c->at < c->end) {
+        if (c->lines && *c->at == '#')
+            while (c->at < c->end && *c->at != '\n') c->at++;
+        else if (*c->at == ' ' || *c->at == '\t' || *c->at == '\r')
+            c->at++;
+        else
+            break;
+    }
+}
+
+static size_t word(const cursor *c)
+{
+    const char *p = c->at;
+    while (p < c->end && (isalnum((unsigned char)*p) || *p == '_' || (p > c->at && *p == '.'))) p++;
+    return (size_t)(p - c->at);
+}
+
+static bool take_word(cursor *c, const char *w)
+{
+    size_t n = word(c);
+    if (n != strlen(w) || memcmp(c->at, w, n) != 0) return false;
+    c->at += n;
+    blanks(c);
+    return true;
+}
+
+/* A decimal number of at most 9 digits. */
+static bool number(cursor *c, int *out)
+{
+    const char *p = c->at;
+    int v = 0;
+    while (p < c->end && isdigit((unsigned char)*p) && p - c->at < 9) v = v * 10 + (*p++ - '0');
+    if (p == c->at || (p < c->end && isalnum((unsigned char)*p))) return false;
+    c->at = p;
+    blanks(c);
+    *out = v;
+    return true;
+}
+
+static t3v_status unknown_pattern(const cursor *c, size_t n)
+{
+    char message[400];
+    int at = snprintf(message, sizeof message, "unknown pattern '%.*s'; known:", (int)(n < 40 ? n : 40), c->at);
+    for (const t3v_pattern *const *p = t3v_patterns; *p && at < (int)sizeof message - 1; p++)
+        at += snprintf(message + at, sizeof message - (size_t)at, "%s %s", p == t3v_patterns ? "" : ",", (*p)->name);
+    return wrong(c, c->at, message);
+}
+
+t3v_status t3v_options_parse(const t3v_option *options, void *dst, const char *name, const char *text, size_t length,
+                             int column)
+{
+    for (const t3v_option *o = options; o && o->name; o++)
+        memcpy((char *)dst + o->offset, &o->initial, sizeof o->initial);
+    const char *end = text + length;
+    for (const char *p = text; p < end;) {
+        const char *comma = memchr(p, ',', (size_t)(end - p));
+        const char *stop = comma ? comma : end;
+        const char *eq = memchr(p, '=', (size_t)(stop - p));
+        int here = column + (int)(p - text);
+        if (!eq || eq == p)
+            return t3v_fail(T3V_E_ARG, "plan, column %d: expected key=value, got '%.*s'", here, (int)(stop - p < 40 ? stop - p : 40), p);
+        const t3v_option *o = options;
+        while (o && o->name && !(strlen(o->name) == (size_t)(eq - p) && memcmp(o->name, p, (size_t)(eq - p)) == 0)) o++;
+        if (!o || !o->name) {
+            char known[200] = "none";
+            int at = 0;
+            for (const t3v_option *k = options; k && k->name && at < (int)sizeof known - 1; k++)
+                at += snprintf(known + at, sizeof known - (size_t)at, "%s%s", at ? ", " : "", k->name);
+            return t3v_fail(T3V_E_ARG, "plan, column %d: %s has no option '%.*s'; its options: %s", here, name,
+                            (int)(eq - p < 40 ? eq - p : 40), p, known);
+        }
+        char digits[24];
+        size_t n = (size_t)(stop - eq - 1);
+        long long v = 0;
+        bool ok = n > 0 && n < sizeof digits;
+        if (ok) {
+            char *rest;
+            memcpy(digits, eq + 1, n);
+            digits[n] = 0;
+            errno = 0;
+            v = strtoll(digits, &rest, 10);
+            ok = !errno && !*rest && !isspace((unsigned char)digits[0]) && v >= o->min && v <= o->max;
+        }
+        if (!ok)
+            return t3v_fail(T3V_E_ARG, "plan, column %d: %s is '%.*s', expected a number from %lld to %lld", here, o->name,
+                            (int)(n < 40 ? n : 40), eq + 1, (long long)o->min, (long long)o->max);
+        int64_t value = v;
+        memcpy((char *)dst + o->offset, &value, sizeof value);
+        p = comma ? comma + 1 : end;
+        if (comma && p == end) return t3v_fail(T3V_E_ARG, "plan, column %d: expected key=value after ','", column + (int)(p - text));
+    }
+    return T3V_OK;
+}
+
+/* Selector and arrow, when the rule has them. */
+static t3v_status selector(cursor *c, t3v_rule *r, int layers, bool *last)
+{
+    const char *arrow = NULL;
+    for (const char *p = c->at; p + 1 < c->end && !separator(*p, c->lines) && *p != '#'; p++)
+        if (p[0] == '-' && p[1] == '>') {
+            arrow = p;
+            break;
+        }
+    if (!arrow) return T3V_OK;
+    if (take_word(c, "else")) {
+        *last = true;
+    } else {
+        if (take_word(c, "cross")) r->cross = true;
+        else take_word(c, "self");
+        if (take_word(c, "layers")) {
+            const char *start = c->at;
+            if (!number(c, &r->first)) return wrong(c, c->at, "expected a layer number after 'layers'");
+            r->last = r->first;
+            if (take_word(c, "mod")) {
+                const char *at = c->at;
+                if (!number(c, &r->modulus) || r->modulus < 1) return wrong(c, at, "expected a number of at least 1 after 'mod'");
+                if (r->first >= r->modulus) return wrong(c, start, "'a mod n' needs a < n");
+            } else if (c->at < arrow && *c->at == '-') {
+                c->at++;
+                blanks(c);
+                if (!number(c, &r->last)) return wrong(c, c->at, "expected the last layer after '-'");
+                if (r->last < r->first) return wrong(c, start, "the last layer is before the first");
+            }
+            if (r->first >= layers || (!r->modulus && r->last >= layers)) {
+                char message[96];
+                snprintf(message, sizeof message, "the model has layers 0 to %d", layers - 1);
+                return wrong(c, start, message);
+            }
+        }
+    }
+    if (c->at != arrow) return wrong(c, c->at, "expected 'self', 'cross', 'layers', 'else' or '->'");
+    c->at += 2;
+    blanks(c);
+    return T3V_OK;
+}
+
+static t3v_status parse_rule(cursor *c, t3v_rules *rules, int layers, bool *last)
+{
+    t3v_rule *grown = realloc(rules->rule, (size_t)(rules->count + 1) * sizeof *grown);
+    if (!grown) return t3v_fail(T3V_E_NOMEM, "no memory for the rules of a plan");
+    rules->rule = grown;
+    t3v_rule *r = &grown[rules->count];
+    memset(r, 0, sizeof *r);
+    r->last = layers - 1;
+    const char *start = c->at;
+    if (*last) return wrong(c, start, "a rule after 'else' can never match");
+    T3V_TRY(selector(c, r, layers, last));
+    int line;
+    size_t n = word(c);
+    place(c, c->at, &line, &r->column);
+    if (!n) return wrong(c, c->at, "expected a pattern's name");
+    r->pattern = t3v_pattern_find(c->at, n);
+    if (!r->pattern) return unknown_pattern(c, n);
+    if (r->cross && r->pattern != &t3v_pattern_full) return wrong(c, c->at, "cross-attention can only be full");
+    c->at += n;
+    T3V_ASSERT(r->pattern->options_size <= T3V_OPTIONS_MAX);
+    const char *from = c->at, *to = c->at;
+    if (c->at < c->end && *c->at == ':') {
+        from = to = ++c->at;
+        while (to < c->end && !separator(*to, c->lines) && *to != '#' && !isspace((unsigned char)*to)) to++;
+        if (from == to) return wrong(c, from, "expected key=value after ':'");
+        c->at = to;
+    }
+    int column;
+    place(c, from, &line, &column);
+    t3v_status st = t3v_options_parse(r->pattern->options, r->store.bytes, r->pattern->name, from, (size_t)(to - from), column);
+    if (st) return c->lines ? t3v_fail_in(st, "%s, line %d", c->where, line) : st;
+    blanks(c);
+    if (c->at < c->end && !separator(*c->at, c->lines)) return wrong(c, c->at, "expected ';' or the end");
+
+    rules->count++;
+    bool reached = false;
+    for (int i = 0; i < layers && !reached; i++) reached = t3v_rules_match(rules, r->cross, i) == r;
+    if (!reached) return wrong(c, start, "this rule can never match: earlier ones take all its layers");
+    return T3V_OK;
+}
+
+const t3v_rule *t3v_rules_match(const t3v_rules *rules, bool cross, int layer)
+{
+    for (int i = 0; i < rules->count; i++) {
+        const t3v_rule *r = &rules->rule[i];
+        if (r->cross != cross) continue;
+        if (r->modulus ? layer % r->modulus == r->first : layer >= r->first && layer <= r->last) return r;
+    }
+    return NULL;
+}
+
+void t3v_rules_free(t3v_rules *rules)
+{
+    free(rules->rule);
+    *rules = (t3v_rules){ 0 };
+}
+
+static t3v_status read_file(const char *path, char **out, size_t *size)
+{
+    FILE *f = fopen(path, "rb");
+    if (!f) return t3v_fail(T3V_E_IO, "cannot open the plan file %s: %s", path, strerror(errno));
+    char *text = malloc(TEXT_MAX);
+    *size = text ? fread(text, 1, TEXT_MAX, f) : 0;
+    bool bad = ferror(f), big = text && *size == TEXT_MAX;
+    fclose(f);
+    if (text && !bad && !big) {
+        *out = text;
+        return T3V_OK;
+    }
+    free(text);
+    if (!text) return t3v_fail(T3V_E_NOMEM, "no memory for the plan file %s", path);
+    if (bad) return t3v_fail(T3V_E_IO, "cannot read the plan file %s", path);
+    return t3v_fail(T3V_E_TOO_BIG, "the plan file %s has more than %d bytes", path, TEXT_MAX - 1);
+}
+
+t3v_status t3v_rules_parse(t3v_rules *out, const char *text, int layers)
+{
+    *out = (t3v_rules){ 0 };
+    char *file = NULL;
+    cursor c = { text, text, text + strlen(text), "plan", false };
+    while (*c.at == ' ') c.at++;
+    if (*c.at == '@') {
+        const char *path = c.at + 1;
+        size_t size = 0;
+        T3V_TRY(read_file(path, &file, &size));
+        c = (cursor){ file, file, file + size, path, true };
+    }
+    t3v_status st = T3V_OK;
+    bool last = false;
+    for (;;) {
+        blanks(&c);
+        if (c.lines)
+            while (c.at < c.end && separator(*c.at, true)) c.at++, blanks(&c);
+        if (c.at == c.end) {
+            if (!out->count || !c.lines) st = wrong(&c, c.at, "expected a rule");
+            break;
+        }
+        if ((st = parse_rule(&c, out, layers, &last))) break;
+        if (c.at == c.end) break;
+        c.at++; /* the separator */
+    }
+    free(file);
+    /* The array moved while it grew: point into it only now. */
+    for (int i = 0; i < out->count; i++) out->rule[i].options = out->rule[i].pattern->options ? out->rule[i].store.bytes : NULL;
+    if (st) t3v_rules_free(out);
+    return st;
+}

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The rules of a plan text, parsed. */
+#ifndef T3V_ATTN_GRAMMAR_H
+#define T3V_ATTN_GRAMMAR_H
+
+#include "attn/pattern.h"
+
+enum { T3V_OPTIONS_MAX = 256 };
+
+typedef struct t3v_rule {
+    bool cross;      /* about the cross sites, else the self site */
+    int first, last; /* layers [first, last] ... */
+    int modulus;     /* ... or, when > 0, layers with index % modulus == first */
+    const t3v_pattern *pattern;
+    int column;
+    union {
+        int64_t align;
+        unsigned char bytes[T3V_OPTIONS_MAX];
+    } store;
+    const void *options; /* into store; NULL without options */
+} t3v_rule;
+
+typedef struct t3v_rules {
+    t3v_rule *rule;
+    int count;
+} t3v_rules;
+
+/* Parses as t3v_plan_make says; '@' files are read here. On failure *out is empty. */
+t3v_status t3v_rules_parse(t3v_rules *out, const char *text, int layers);
+/* The first rule about that site of `layer`; NULL: none, the site is full. */
+const t3v_rule *t3v_rules_match(const t3v_rules *rules, bool cross, int layer);
+void t3v_rules_free(t3v_rules *rules);
+
+extern const t3v_pattern t3v_pattern_full; /* what unmatched layers get */
+
+#endif

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The plan: for every layer and attention site, which queries meet which keys, as data.
+ *
+ * A site is a list of softmax terms whose outputs are combined as a weighted mean. A term lists the
+ * tokens in an order in which those that meet are contiguous (slots), cuts the slots into blocks of
+ * queries, and gives each block the key slots it meets as ranges. Kernels, gradients, costs and tests
+ * read this and nothing else. */
+#ifndef T3V_ATTN_PLAN_H
+#define T3V_ATTN_PLAN_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/status.h"
+
+typedef struct t3v_grid {
+    int64_t t, h, w; /* tokens along time, height, width; token = (t*H + h)*W + w */
+} t3v_grid;
+
+/* Slots [first, last). */
+typedef struct t3v_range {
+    int32_t first, last;
+} t3v_range;
+
+/* One softmax. Every query slot lies in exactly one block; the ranges of a block are disjoint,
+ * ascending and not empty. */
+typedef struct t3v_term {
+    int64_t slots;              /* tokens of the grid; 0: all queries meet all keys, sizes known at run time */
+    const int32_t *order;       /* [slots] slot -> token, a bijection; NULL: identity */
+    int64_t blocks;
+    const int32_t *block_first; /* [blocks + 1] first query slot of each block */
+    const int64_t *range_first; /* [blocks + 1] a block's ranges are ranges[range_first[b] .. range_first[b+1]) */
+    const t3v_range *ranges;
+    float weight;               /* in the mean; the weights of a site sum to 1 */
+} t3v_term;
+
+typedef struct t3v_site {
+    int terms;
+    const t3v_term *term; /* [terms], no two equal */
+} t3v_site;
+
+typedef enum t3v_site_kind { T3V_SITE_SELF, T3V_SITE_CROSS_TEXT, T3V_SITE_CROSS_IMAGE, T3V_SITES } t3v_site_kind;
+
+typedef struct t3v_pattern t3v_pattern;
+
+typedef struct t3v_layer_plan {
+    const t3v_pattern *pattern; /* of the self site */
+    t3v_site site[T3V_SITES];
+} t3v_layer_plan;
+
+typedef struct t3v_plan {
+    t3v_grid grid;
+    int64_t tokens; /* t*h*w, below 2^31 */
+    int layers;
+    t3v_layer_plan *layer; /* [layers] */
+} t3v_plan;
+
+/* Makes the plan that `text` describes for a model of `layers` layers on `grid`:
+ *   plan := rule (';' rule)* | '@'file ; rule := [selector '->'] NAME [':' key '=' value (',' key '=' value)*]
+ *   selector := ['self'|'cross'] ['layers' (a | a-b | a 'mod' n)] | 'else'
+ * A rule without 'cross' is about the self site; cross sites are full unless a rule says otherwise. The
+ * first match wins, an unmatched layer is full, a rule that can never match is an error. In files, '#'
+ * comments and newlines (= ';').
+ * E_ARG: bad text (the message has the column) or sizes; E_TOO_BIG: 2^31 tokens or more; E_IO; E_NOMEM. */
+t3v_status t3v_plan_make(t3v_plan **out, const char *text, t3v_grid grid, int layers);
+void t3v_plan_free(t3v_plan *plan); /* NULL is fine */
+
+/* Multiply-adds of one head of dimension `dim`: QK^T plus AV, 2 * dim * (query, key) pairs. n_q and n_k
+ * are used by terms whose sizes come at run time. */
+int64_t t3v_term_macs(const t3v_term *term, int64_t n_q, int64_t n_k, int dim);
+
+/* The (query, key) pairs of a term, in int64 (fewer than 2^62). */
+int64_t t3v_term_pairs(const t3v_term *term, int64_t n_q, int64_t n_k);
+
+/* Keys that block `b` meets. */
+int64_t t3v_term_keys(const t3v_term *term, int64_t b, int64_t n_k);
+
+/* A site with the one term "all queries meet all keys", sizes known at run time. Static storage. */
+const t3v_site *t3v_site_full(void);
+
+void t3v_site_free(t3v_site *site); /* what t3v_builder_finish made */
+
+#endif
