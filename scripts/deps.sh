@@ -3,8 +3,8 @@
 # Installs the Debian packages of the named sets (run, test, fixtures) that are missing; silent when none is.
 set -euo pipefail
 
-run="make cmake ninja-build gcc g++ pkg-config libdnnl-dev libjansson-dev libpng-dev zlib1g-dev libavformat-dev
-     libavcodec-dev libswscale-dev libavutil-dev libsentencepiece-dev libutf8proc-dev"
+run="make cmake ninja-build gcc g++ pkg-config libdnnl-dev libjansson-dev libpng-dev zlib1g-dev
+     libavformat-dev libavcodec-dev libswscale-dev libavutil-dev libsentencepiece-dev libutf8proc-dev"
 test="libcmocka-dev ffmpeg clang libclang-rt-dev libomp-dev"
 fixtures="python3-torch python3-numpy python3-sentencepiece sentencepiece"
 
@@ -22,7 +22,8 @@ if ! command -v dpkg-query >/dev/null; then
     exit 0
 fi
 # pkg-config is a virtual package in later releases: its provider counts.
-installed=" $(dpkg-query -W -f='${db:Status-Status} ${Package} ${Provides}\n' | sed -n 's/^installed //p' | tr ',\n' '  ') "
+installed=" $(dpkg-query -W -f='${db:Status-Status} ${Package} ${Provides}\n' |
+    sed -n 's/^installed //p' | tr ',\n' '  ') "
 missing=
 for package in $wanted; do
     [[ $installed == *" $package "* ]] || missing+=" $package"
@@ -42,10 +43,11 @@ echo "deps: installing$missing" >&2
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 install() {
-    $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $missing >"$log" 2>&1
+    $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $missing \
+        >"$log" 2>&1
 }
 # Package lists may be absent or old: refresh them once and try again.
 if ! install; then
-    $as_root apt-get update -q >"$log" 2>&1 || { cat "$log" >&2; echo "deps: apt-get update failed" >&2; exit 1; }
+    $as_root apt-get update -q >"$log" 2>&1 || { cat "$log" >&2; echo "deps: apt-get update failed" >&2; }
     install || { tail -n 20 "$log" >&2; echo "deps: could not install$missing" >&2; exit 1; }
 fi
