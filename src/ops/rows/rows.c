@@ -10,7 +10,11 @@
 #include "ops/rows/rows_impl.h"
 
 /* Best first; every row kernel is in each of them. */
-static const t3v_rows_impl *const impls[] = {&t3v__rows_ref};
+static const t3v_rows_impl *const impls[] = {
+#if defined(__x86_64__)
+    &t3v__rows_avx512, &t3v__rows_avx2,
+#endif
+    &t3v__rows_ref};
 
 static const t3v_rows_impl *pick(void)
 {
@@ -32,30 +36,34 @@ static const void *cat(const void *p, t3v_dtype t, int64_t i)
 {
     return p ? (const char *)p + i * (t == T3V_BF16 ? 2 : 4) : NULL;
 }
-static void *at(void *p, t3v_dtype t, int64_t i) { return p ? (char *)p + i * (t == T3V_BF16 ? 2 : 4) : NULL; }
+static void *at(void *p, t3v_dtype t, int64_t i)
+{
+    return p ? (char *)p + i * (t == T3V_BF16 ? 2 : 4) : NULL;
+}
 static float *fat(float *p, int64_t i) { return p ? p + i : NULL; }
 
 /* Runs the statement for row blocks [i0, i0 + cnt) of n rows of d elements. */
-#define FOR_ROWS(n, d, stmt)                                                                             \
-    do {                                                                                                 \
-        int64_t n_ = (n), rb_ = (d) < FLAT_BLOCK ? FLAT_BLOCK / ((d) > 0 ? (d) : 1) : 1;                 \
-        int64_t nb_ = blocks(n_, rb_);                                                                   \
-        bool worth_ = worth(n_ * (d));                                                                   \
-        _Pragma("omp parallel for schedule(static) if (worth_)")                                         \
-        for (int64_t b_ = 0; b_ < nb_; b_++) {                                                           \
-            int64_t i0 = b_ * rb_, cnt = at_most(rb_, n_ - i0);                                          \
-            stmt;                                                                                        \
-        }                                                                                                \
+#define FOR_ROWS(n, d, stmt)                                                                                 \
+    do {                                                                                                     \
+        int64_t n_ = (n), rb_ = (d) < FLAT_BLOCK ? FLAT_BLOCK / ((d) > 0 ? (d) : 1) : 1;                     \
+        int64_t nb_ = blocks(n_, rb_);                                                                       \
+        bool worth_ = worth(n_ * (d));                                                                       \
+        _Pragma("omp parallel for schedule(static) if (worth_)") for (int64_t b_ = 0; b_ < nb_; b_++)        \
+        {                                                                                                    \
+            int64_t i0 = b_ * rb_, cnt = at_most(rb_, n_ - i0);                                              \
+            stmt;                                                                                            \
+        }                                                                                                    \
     } while (0)
 #define FOR_FLAT(n, stmt) FOR_ROWS(n, 1, stmt)
 
 /* ---- column sums ----------------------------------------------------------------------------------- */
 
 /* One chunk of at most T3V_ROWS_CHUNK rows: assigns its column sums (NULL: not wanted). */
-typedef void chunk_fn(const t3v_rows_impl *k, const void *args, int64_t row, int64_t rows, float *s0, float *s1);
+typedef void chunk_fn(const t3v_rows_impl *k, const void *args, int64_t row, int64_t rows, float *s0,
+                      float *s1);
 
-/* Adds the column sums of all chunks to g0[d] and g1[d] (NULL: not wanted). Rows are cut into at most MAX_PARTS
- * parts by n alone; chunks of a part, and then the parts, are added in order, in double. */
+/* Adds the column sums of all chunks to g0[d] and g1[d] (NULL: not wanted). Rows are cut into at most
+ * MAX_PARTS parts by n alone; chunks of a part, and then the parts, are added in order, in double. */
 static t3v_status column_sums(chunk_fn *fn, const void *args, float *g0, float *g1, int64_t n, int64_t d)
 {
     const t3v_rows_impl *k = pick();
@@ -137,29 +145,39 @@ t3v_status t3v_rows_layernorm_bwd(float *dx, bool accumulate, float *dscale, flo
                                   int64_t n, int64_t d)
 {
     T3V_ASSERT(typed(dyt));
-    bwd a = {.dx = dx, .accumulate = accumulate, .dy = dy, .dyt = dyt, .x = x, .w = scale, .flag = one_plus,
-             .eps = eps, .d = d};
+    bwd a = {.dx = dx,
+             .accumulate = accumulate,
+             .dy = dy,
+             .dyt = dyt,
+             .x = x,
+             .w = scale,
+             .flag = one_plus,
+             .eps = eps,
+             .d = d};
     return column_sums(layernorm_chunk, &a, dscale, dshift, n, d);
 }
 
 void t3v_rows_qk_norm_rope(void *y, t3v_dtype yt, int64_t ldy, const void *x, t3v_dtype xt, int64_t ldx,
-                           const float *g, float eps, const t3v_rope *rope, int64_t first, int64_t n, int64_t d)
+                           const float *g, float eps, const t3v_rope *rope, int64_t first, int64_t n,
+                           int64_t d)
 {
     T3V_ASSERT(typed(yt) && typed(xt) && ldy >= d && ldx >= d);
     T3V_ASSERT(!rope || (rope->hd > 0 && d % rope->hd == 0 && first >= 0 &&
                          first + n <= rope->grid[0] * rope->grid[1] * rope->grid[2]));
     const t3v_rows_impl *k = pick();
-    FOR_ROWS(n, d, k->qk(at(y, yt, i0 * ldy), yt, ldy, cat(x, xt, i0 * ldx), xt, ldx, g, eps, rope, first + i0,
-                         cnt, d));
+    FOR_ROWS(
+        n, d,
+        k->qk(at(y, yt, i0 * ldy), yt, ldy, cat(x, xt, i0 * ldx), xt, ldx, g, eps, rope, first + i0, cnt, d));
 }
 
-static void qk_chunk(const t3v_rows_impl *k, const void *args, int64_t row, int64_t rows, float *s0, float *s1)
+static void qk_chunk(const t3v_rows_impl *k, const void *args, int64_t row, int64_t rows, float *s0,
+                     float *s1)
 {
     const bwd *a = args;
     (void)s1;
     k->qk_bwd(at(a->dx, a->dxt, row * a->lddx), a->dxt, a->lddx, a->accumulate, s0,
-              cat(a->dy, a->dyt, row * a->lddy), a->dyt, a->lddy, cat(a->x, a->xt, row * a->ldx), a->xt, a->ldx,
-              a->w, a->eps, a->rope, a->first + row, rows, a->d);
+              cat(a->dy, a->dyt, row * a->lddy), a->dyt, a->lddy, cat(a->x, a->xt, row * a->ldx), a->xt,
+              a->ldx, a->w, a->eps, a->rope, a->first + row, rows, a->d);
 }
 
 t3v_status t3v_rows_qk_norm_rope_bwd(void *dx, t3v_dtype dxt, int64_t lddx, bool accumulate, float *dg,
@@ -170,20 +188,34 @@ t3v_status t3v_rows_qk_norm_rope_bwd(void *dx, t3v_dtype dxt, int64_t lddx, bool
     T3V_ASSERT(typed(dxt) && typed(dyt) && typed(xt) && lddx >= d && lddy >= d && ldx >= d && (x || !g));
     T3V_ASSERT(!rope || (rope->hd > 0 && d % rope->hd == 0 && first >= 0 &&
                          first + n <= rope->grid[0] * rope->grid[1] * rope->grid[2]));
-    bwd a = {.dx = dx, .dxt = dxt, .lddx = lddx, .accumulate = accumulate, .dy = dy, .dyt = dyt, .lddy = lddy,
-             .x = x, .xt = xt, .ldx = ldx, .w = g, .eps = eps, .rope = rope, .first = first, .d = d};
+    bwd a = {.dx = dx,
+             .dxt = dxt,
+             .lddx = lddx,
+             .accumulate = accumulate,
+             .dy = dy,
+             .dyt = dyt,
+             .lddy = lddy,
+             .x = x,
+             .xt = xt,
+             .ldx = ldx,
+             .w = g,
+             .eps = eps,
+             .rope = rope,
+             .first = first,
+             .d = d};
     return column_sums(qk_chunk, &a, g ? dg : NULL, NULL, n, d);
 }
 
-void t3v_rows_rmsnorm(void *y, t3v_dtype yt, const void *x, t3v_dtype xt, const float *g, float eps, int64_t n,
-                      int64_t d)
+void t3v_rows_rmsnorm(void *y, t3v_dtype yt, const void *x, t3v_dtype xt, const float *g, float eps,
+                      int64_t n, int64_t d)
 {
     T3V_ASSERT(g || d == 0);
     t3v_rows_qk_norm_rope(y, yt, d, x, xt, d, g, eps, NULL, 0, n, d);
 }
 
-t3v_status t3v_rows_rmsnorm_bwd(void *dx, t3v_dtype dxt, bool accumulate, float *dg, const void *dy, t3v_dtype dyt,
-                                const void *x, t3v_dtype xt, const float *g, float eps, int64_t n, int64_t d)
+t3v_status t3v_rows_rmsnorm_bwd(void *dx, t3v_dtype dxt, bool accumulate, float *dg, const void *dy,
+                                t3v_dtype dyt, const void *x, t3v_dtype xt, const float *g, float eps,
+                                int64_t n, int64_t d)
 {
     T3V_ASSERT(g || d == 0);
     return t3v_rows_qk_norm_rope_bwd(dx, dxt, d, accumulate, dg, dy, dyt, d, x, xt, d, g, eps, NULL, 0, n, d);
@@ -197,7 +229,8 @@ void t3v_rows_vae_norm(void *y, t3v_dtype yt, const void *x, t3v_dtype xt, const
     FOR_ROWS(n, d, k->vae_norm(at(y, yt, i0 * d), yt, cat(x, xt, i0 * d), xt, gamma, silu, cnt, d));
 }
 
-static void vae_chunk(const t3v_rows_impl *k, const void *args, int64_t row, int64_t rows, float *s0, float *s1)
+static void vae_chunk(const t3v_rows_impl *k, const void *args, int64_t row, int64_t rows, float *s0,
+                      float *s1)
 {
     const bwd *a = args;
     int64_t o = row * a->d;
@@ -211,8 +244,16 @@ t3v_status t3v_rows_vae_norm_bwd(void *dx, t3v_dtype dxt, bool accumulate, float
                                  int64_t n, int64_t d)
 {
     T3V_ASSERT(typed(dxt) && typed(dyt) && typed(xt));
-    bwd a = {.dx = dx, .dxt = dxt, .accumulate = accumulate, .dy = dy, .dyt = dyt, .x = x, .xt = xt, .w = gamma,
-             .flag = silu, .d = d};
+    bwd a = {.dx = dx,
+             .dxt = dxt,
+             .accumulate = accumulate,
+             .dy = dy,
+             .dyt = dyt,
+             .x = x,
+             .xt = xt,
+             .w = gamma,
+             .flag = silu,
+             .d = d};
     return column_sums(vae_chunk, &a, dgamma, NULL, n, d);
 }
 
@@ -221,29 +262,32 @@ void t3v_rows_softmax(void *y, t3v_dtype yt, const void *x, t3v_dtype xt, float 
 {
     T3V_ASSERT(typed(yt) && typed(xt) && (!bias || bias_rows > 0));
     const t3v_rows_impl *k = pick();
-    FOR_ROWS(n, d, k->softmax(at(y, yt, i0 * d), yt, cat(x, xt, i0 * d), xt, scale, bias, bias_rows, i0, cnt, d));
+    FOR_ROWS(n, d,
+             k->softmax(at(y, yt, i0 * d), yt, cat(x, xt, i0 * d), xt, scale, bias, bias_rows, i0, cnt, d));
 }
 
-void t3v_rows_softmax_bwd(void *dx, t3v_dtype dxt, bool accumulate, const void *dy, t3v_dtype dyt, const void *y,
-                          t3v_dtype yt, float scale, int64_t n, int64_t d)
+void t3v_rows_softmax_bwd(void *dx, t3v_dtype dxt, bool accumulate, const void *dy, t3v_dtype dyt,
+                          const void *y, t3v_dtype yt, float scale, int64_t n, int64_t d)
 {
     T3V_ASSERT(typed(dxt) && typed(dyt) && typed(yt));
     const t3v_rows_impl *k = pick();
-    FOR_ROWS(n, d, k->softmax_bwd(at(dx, dxt, i0 * d), dxt, accumulate, cat(dy, dyt, i0 * d), dyt,
-                                  cat(y, yt, i0 * d), yt, scale, cnt, d));
+    FOR_ROWS(n, d,
+             k->softmax_bwd(at(dx, dxt, i0 * d), dxt, accumulate, cat(dy, dyt, i0 * d), dyt,
+                            cat(y, yt, i0 * d), yt, scale, cnt, d));
 }
 
 /* ---- residual and activations ------------------------------------------------------------------------ */
 
-void t3v_rows_gate_residual(float *out, const float *x, const float *gate, const void *y, t3v_dtype yt, int64_t n,
-                            int64_t d)
+void t3v_rows_gate_residual(float *out, const float *x, const float *gate, const void *y, t3v_dtype yt,
+                            int64_t n, int64_t d)
 {
     T3V_ASSERT(typed(yt));
     const t3v_rows_impl *k = pick();
     FOR_ROWS(n, d, k->gate_residual(out + i0 * d, x + i0 * d, gate, cat(y, yt, i0 * d), yt, cnt, d));
 }
 
-static void gate_chunk(const t3v_rows_impl *k, const void *args, int64_t row, int64_t rows, float *s0, float *s1)
+static void gate_chunk(const t3v_rows_impl *k, const void *args, int64_t row, int64_t rows, float *s0,
+                       float *s1)
 {
     const bwd *a = args;
     int64_t o = row * a->d;
@@ -253,11 +297,18 @@ static void gate_chunk(const t3v_rows_impl *k, const void *args, int64_t row, in
 }
 
 t3v_status t3v_rows_gate_residual_bwd(float *dx, void *dy, t3v_dtype dyt, bool accumulate, float *dgate,
-                                      const float *dout, const float *gate, const void *y, t3v_dtype yt, int64_t n,
-                                      int64_t d)
+                                      const float *dout, const float *gate, const void *y, t3v_dtype yt,
+                                      int64_t n, int64_t d)
 {
     T3V_ASSERT(typed(dyt) && typed(yt) && (y || !dgate) && (!dx || dx != dout));
-    bwd a = {.dres = dx, .dx = dy, .dxt = dyt, .accumulate = accumulate, .dy = dout, .w = gate, .x = y, .xt = yt,
+    bwd a = {.dres = dx,
+             .dx = dy,
+             .dxt = dyt,
+             .accumulate = accumulate,
+             .dy = dout,
+             .w = gate,
+             .x = y,
+             .xt = yt,
              .d = d};
     return column_sums(gate_chunk, &a, dgate, NULL, n, d);
 }
@@ -274,10 +325,12 @@ void t3v_rows_act_bwd(t3v_rows_fn f, void *dx, t3v_dtype dxt, bool accumulate, c
 {
     T3V_ASSERT(typed(dxt) && typed(dyt) && typed(xt));
     const t3v_rows_impl *k = pick();
-    FOR_FLAT(n, k->act_bwd(f, at(dx, dxt, i0), dxt, accumulate, cat(dy, dyt, i0), dyt, cat(x, xt, i0), xt, cnt));
+    FOR_FLAT(n,
+             k->act_bwd(f, at(dx, dxt, i0), dxt, accumulate, cat(dy, dyt, i0), dyt, cat(x, xt, i0), xt, cnt));
 }
 
-void t3v_rows_geglu(void *y, t3v_dtype yt, const void *a, t3v_dtype ta, const void *b, t3v_dtype tb, int64_t n)
+void t3v_rows_geglu(void *y, t3v_dtype yt, const void *a, t3v_dtype ta, const void *b, t3v_dtype tb,
+                    int64_t n)
 {
     T3V_ASSERT(typed(yt) && typed(ta) && typed(tb));
     const t3v_rows_impl *k = pick();
@@ -293,10 +346,11 @@ void t3v_rows_geglu_bwd(void *da, t3v_dtype dat, void *db, t3v_dtype dbt, bool a
                              cat(a, ta, i0), ta, cat(b, tb, i0), tb, cnt));
 }
 
-/* ---- element-wise, flat --------------------------------------------------------------------------------- */
+/* ---- element-wise, flat ---------------------------------------------------------------------------------
+ */
 
-void t3v_rows_lincomb(void *y, t3v_dtype yt, float alpha, const void *a, t3v_dtype ta, float beta, const void *b,
-                      t3v_dtype tb, int64_t n)
+void t3v_rows_lincomb(void *y, t3v_dtype yt, float alpha, const void *a, t3v_dtype ta, float beta,
+                      const void *b, t3v_dtype tb, int64_t n)
 {
     T3V_ASSERT(typed(yt) && typed(ta) && typed(tb));
     const t3v_rows_impl *k = pick();
@@ -318,8 +372,14 @@ void t3v_rows_convert(void *y, t3v_dtype yt, const void *x, t3v_dtype xt, int64_
     t3v_rows_lincomb(y, yt, 1, x, xt, 0, NULL, T3V_F32, n);
 }
 
-void t3v_rows_to_bf16(t3v_bf16 *y, const float *x, int64_t n) { t3v_rows_convert(y, T3V_BF16, x, T3V_F32, n); }
-void t3v_rows_from_bf16(float *y, const t3v_bf16 *x, int64_t n) { t3v_rows_convert(y, T3V_F32, x, T3V_BF16, n); }
+void t3v_rows_to_bf16(t3v_bf16 *y, const float *x, int64_t n)
+{
+    t3v_rows_convert(y, T3V_BF16, x, T3V_F32, n);
+}
+void t3v_rows_from_bf16(float *y, const t3v_bf16 *x, int64_t n)
+{
+    t3v_rows_convert(y, T3V_F32, x, T3V_BF16, n);
+}
 
 /* Size of a leaf of the fixed tree over n elements: at most MAX_TREE leaves. */
 static int64_t leaf(int64_t n) { return blocks(blocks(n, MAX_TREE), 4096) * 4096; }
@@ -332,7 +392,8 @@ double t3v_rows_sumsq(const void *x, t3v_dtype xt, int64_t n)
     int64_t size = leaf(n), count = blocks(n, size);
     double part[MAX_TREE], sum = 0;
 #pragma omp parallel for schedule(static) if (worth(n))
-    for (int64_t p = 0; p < count; p++) part[p] = k->sumsq(cat(x, xt, p * size), xt, at_most(size, n - p * size));
+    for (int64_t p = 0; p < count; p++)
+        part[p] = k->sumsq(cat(x, xt, p * size), xt, at_most(size, n - p * size));
     for (int64_t p = 0; p < count; p++) sum += part[p];
     return sum;
 }
@@ -367,8 +428,8 @@ double t3v_rows_mse(float *dv, float weight, const float *v, const float *target
     return sum / (double)n;
 }
 
-void t3v_rows_adamw(float *p, float *m, float *v, t3v_bf16 *p16, float *ema, const float *g, const t3v_adamw *o,
-                    int64_t n)
+void t3v_rows_adamw(float *p, float *m, float *v, t3v_bf16 *p16, float *ema, const float *g,
+                    const t3v_adamw *o, int64_t n)
 {
     T3V_ASSERT(o->step >= 1);
     const t3v_rows_impl *k = pick();
@@ -378,9 +439,11 @@ void t3v_rows_adamw(float *p, float *m, float *v, t3v_bf16 *p16, float *ema, con
                          inv_bc2, cnt));
 }
 
-/* ---- sums over rows, channels, layouts -------------------------------------------------------------------- */
+/* ---- sums over rows, channels, layouts --------------------------------------------------------------------
+ */
 
-static void sum_chunk(const t3v_rows_impl *k, const void *args, int64_t row, int64_t rows, float *s0, float *s1)
+static void sum_chunk(const t3v_rows_impl *k, const void *args, int64_t row, int64_t rows, float *s0,
+                      float *s1)
 {
     const bwd *a = args;
     (void)s1;
@@ -394,16 +457,16 @@ t3v_status t3v_rows_sum(float *db, const void *dy, t3v_dtype dyt, int64_t n, int
     return d > 0 ? column_sums(sum_chunk, &a, db, NULL, n, d) : T3V_OK;
 }
 
-void t3v_rows_affine(void *y, t3v_dtype yt, const void *x, t3v_dtype xt, const float *a, const float *b, int64_t n,
-                     int64_t c)
+void t3v_rows_affine(void *y, t3v_dtype yt, const void *x, t3v_dtype xt, const float *a, const float *b,
+                     int64_t n, int64_t c)
 {
     T3V_ASSERT(typed(yt) && typed(xt));
     const t3v_rows_impl *k = pick();
     FOR_ROWS(n, c, k->affine(at(y, yt, i0 * c), yt, cat(x, xt, i0 * c), xt, a, b, cnt, c));
 }
 
-void t3v_rows_affine_planes(void *y, t3v_dtype yt, const void *x, t3v_dtype xt, const float *a, const float *b,
-                            int64_t c, int64_t p)
+void t3v_rows_affine_planes(void *y, t3v_dtype yt, const void *x, t3v_dtype xt, const float *a,
+                            const float *b, int64_t c, int64_t p)
 {
     T3V_ASSERT(typed(yt) && typed(xt));
     const t3v_rows_impl *k = pick();
@@ -411,7 +474,8 @@ void t3v_rows_affine_planes(void *y, t3v_dtype yt, const void *x, t3v_dtype xt, 
 #pragma omp parallel for schedule(static) if (worth(c * p))
     for (int64_t u = 0; u < c * each; u++) {
         int64_t ch = u / each, i0 = u % each * FLAT_BLOCK, o = ch * p + i0;
-        k->affine1(at(y, yt, o), yt, cat(x, xt, o), xt, a ? a[ch] : 1, b ? b[ch] : 0, at_most(FLAT_BLOCK, p - i0));
+        k->affine1(at(y, yt, o), yt, cat(x, xt, o), xt, a ? a[ch] : 1, b ? b[ch] : 0,
+                   at_most(FLAT_BLOCK, p - i0));
     }
 }
 
@@ -433,8 +497,8 @@ void t3v_rows_transpose_bf16(t3v_bf16 *y, const t3v_bf16 *x, int64_t n, int64_t 
     t3v_rows_transpose(y, T3V_BF16, x, T3V_BF16, n, d);
 }
 
-void t3v_rows_upsample2x_bwd(void *dx, t3v_dtype dxt, bool accumulate, const void *dy, t3v_dtype dyt, int64_t T,
-                             int64_t H, int64_t W, int64_t C)
+void t3v_rows_upsample2x_bwd(void *dx, t3v_dtype dxt, bool accumulate, const void *dy, t3v_dtype dyt,
+                             int64_t T, int64_t H, int64_t W, int64_t C)
 {
     T3V_ASSERT(typed(dxt) && typed(dyt));
     const t3v_rows_impl *k = pick();

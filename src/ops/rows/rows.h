@@ -36,8 +36,8 @@ t3v_status t3v_rows_layernorm_bwd(float *dx, bool accumulate, float *dscale, flo
                                   int64_t n, int64_t d);
 
 /* y = x * rsqrt(mean(x^2) + eps) * g[d]. In place. */
-void t3v_rows_rmsnorm(void *y, t3v_dtype yt, const void *x, t3v_dtype xt, const float *g, float eps, int64_t n,
-                      int64_t d);
+void t3v_rows_rmsnorm(void *y, t3v_dtype yt, const void *x, t3v_dtype xt, const float *g, float eps,
+                      int64_t n, int64_t d);
 t3v_status t3v_rows_rmsnorm_bwd(void *dx, t3v_dtype dxt, bool accumulate, float *dg, const void *dy,
                                 t3v_dtype dyt, const void *x, t3v_dtype xt, const float *g, float eps,
                                 int64_t n, int64_t d);
@@ -57,14 +57,16 @@ typedef struct t3v_rope {
  * E_TOO_BIG on overflow. */
 t3v_status t3v_rope_tables_size(int64_t *floats, int64_t T, int64_t H, int64_t W, int64_t hd);
 /* Fills `mem` (t3v_rope_tables_size floats, owned by the caller, must outlive `out`). theta: 10000. */
-void t3v_rope_tables_make(t3v_rope *out, float *mem, int64_t T, int64_t H, int64_t W, int64_t hd, double theta);
+void t3v_rope_tables_make(t3v_rope *out, float *mem, int64_t T, int64_t H, int64_t W, int64_t hd,
+                          double theta);
 
 /* Row r is token first + r (f-major, then row, then column of rope->grid), d = heads * hd:
  * u = RMS norm of the whole row times g (g NULL: u = x), then each head's interleaved pairs (2k, 2k+1) are
  * rotated: (a, b) -> (a cos - b sin, a sin + b cos) (rope NULL: no rotation). ldx, ldy: row strides in
  * elements, >= d. In place when ldx == ldy. */
 void t3v_rows_qk_norm_rope(void *y, t3v_dtype yt, int64_t ldy, const void *x, t3v_dtype xt, int64_t ldx,
-                           const float *g, float eps, const t3v_rope *rope, int64_t first, int64_t n, int64_t d);
+                           const float *g, float eps, const t3v_rope *rope, int64_t first, int64_t n,
+                           int64_t d);
 /* dx with row stride lddx, dy with lddy, x with ldx; dg [d] ignored when g is NULL; x may be NULL when g is.
  * dx may be dy (same type and stride, not accumulating). */
 t3v_status t3v_rows_qk_norm_rope_bwd(void *dx, t3v_dtype dxt, int64_t lddx, bool accumulate, float *dg,
@@ -81,12 +83,13 @@ t3v_status t3v_rows_vae_norm_bwd(void *dx, t3v_dtype dxt, bool accumulate, float
                                  int64_t n, int64_t d);
 
 /* y = softmax(scale * x + bias) over each row. bias [bias_rows, d] or NULL; row r takes bias row
- * r % bias_rows. A row that is all -inf, or has +inf or NaN, gives NaN: mask with a finite number. In place. */
+ * r % bias_rows. A row that is all -inf, or has +inf or NaN, gives NaN: mask with a finite number. In place.
+ */
 void t3v_rows_softmax(void *y, t3v_dtype yt, const void *x, t3v_dtype xt, float scale, const float *bias,
                       int64_t bias_rows, int64_t n, int64_t d);
 /* dx = scale * y * (dy - sum(y * dy)); dx may be dy (same type). No gradient of the bias. */
-void t3v_rows_softmax_bwd(void *dx, t3v_dtype dxt, bool accumulate, const void *dy, t3v_dtype dyt, const void *y,
-                          t3v_dtype yt, float scale, int64_t n, int64_t d);
+void t3v_rows_softmax_bwd(void *dx, t3v_dtype dxt, bool accumulate, const void *dy, t3v_dtype dyt,
+                          const void *y, t3v_dtype yt, float scale, int64_t n, int64_t d);
 
 /* ---- residual and activations ------------------------------------------------------------------- */
 
@@ -112,7 +115,8 @@ void t3v_rows_act(t3v_rows_fn f, void *y, t3v_dtype yt, const void *x, t3v_dtype
 void t3v_rows_act_bwd(t3v_rows_fn f, void *dx, t3v_dtype dxt, bool accumulate, const void *dy, t3v_dtype dyt,
                       const void *x, t3v_dtype xt, int64_t n);
 /* y = gelu_tanh(a) * b (T5's gated GELU). Flat; y may be a or b (same type). */
-void t3v_rows_geglu(void *y, t3v_dtype yt, const void *a, t3v_dtype at, const void *b, t3v_dtype bt, int64_t n);
+void t3v_rows_geglu(void *y, t3v_dtype yt, const void *a, t3v_dtype at, const void *b, t3v_dtype bt,
+                    int64_t n);
 void t3v_rows_geglu_bwd(void *da, t3v_dtype dat, void *db, t3v_dtype dbt, bool accumulate, const void *dy,
                         t3v_dtype dyt, const void *a, t3v_dtype at, const void *b, t3v_dtype bt, int64_t n);
 
@@ -120,8 +124,8 @@ void t3v_rows_geglu_bwd(void *da, t3v_dtype dat, void *db, t3v_dtype dbt, bool a
 
 /* y = alpha * a + beta * b (b NULL: alpha * a). y may be a or b (same type). Add, axpy, scale, and the
  * flow-match x_sigma = (1 - s) * x0 + s * eps. */
-void t3v_rows_lincomb(void *y, t3v_dtype yt, float alpha, const void *a, t3v_dtype at, float beta, const void *b,
-                      t3v_dtype bt, int64_t n);
+void t3v_rows_lincomb(void *y, t3v_dtype yt, float alpha, const void *a, t3v_dtype at, float beta,
+                      const void *b, t3v_dtype bt, int64_t n);
 /* y = a + b, all F32. */
 void t3v_rows_add(float *y, const float *a, const float *b, int64_t n);
 /* y += alpha * x, all F32. */
@@ -140,7 +144,8 @@ double t3v_rows_mse(float *dv, float weight, const float *v, const float *target
 
 /* One AdamW step (Loshchilov and Hutter, arXiv:1711.05101), decay before the update as PyTorch does:
  *   g' = grad_scale * g;  p *= 1 - lr * weight_decay;  m = b1 m + (1 - b1) g';  v = b2 v + (1 - b2) g'^2
- *   p -= lr / (1 - b1^step) * m / (sqrt(v / (1 - b2^step)) + eps);  ema = ema_decay * ema + (1 - ema_decay) p */
+ *   p -= lr / (1 - b1^step) * m / (sqrt(v / (1 - b2^step)) + eps);  ema = ema_decay * ema + (1 - ema_decay) p
+ */
 typedef struct t3v_adamw {
     float lr, beta1, beta2, eps, weight_decay;
     float grad_scale; /* clipping and loss scale; 1 for none */
@@ -148,8 +153,8 @@ typedef struct t3v_adamw {
     int64_t step;     /* 1 for the first */
 } t3v_adamw;
 /* p, m, v [n] updated; p16 (NULL or [n]) gets bf16(p); ema NULL or [n]. */
-void t3v_rows_adamw(float *p, float *m, float *v, t3v_bf16 *p16, float *ema, const float *g, const t3v_adamw *o,
-                    int64_t n);
+void t3v_rows_adamw(float *p, float *m, float *v, t3v_bf16 *p16, float *ema, const float *g,
+                    const t3v_adamw *o, int64_t n);
 
 /* ---- sums over rows, channels, layouts ----------------------------------------------------------- */
 
@@ -160,18 +165,19 @@ t3v_status t3v_rows_sum(float *db, const void *dy, t3v_dtype dyt, int64_t n, int
 void t3v_rows_affine(void *y, t3v_dtype yt, const void *x, t3v_dtype xt, const float *a, const float *b,
                      int64_t n, int64_t c);
 /* y[c,p] = x[c,p] * a[c] + b[c], planes. a, b may be NULL. In place. */
-void t3v_rows_affine_planes(void *y, t3v_dtype yt, const void *x, t3v_dtype xt, const float *a, const float *b,
-                            int64_t c, int64_t p);
+void t3v_rows_affine_planes(void *y, t3v_dtype yt, const void *x, t3v_dtype xt, const float *a,
+                            const float *b, int64_t c, int64_t p);
 
-/* [n,d] -> [d,n]. Planar [C,T,H,W] to channels-last [T,H,W,C] is n = C, d = T*H*W; back is n = T*H*W, d = C. */
+/* [n,d] -> [d,n]. Planar [C,T,H,W] to channels-last [T,H,W,C] is n = C, d = T*H*W; back is n = T*H*W, d = C.
+ */
 void t3v_rows_transpose(void *y, t3v_dtype yt, const void *x, t3v_dtype xt, int64_t n, int64_t d);
 void t3v_rows_transpose_bf16(t3v_bf16 *y, const t3v_bf16 *x, int64_t n, int64_t d);
 
 /* Nearest, channels last: x [T,H,W,C] -> y [T,2H,2W,C]; same type. */
 void t3v_rows_upsample2x(void *y, const void *x, t3v_dtype t, int64_t T, int64_t H, int64_t W, int64_t C);
 /* dx [T,H,W,C] = sum of the four of dy [T,2H,2W,C]. */
-void t3v_rows_upsample2x_bwd(void *dx, t3v_dtype dxt, bool accumulate, const void *dy, t3v_dtype dyt, int64_t T,
-                             int64_t H, int64_t W, int64_t C);
+void t3v_rows_upsample2x_bwd(void *dx, t3v_dtype dxt, bool accumulate, const void *dy, t3v_dtype dyt,
+                             int64_t T, int64_t H, int64_t W, int64_t C);
 
 /* Order of the 4*C elements of a token's row (2x2 patch, kh row, kw column of it). */
 typedef enum t3v_patch_order {

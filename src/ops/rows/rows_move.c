@@ -20,10 +20,11 @@ t3v_status t3v_rope_tables_size(int64_t *floats, int64_t T, int64_t H, int64_t W
     const int64_t grid[3] = {T, H, W};
     int64_t pairs[3], n, tokens;
     if (hd < 2 || hd % 2 || hd > T3V_ROPE_MAX_HD)
-        return t3v_fail(T3V_E_ARG, "head dim %lld: rotary tables need an even number from 2 to %d", (long long)hd,
-                        T3V_ROPE_MAX_HD);
+        return t3v_fail(T3V_E_ARG, "head dim %lld: rotary tables need an even number from 2 to %d",
+                        (long long)hd, T3V_ROPE_MAX_HD);
     if (T < 1 || H < 1 || W < 1)
-        return t3v_fail(T3V_E_ARG, "grid %lldx%lldx%lld has no token", (long long)T, (long long)H, (long long)W);
+        return t3v_fail(T3V_E_ARG, "grid %lldx%lldx%lld has no token", (long long)T, (long long)H,
+                        (long long)W);
     split_pairs(hd, pairs);
     *floats = 0;
     bool ok = t3v_mul3(T, H, W, &tokens);
@@ -34,7 +35,8 @@ t3v_status t3v_rope_tables_size(int64_t *floats, int64_t T, int64_t H, int64_t W
     return T3V_OK;
 }
 
-void t3v_rope_tables_make(t3v_rope *out, float *mem, int64_t T, int64_t H, int64_t W, int64_t hd, double theta)
+void t3v_rope_tables_make(t3v_rope *out, float *mem, int64_t T, int64_t H, int64_t W, int64_t hd,
+                          double theta)
 {
     *out = (t3v_rope){.grid = {T, H, W}, .hd = hd};
     split_pairs(hd, out->pairs);
@@ -62,7 +64,8 @@ void t3v_rows_upsample2x(void *y, const void *x, t3v_dtype t, int64_t T, int64_t
     for (int64_t r = 0; r < T * H; r++) {
         const char *from = (const char *)x + (size_t)(r * W) * bytes;
         char *to = (char *)y + 2 * (size_t)r * row;
-        for (int64_t w = 0; w < 2 * W; w++) memcpy(to + (size_t)w * bytes, from + (size_t)(w / 2) * bytes, bytes);
+        for (int64_t w = 0; w < 2 * W; w++)
+            memcpy(to + (size_t)w * bytes, from + (size_t)(w / 2) * bytes, bytes);
         memcpy(to + row, to, row);
     }
 }
@@ -75,14 +78,16 @@ static float get(const void *p, t3v_dtype t, int64_t i)
 static void put(void *p, t3v_dtype t, int64_t i, float v, bool accumulate)
 {
     if (accumulate) v += get(p, t, i);
-    if (t == T3V_BF16) ((t3v_bf16 *)p)[i] = t3v_f32_to_bf16(v);
-    else ((float *)p)[i] = v;
+    if (t == T3V_BF16)
+        ((t3v_bf16 *)p)[i] = t3v_f32_to_bf16(v);
+    else
+        ((float *)p)[i] = v;
 }
 
 /* Both directions visit the same pairs (element of a row, cell of the latent). */
-static void patches(void *rows_out, const void *rows_in, t3v_dtype rt, void *latent_out, const void *latent_in,
-                    t3v_dtype lt, t3v_patch_order order, bool accumulate, int64_t C, int64_t T, int64_t H,
-                    int64_t W, int64_t n0, int64_t n1)
+static void patches(void *rows_out, const void *rows_in, t3v_dtype rt, void *latent_out,
+                    const void *latent_in, t3v_dtype lt, t3v_patch_order order, bool accumulate, int64_t C,
+                    int64_t T, int64_t H, int64_t W, int64_t n0, int64_t n1)
 {
     int64_t w2 = W / 2, per_frame = H / 2 * w2;
     T3V_ASSERT(H % 2 == 0 && W % 2 == 0 && n0 >= 0 && n0 <= n1 && n1 <= T * per_frame);
@@ -93,8 +98,10 @@ static void patches(void *rows_out, const void *rows_in, t3v_dtype rt, void *lat
             for (int64_t q = 0; q < 4; q++) {
                 int64_t cell = ((c * T + f) * H + 2 * i + q / 2) * W + 2 * j + q % 2;
                 int64_t e = row + (order == T3V_PATCH_IN ? c * 4 + q : q * C + c);
-                if (rows_out) put(rows_out, rt, e, get(latent_in, lt, cell), accumulate);
-                else put(latent_out, lt, cell, get(rows_in, rt, e), accumulate);
+                if (rows_out)
+                    put(rows_out, rt, e, get(latent_in, lt, cell), accumulate);
+                else
+                    put(latent_out, lt, cell, get(rows_in, rt, e), accumulate);
             }
     }
 }

@@ -11,8 +11,10 @@ static double get(const void *p, t3v_dtype t, int64_t i)
 
 static void put(void *p, t3v_dtype t, int64_t i, double v)
 {
-    if (t == T3V_BF16) ((t3v_bf16 *)p)[i] = t3v_f32_to_bf16((float)v);
-    else ((float *)p)[i] = (float)v;
+    if (t == T3V_BF16)
+        ((t3v_bf16 *)p)[i] = t3v_f32_to_bf16((float)v);
+    else
+        ((float *)p)[i] = (float)v;
 }
 
 static void put_add(void *p, t3v_dtype t, int64_t i, double v, bool accumulate)
@@ -35,8 +37,8 @@ static void row_stats(const float *x, double eps, int64_t d, double *mean, doubl
     *rstd = 1 / sqrt(q / (double)d + eps);
 }
 
-static void layernorm(void *y, t3v_dtype yt, const float *x, const float *scale, const float *shift, bool one_plus,
-                      float eps, int64_t n, int64_t d)
+static void layernorm(void *y, t3v_dtype yt, const float *x, const float *scale, const float *shift,
+                      bool one_plus, float eps, int64_t n, int64_t d)
 {
     for (int64_t r = 0; r < n; r++) {
         double mean, rstd;
@@ -47,8 +49,9 @@ static void layernorm(void *y, t3v_dtype yt, const float *x, const float *scale,
     }
 }
 
-static void layernorm_bwd(float *dx, bool accumulate, float *dscale, float *dshift, const void *dy, t3v_dtype dyt,
-                          const float *x, const float *scale, bool one_plus, float eps, int64_t n, int64_t d)
+static void layernorm_bwd(float *dx, bool accumulate, float *dscale, float *dshift, const void *dy,
+                          t3v_dtype dyt, const float *x, const float *scale, bool one_plus, float eps,
+                          int64_t n, int64_t d)
 {
     double mean[T3V_ROWS_CHUNK], rstd[T3V_ROWS_CHUNK];
     for (int64_t r = 0; r < n; r++) row_stats(x + r * d, eps, d, &mean[r], &rstd[r]);
@@ -120,7 +123,8 @@ static void qk(void *y, t3v_dtype yt, int64_t ldy, const void *x, t3v_dtype xt, 
 }
 
 /* Gradient of column j before the rotation. */
-static double unrotate(const void *dy, t3v_dtype dyt, int64_t at, int64_t j, const t3v_rope *rope, int64_t token)
+static double unrotate(const void *dy, t3v_dtype dyt, int64_t at, int64_t j, const t3v_rope *rope,
+                       int64_t token)
 {
     if (!rope) return get(dy, dyt, at + j);
     double c, s;
@@ -131,8 +135,8 @@ static double unrotate(const void *dy, t3v_dtype dyt, int64_t at, int64_t j, con
 }
 
 static void qk_bwd(void *dx, t3v_dtype dxt, int64_t lddx, bool accumulate, float *dg, const void *dy,
-                   t3v_dtype dyt, int64_t lddy, const void *x, t3v_dtype xt, int64_t ldx, const float *g, float eps,
-                   const t3v_rope *rope, int64_t first, int64_t n, int64_t d)
+                   t3v_dtype dyt, int64_t lddy, const void *x, t3v_dtype xt, int64_t ldx, const float *g,
+                   float eps, const t3v_rope *rope, int64_t first, int64_t n, int64_t d)
 {
     double k[T3V_ROWS_CHUNK];
     for (int64_t r = 0; r < n; r++) k[r] = g ? rms_scale(x, xt, r * ldx, eps, d) : 1;
@@ -161,8 +165,8 @@ static void qk_bwd(void *dx, t3v_dtype dxt, int64_t lddx, bool accumulate, float
 static double sigmoid(double x) { return 1 / (1 + exp(-x)); }
 static double silu_slope(double x) { return sigmoid(x) * (1 + x * (1 - sigmoid(x))); }
 
-static void vae_norm(void *y, t3v_dtype yt, const void *x, t3v_dtype xt, const float *gamma, bool silu, int64_t n,
-                     int64_t d)
+static void vae_norm(void *y, t3v_dtype yt, const void *x, t3v_dtype xt, const float *gamma, bool silu,
+                     int64_t n, int64_t d)
 {
     for (int64_t r = 0; r < n; r++) {
         double q = 0;
@@ -175,8 +179,9 @@ static void vae_norm(void *y, t3v_dtype yt, const void *x, t3v_dtype xt, const f
     }
 }
 
-static void vae_norm_bwd(void *dx, t3v_dtype dxt, bool accumulate, float *dgamma, const void *dy, t3v_dtype dyt,
-                         const void *x, t3v_dtype xt, const float *gamma, bool silu, int64_t n, int64_t d)
+static void vae_norm_bwd(void *dx, t3v_dtype dxt, bool accumulate, float *dgamma, const void *dy,
+                         t3v_dtype dyt, const void *x, t3v_dtype xt, const float *gamma, bool silu, int64_t n,
+                         int64_t d)
 {
     double inv[T3V_ROWS_CHUNK], root = sqrt((double)d);
     bool held[T3V_ROWS_CHUNK]; /* norm below the floor: a constant */
@@ -201,8 +206,10 @@ static void vae_norm_bwd(void *dx, t3v_dtype dxt, bool accumulate, float *dgamma
                 double h = get(x, xt, r * d + j) * inv[r];
                 double w = get(dy, dyt, r * d + j) * root * gamma[j];
                 if (silu) w *= silu_slope(h * root * gamma[j]);
-                if (pass == 0) m += w * h;
-                else put_add(dx, dxt, r * d + j, (w - (held[r] ? 0 : h * m)) * inv[r], accumulate);
+                if (pass == 0)
+                    m += w * h;
+                else
+                    put_add(dx, dxt, r * d + j, (w - (held[r] ? 0 : h * m)) * inv[r], accumulate);
             }
         }
     }
@@ -224,27 +231,29 @@ static void softmax(void *y, t3v_dtype yt, const void *x, t3v_dtype xt, float sc
     }
 }
 
-static void softmax_bwd(void *dx, t3v_dtype dxt, bool accumulate, const void *dy, t3v_dtype dyt, const void *y,
-                        t3v_dtype yt, float scale, int64_t n, int64_t d)
+static void softmax_bwd(void *dx, t3v_dtype dxt, bool accumulate, const void *dy, t3v_dtype dyt,
+                        const void *y, t3v_dtype yt, float scale, int64_t n, int64_t d)
 {
     for (int64_t r = 0; r < n; r++) {
         double m = 0;
         for (int64_t j = 0; j < d; j++) m += get(y, yt, r * d + j) * get(dy, dyt, r * d + j);
         for (int64_t j = 0; j < d; j++)
-            put_add(dx, dxt, r * d + j, scale * get(y, yt, r * d + j) * (get(dy, dyt, r * d + j) - m), accumulate);
+            put_add(dx, dxt, r * d + j, scale * get(y, yt, r * d + j) * (get(dy, dyt, r * d + j) - m),
+                    accumulate);
     }
 }
 
-static void gate_residual(float *out, const float *x, const float *gate, const void *y, t3v_dtype yt, int64_t n,
-                          int64_t d)
+static void gate_residual(float *out, const float *x, const float *gate, const void *y, t3v_dtype yt,
+                          int64_t n, int64_t d)
 {
     for (int64_t r = 0; r < n; r++)
         for (int64_t j = 0; j < d; j++)
             put(out, T3V_F32, r * d + j, x[r * d + j] + (gate ? gate[j] : 1) * get(y, yt, r * d + j));
 }
 
-static void gate_residual_bwd(float *dx, void *dy, t3v_dtype dyt, bool accumulate, float *dgate, const float *dout,
-                              const float *gate, const void *y, t3v_dtype yt, int64_t n, int64_t d)
+static void gate_residual_bwd(float *dx, void *dy, t3v_dtype dyt, bool accumulate, float *dgate,
+                              const float *dout, const float *gate, const void *y, t3v_dtype yt, int64_t n,
+                              int64_t d)
 {
     for (int64_t j = 0; j < d; j++) {
         double s = 0;
@@ -314,8 +323,8 @@ static void geglu_bwd(void *da, t3v_dtype dat, void *db, t3v_dtype dbt, bool acc
     }
 }
 
-static void lincomb(void *y, t3v_dtype yt, float alpha, const void *a, t3v_dtype at, float beta, const void *b,
-                    t3v_dtype bt, int64_t n)
+static void lincomb(void *y, t3v_dtype yt, float alpha, const void *a, t3v_dtype at, float beta,
+                    const void *b, t3v_dtype bt, int64_t n)
 {
     for (int64_t i = 0; i < n; i++)
         put(y, yt, i, b ? alpha * get(a, at, i) + beta * get(b, bt, i) : alpha * get(a, at, i));
@@ -371,8 +380,8 @@ static void sum(float *db, const void *dy, t3v_dtype dyt, int64_t n, int64_t d)
     }
 }
 
-static void affine(void *y, t3v_dtype yt, const void *x, t3v_dtype xt, const float *a, const float *b, int64_t n,
-                   int64_t c)
+static void affine(void *y, t3v_dtype yt, const void *x, t3v_dtype xt, const float *a, const float *b,
+                   int64_t n, int64_t c)
 {
     for (int64_t r = 0; r < n; r++)
         for (int64_t j = 0; j < c; j++)
@@ -397,13 +406,35 @@ static void up_bwd(void *dx, t3v_dtype dxt, bool accumulate, const void *dy0, co
     for (int64_t w = 0; w < W; w++)
         for (int64_t c = 0; c < C; c++) {
             int64_t a = 2 * w * C + c, b = a + C;
-            put_add(dx, dxt, w * C + c, get(dy0, dyt, a) + get(dy0, dyt, b) + get(dy1, dyt, a) + get(dy1, dyt, b),
-                    accumulate);
+            put_add(dx, dxt, w * C + c,
+                    get(dy0, dyt, a) + get(dy0, dyt, b) + get(dy1, dyt, a) + get(dy1, dyt, b), accumulate);
         }
 }
 
 const t3v_rows_impl t3v__rows_ref = {
-    T3V_ISA_REF, layernorm, layernorm_bwd, qk, qk_bwd, vae_norm, vae_norm_bwd, softmax, softmax_bwd,
-    gate_residual, gate_residual_bwd, act, act_bwd, geglu, geglu_bwd, lincomb, sumsq, all_finite, mse, adamw, sum,
-    affine, affine1, transpose, up_bwd,
+    T3V_ISA_REF,
+    layernorm,
+    layernorm_bwd,
+    qk,
+    qk_bwd,
+    vae_norm,
+    vae_norm_bwd,
+    softmax,
+    softmax_bwd,
+    gate_residual,
+    gate_residual_bwd,
+    act,
+    act_bwd,
+    geglu,
+    geglu_bwd,
+    lincomb,
+    sumsq,
+    all_finite,
+    mse,
+    adamw,
+    sum,
+    affine,
+    affine1,
+    transpose,
+    up_bwd,
 };
