@@ -148,6 +148,10 @@ static t3v_status add_file(t3v_tensor_file *f, const char *path)
     T3V_TRY(t3v_view_map(f, label, &m));
     if (m.size == 0) return t3v_fail(T3V_E_FORMAT, "%s: the file is empty", label);
     const unsigned char *p = m.data;
+    if (m.size >= 4 && memcmp(p, "PK\3\4", 4) == 0) {
+        f->format = "pth";
+        return t3v_pth_parse(f, label, p, m.size);
+    }
     bool header = m.size > 8 && p[8] == '{' && !p[4] && !p[5] && !p[6] && !p[7];
     if (header || ends_with(label, ".safetensors")) {
         f->format = "safetensors";

@@ -25,5 +25,6 @@ bool t3v_entry_sizes(t3v_tensor_entry *e);
 
 /* The readers proper: `buf` outlives the view, `label` names the file in messages and entries. */
 t3v_status t3v_safetensors_parse(t3v_tensor_file *f, const char *label, const unsigned char *buf, size_t len);
+t3v_status t3v_pth_parse(t3v_tensor_file *f, const char *label, const unsigned char *buf, size_t len);
 
 #endif
