@@ -7,7 +7,8 @@
 #include "t3v/version.h"
 
 /* One row per file cmd_*.c, in the order of the help text. */
-#define COMMANDS(X)
+#define COMMANDS(X) \
+    X(bench)
 
 #define DECLARE(name) extern const cli_command cli_##name;
 COMMANDS(DECLARE)

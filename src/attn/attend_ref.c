@@ -75,7 +75,7 @@ static double dot_dout(const t3v_attn_job *job, const t3v_attn_grad *g, int64_t 
 
 /* With P the softmax, dP = dO V^T and D = rowsum(P * dP): dV = P^T dO, dS = P * (dP - D), dQ = scale dS K,
  * dK = scale dS^T Q. The log-sum-exp and D are computed here, from the definition. */
-static void backward(const t3v_attn_job *job, const t3v_attn_grad *g, void *work)
+void t3v_attn_ref_backward(const t3v_attn_job *job, const t3v_attn_grad *g, void *work)
 {
     double *lse = work, *mean = lse + job->queries.count;
     double q[T3V_HEAD_DIM_MAX], acc[T3V_HEAD_DIM_MAX], acc2[T3V_HEAD_DIM_MAX];
@@ -138,7 +138,7 @@ static size_t work_bytes(int dim)
     return 0;
 }
 
-static size_t backward_bytes(int64_t n_q, int64_t n_k, int dim)
+size_t t3v_attn_ref_backward_bytes(int64_t n_q, int64_t n_k, int dim)
 {
     (void)n_k, (void)dim;
     return (size_t)n_q * 2 * sizeof(double);
@@ -160,6 +160,6 @@ const t3v_attn_impl t3v_attn_ref = {
     .work_bytes = work_bytes,
     .pack = pack,
     .queries = t3v_attn_ref_queries,
-    .backward_bytes = backward_bytes,
-    .backward = backward,
+    .backward_bytes = t3v_attn_ref_backward_bytes,
+    .backward = t3v_attn_ref_backward,
 };

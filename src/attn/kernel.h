@@ -70,5 +70,7 @@ extern const t3v_attn_impl t3v_attn_avx512bf16, t3v_attn_avx512, t3v_attn_avx2, 
 /* The definition, in double; kernels hand it rows whose scores are beyond what they can hold. */
 void t3v_attn_ref_queries(const t3v_attn_job *job, const void *packed, int64_t first, int64_t count, void *work,
                           const t3v_attn_sink *sink);
+size_t t3v_attn_ref_backward_bytes(int64_t n_q, int64_t n_k, int dim);
+void t3v_attn_ref_backward(const t3v_attn_job *job, const t3v_attn_grad *g, void *work);
 
 #endif

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the sub-benches of `t3v bench` share: options, the clock, the result's line. */
+#ifndef T3V_CLI_BENCH_H
+#define T3V_CLI_BENCH_H
+
+#include "cli.h"
+#include "t3v/dtype.h"
+
+typedef struct bench_args {
+    cli_common common;
+    const char *plan, *grid_text, *config, *model; /* NULL: not given */
+    int64_t t, h, w;                /* --grid */
+    int64_t width, height, frames;  /* --size, --frames; 0: not given */
+    int64_t heads, dim, repeat;
+    bool backward;
+} bench_args;
+
+/* One file bench_NAME.c defines one; cmd_bench.c lists them. */
+typedef struct bench_row {
+    const char *name, *summary;
+    int (*run)(const bench_args *args); /* exit status */
+} bench_row;
+
+extern const bench_row bench_attention;
+
+typedef struct bench_result {
+    const char *what;
+    double flop;
+    t3v_dtype type;
+    const char *isa;
+    const char *extra; /* more JSON members, starting with a comma, or NULL */
+} bench_result;
+
+/* Runs `fn` once unmeasured, then `repeat` times in turn with the peak loop, and prints medians. */
+int bench_measure(const bench_args *args, const bench_result *what, t3v_status (*fn)(void *), void *user);
+
+#endif

@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* t3v bench attention: the self-attention of layer 0 of a plan, on random inputs. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "attn/attend.h"
+#include "attn/plan.h"
+#include "base/rng.h"
+#include "base/status.h"
+#include "bench.h"
+#include "tensor/dtype.h"
+
+typedef struct bench {
+    const t3v_site *site;
+    t3v_attend_args a;
+    t3v_attend_grad g;
+} bench;
+
+static t3v_status forward(void *user)
+{
+    bench *b = user;
+    return t3v_attend_run(b->site, &b->a);
+}
+
+static t3v_status backward(void *user)
+{
+    bench *b = user;
+    return t3v_attend_backward(b->site, &b->a, &b->g);
+}
+
+static void fill(void *dst, t3v_dtype type, int64_t n, uint64_t stream)
+{
+    float part[256];
+    for (int64_t i = 0; i < n; i += 256) {
+        int64_t m = n - i < 256 ? n - i : 256;
+        t3v_normal_fill(part, m, 1, stream, i);
+        for (int64_t j = 0; j < m; j++) {
+            if (type == T3V_F32) ((float *)dst)[i + j] = part[j];
+            else ((t3v_bf16 *)dst)[i + j] = t3v_f32_to_bf16(part[j]);
+        }
+    }
+}
+
+static int run(const bench_args *args)
+{
+    const char *text = args->plan ? args->plan : "full";
+    t3v_plan *plan;
+    t3v_status st = t3v_plan_make(&plan, text, (t3v_grid){ args->t, args->h, args->w }, 1);
+    if (st) return cli_fail(st);
+    int status = CLI_FAILED;
+    t3v_dtype type = args->common.bf16 ? T3V_BF16 : T3V_F32;
+    int64_t n = plan->tokens, width = args->heads * args->dim, size = (int64_t)t3v_dtype_size(type);
+    bench b = { .site = &plan->layer[0].site[T3V_SITE_SELF] };
+    void *mem[8] = { NULL };
+    for (int i = 0; i < 5; i++) mem[i] = malloc((size_t)(n * width * size));
+    mem[5] = malloc((size_t)(b.site->terms * args->heads * n) * sizeof(float));
+    if (args->backward) mem[6] = malloc((size_t)(3 * n * width) * sizeof(float));
+    b.a = (t3v_attend_args){ .n_q = n, .n_k = n, .heads = (int)args->heads, .dim = (int)args->dim, .q = mem[0], .k = mem[1], .v = mem[2],
+                             .type = type, .q_stride = width, .k_stride = width, .v_stride = width, .out = mem[3], .out_type = type,
+                             .out_stride = width, .lse = mem[5] };
+    float *grad = mem[6];
+    b.g = (t3v_attend_grad){ .out = mem[3], .dout = mem[4], .dout_type = type, .dout_stride = width, .dq = grad,
+                             .dq_stride = width, .dk_stride = width, .dv_stride = width };
+    if (grad) b.g.dk = grad + n * width, b.g.dv = grad + 2 * n * width;
+    b.a.scratch_bytes = t3v_attend_scratch(b.site, &b.a);
+    size_t need = args->backward ? t3v_attend_backward_scratch(b.site, &b.a, &b.g) : 0;
+    if (need > b.a.scratch_bytes) b.a.scratch_bytes = need;
+    b.a.scratch = mem[7] = malloc(b.a.scratch_bytes);
+    for (int i = 0; i < 8; i++)
+        if (!mem[i] && (i != 6 || args->backward)) {
+            status = cli_fail(t3v_fail(T3V_E_NOMEM, "no memory for attention over %lld tokens", (long long)n));
+            goto done;
+        }
+    for (int i = 0; i < 5; i++)
+        if (i != 3) fill(mem[i], type, n * width, (uint64_t)i);
+
+    double macs = 0;
+    for (int i = 0; i < b.site->terms; i++)
+        macs += (double)args->heads * (double)t3v_term_macs(&b.site->term[i], n, n, (int)args->dim);
+    char extra[400];
+    snprintf(extra, sizeof extra, ",\"plan\":\"%.200s\",\"grid\":[%lld,%lld,%lld],\"heads\":%lld,\"dim\":%lld", text,
+             (long long)args->t, (long long)args->h, (long long)args->w, (long long)args->heads, (long long)args->dim);
+    bench_result r = { "attention", 2 * macs, type, t3v_attend_impl(b.site, &b.a, NULL, 0), extra };
+    status = bench_measure(args, &r, forward, &b);
+    if (status == CLI_OK && args->backward) {
+        r.what = "attention_backward", r.flop = 5 * macs;
+        status = bench_measure(args, &r, backward, &b);
+    }
+done:
+    for (int i = 0; i < 8; i++) free(mem[i]);
+    t3v_plan_free(plan);
+    return status;
+}
+
+const bench_row bench_attention = { "attention", "self-attention of one layer", run };

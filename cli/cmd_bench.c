@@ -1,0 +1,146 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* t3v bench: speed of a part, beside what the machine could do at that moment. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+
+#include "attn/peak.h"
+#include "base/threads.h"
+#include "bench.h"
+
+static const bench_row *const rows[] = { &bench_attention, NULL };
+
+enum { OPT_PLAN = 1, OPT_GRID, OPT_HEADS, OPT_DIM, OPT_REPEAT, OPT_BACKWARD, OPT_CONFIG, OPT_MODEL, OPT_SIZE, OPT_FRAMES };
+
+static const struct argp_option options[] = {
+    { "plan", OPT_PLAN, "PLAN", 0, "Attention plan (default: full)", 1 },
+    { "grid", OPT_GRID, "T,H,W", 0, "Tokens along time, height, width (default: 1,42,32)", 1 },
+    { "heads", OPT_HEADS, "N", 0, "Heads (default: 12)", 1 },
+    { "dim", OPT_DIM, "N", 0, "Head dimension (default: 128)", 1 },
+    { "repeat", OPT_REPEAT, "N", 0, "Measurements, of which the median counts (default: 7)", 1 },
+    { "backward", OPT_BACKWARD, 0, 0, "The gradient too", 1 },
+    { "config", OPT_CONFIG, "NAME", 0, "Named model configuration", 1 },
+    { "model", OPT_MODEL, "M", 0, "Model directory or file", 1 },
+    { "size", OPT_SIZE, "WxH", 0, "Size of the video", 1 },
+    { "frames", OPT_FRAMES, "N", 0, "Frames of the video", 1 },
+    { 0 },
+};
+
+typedef struct input {
+    bench_args args;
+    const char *what;
+} input;
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+    input *in = state->input;
+    bench_args *a = &in->args;
+    switch (key) {
+    case OPT_PLAN: a->plan = arg; return 0;
+    case OPT_GRID: {
+        char rest;
+        long long t, h, w;
+        if (sscanf(arg, "%lld,%lld,%lld%c", &t, &h, &w, &rest) != 3 || t < 1 || h < 1 || w < 1)
+            argp_error(state, "--grid %s: expected T,H,W", arg);
+        else a->t = t, a->h = h, a->w = w, a->grid_text = arg;
+        return 0;
+    }
+    case OPT_HEADS:
+        if (!cli_int(arg, 1, 1024, &a->heads)) argp_error(state, "--heads %s: expected 1 to 1024", arg);
+        return 0;
+    case OPT_DIM:
+        if (!cli_int(arg, 1, 256, &a->dim)) argp_error(state, "--dim %s: expected 1 to 256", arg);
+        return 0;
+    case OPT_REPEAT:
+        if (!cli_int(arg, 1, 1000, &a->repeat)) argp_error(state, "--repeat %s: expected 1 to 1000", arg);
+        return 0;
+    case OPT_BACKWARD: a->backward = true; return 0;
+    case OPT_CONFIG: a->config = arg; return 0;
+    case OPT_MODEL: a->model = arg; return 0;
+    case OPT_SIZE:
+        if (!cli_size(arg, &a->width, &a->height)) argp_error(state, "--size %s: expected WxH", arg);
+        return 0;
+    case OPT_FRAMES:
+        if (!cli_int(arg, 1, 100000, &a->frames)) argp_error(state, "--frames %s: expected a number", arg);
+        return 0;
+    case ARGP_KEY_ARG:
+        if (in->what) argp_error(state, "one thing at a time: %s or %s", in->what, arg);
+        in->what = arg;
+        return 0;
+    case ARGP_KEY_NO_ARGS: {
+        char known[200] = "";
+        for (const bench_row *const *r = rows; *r; r++)
+            snprintf(known + strlen(known), sizeof known - strlen(known), "%s%s", *known ? ", " : "", (*r)->name);
+        argp_error(state, "name what to measure: %s", known);
+        return 0;
+    }
+    default: return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static int ascending(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(double *x, int64_t n)
+{
+    qsort(x, (size_t)n, sizeof *x, ascending);
+    return n % 2 ? x[n / 2] : (x[n / 2 - 1] + x[n / 2]) / 2;
+}
+
+int bench_measure(const bench_args *args, const bench_result *what, t3v_status (*fn)(void *), void *user)
+{
+    static double seconds[1000], peaks[1000];
+    t3v_status st = fn(user);
+    if (st) return cli_fail(st);
+    /* Short work is repeated until a measurement takes about 50 ms. */
+    double start = now();
+    st = fn(user);
+    double once = now() - start;
+    int64_t inner = once < 0.05 ? (int64_t)(0.05 / (once + 1e-7)) + 1 : 1;
+    for (int64_t i = 0; i < args->repeat && !st; i++) {
+        if (cli_interrupted()) return CLI_CANCELLED;
+        peaks[i] = t3v_peak_gflops(what->type, t3v_threads());
+        start = now();
+        for (int64_t j = 0; j < inner && !st; j++) st = fn(user);
+        seconds[i] = (now() - start) / (double)inner;
+    }
+    if (st) return cli_fail(st);
+    double s = median(seconds, args->repeat), p = median(peaks, args->repeat), gflops = what->flop / s * 1e-9;
+    struct rusage use;
+    getrusage(RUSAGE_SELF, &use);
+    if (args->common.json)
+        printf("{\"what\":\"%s\",\"seconds\":%.6g,\"flop\":%.0f,\"gflops\":%.4g,\"peak_gflops\":%.4g,\"threads\":%d,\"isa\":\"%s\","
+               "\"peak_rss_bytes\":%lld%s}\n",
+               what->what, s, what->flop, gflops, p, t3v_threads(), what->isa, (long long)use.ru_maxrss * 1024,
+               what->extra ? what->extra : "");
+    else
+        printf("%-20s %10.3f ms %8.1f Gflop/s  %5.1f %% of %.0f  (%s, %d threads)\n", what->what, s * 1e3, gflops,
+               p > 0 ? 100 * gflops / p : 0, p, what->isa, t3v_threads());
+    return CLI_OK;
+}
+
+static int run(int argc, char **argv)
+{
+    static const struct argp own = { .options = options, .parser = parse, .args_doc = "WHAT",
+                                      .doc = "Measures a part of T3V and the machine's peak in turn." };
+    input in = { .args = { .t = 1, .h = 42, .w = 32, .heads = 12, .dim = 128, .repeat = 7, .grid_text = "1,42,32" } };
+    int status = cli_parse(&own, argc, argv, &in.args.common, &in);
+    if (status >= 0) return status;
+    for (const bench_row *const *r = rows; *r; r++)
+        if (strcmp((*r)->name, in.what) == 0) return (*r)->run(&in.args);
+    return cli_usage("bench", "'%s' is not something to measure", in.what);
+}
+
+const cli_command cli_bench = { "bench", "measure the speed of a part", run };

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Shared by the two AVX-512-BF16 files: layouts, packing, and the product that accumulates P times V. */
+#ifndef T3V_ATTN_BF16_AVX512_H
+#define T3V_ATTN_BF16_AVX512_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "attn/kernel.h"
+#include "tensor/dtype.h"
+
+/* Row macros: registers are named, not indexed, so that no compiler has to unroll to keep them out of memory. */
+#define T3V_ROWS6(X) X(0) X(1) X(2) X(3) X(4) X(5)
+#define T3V_ROWS12(X) T3V_ROWS6(X) X(6) X(7) X(8) X(9) X(10) X(11)
+
+enum {
+    T3V_STRIP = 64,                     /* keys packed as one unit; the last strip of a list holds 32 or 64 */
+    T3V_PANEL = 32,                     /* columns of V packed as one unit */
+    T3V_BLOCK_STRIPS = 6,               /* key block */
+    T3V_P_STRIDE = T3V_STRIP * T3V_BLOCK_STRIPS + 32, /* elements; off a multiple of 4096 bytes */
+};
+
+/* Columns of a packed V: whole panels. */
+static inline int64_t t3v_panels(int dim) { return (dim + T3V_PANEL - 1) / T3V_PANEL; }
+
+/* Keys that strip `s` of `n` holds, padding included. */
+static inline int64_t t3v_strip_width(int64_t n, int64_t s)
+{
+    return n - s * T3V_STRIP > 32 ? 64 : 32;
+}
+
+/* K form: [dim/2 pairs of columns][width rows][2]. `rows` gives the row's address or NULL beyond the end. Returns
+ * the largest squared norm of a row as the bits of a float (order kept; above 0x7f800000: NaN). */
+uint32_t t3v_bf16_pack_k(t3v_bf16 *dst, const t3v_bf16 *const rows[T3V_STRIP], int64_t width, int dim);
+/* V form: [panels][width/2 pairs of rows (32(j/16) + j%16, that + 16)][32 columns][2]. Returns the largest
+ * magnitude as the bits of a bf16. */
+uint32_t t3v_bf16_pack_v(t3v_bf16 *dst, const t3v_bf16 *const rows[T3V_STRIP], int64_t width, int dim);
+
+/* One strip of a product O += P V over a key block. */
+typedef struct t3v_pv_args {
+    const t3v_bf16 *p;    /* [rows][p_stride], pairs as in the V form */
+    int64_t p_stride;
+    const t3v_bf16 *v;    /* first strip of the block */
+    int64_t strips;
+    int64_t strip_size;   /* elements from strip to strip */
+    int64_t pairs, last_pairs; /* row pairs of a strip, of the last strip */
+    float *o;             /* [rows][o_stride] */
+    int64_t o_stride, panels;
+    bool first;           /* O = P V */
+} t3v_pv_args;
+
+/* rows 1 to 12 of O. */
+void t3v_bf16_pv(int rows, const t3v_pv_args *x);
+
+#endif

@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Peak loop: 20 independent vdpbf16ps. */
+#include <immintrin.h>
+
+#include "attn/peak.h"
+
+#define ALL(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15) X(16) X(17) X(18) X(19)
+
+int64_t t3v_peak_bf16_avx512bf16(int64_t n, float *out)
+{
+    __m512bh x = (__m512bh)_mm512_set1_epi16(0x3c00), y = (__m512bh)_mm512_set1_epi16(0x3c01);
+    __m512 sum = _mm512_setzero_ps();
+#define DECLARE(r) __m512 a##r = sum;
+    ALL(DECLARE)
+    for (int64_t i = 0; i < n; i++) {
+        __asm__ volatile("" : "+v"(x), "+v"(y));
+#define STEP(r) a##r = _mm512_dpbf16_ps(a##r, x, y);
+        ALL(STEP)
+    }
+#define SUM(r) sum = _mm512_add_ps(sum, a##r);
+    ALL(SUM)
+    _mm512_storeu_ps(out, sum);
+    return 20 * 32;
+}
