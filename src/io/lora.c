@@ -1,0 +1,308 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* LoRA files of the usual layouts, matched to a model's weights. */
+#include "io/lora.h"
+
+#include <math.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "io/view.h"
+#include "tensor/dtype.h"
+
+enum { NAME_CAP = 512 };
+
+typedef enum role { R_A, R_B, R_ALPHA, R_DIFF, R_BIAS, R_NONE } role;
+typedef enum layout { L_NATIVE, L_COMFY, L_KOHYA, L_DIFFUSERS, L_COUNT } layout;
+static const char *const layout_names[] = {"native", "diffusion_model", "kohya", "diffusers"};
+
+/* What a file holds for one weight. */
+typedef struct slot {
+    const t3v_tensor_entry *part[4]; /* by role R_A .. R_DIFF; a bias delta is the diff of the bias */
+} slot;
+
+typedef struct row {
+    const char *name;
+    int64_t weight;
+} row;
+
+typedef struct matcher {
+    row *dotted, *underscored; /* sorted by name */
+    char *text;
+    int64_t n;
+} matcher;
+
+/* ---- names ----------------------------------------------------------------------------------- */
+
+static int by_name(const void *a, const void *b) { return strcmp(((const row *)a)->name, ((const row *)b)->name); }
+
+static t3v_status make_matcher(matcher *m, const t3v_tensor_entry *weights, int64_t n)
+{
+    size_t bytes = 1;
+    for (int64_t i = 0; i < n; i++) bytes += strlen(weights[i].name) + 1;
+    m->n = n;
+    m->dotted = malloc((size_t)(n + 1) * sizeof *m->dotted);
+    m->underscored = malloc((size_t)(n + 1) * sizeof *m->underscored);
+    m->text = malloc(bytes);
+    if (!m->dotted || !m->underscored || !m->text)
+        return t3v_fail(T3V_E_NOMEM, "no memory to match a LoRA with %lld weights", (long long)n);
+    char *p = m->text;
+    for (int64_t i = 0; i < n; i++) {
+        m->dotted[i] = (row){weights[i].name, i};
+        m->underscored[i] = (row){p, i};
+        for (const char *s = weights[i].name; *s; s++) *p++ = *s == '.' ? '_' : *s;
+        *p++ = 0;
+    }
+    qsort(m->dotted, (size_t)n, sizeof *m->dotted, by_name);
+    qsort(m->underscored, (size_t)n, sizeof *m->underscored, by_name);
+    return T3V_OK;
+}
+
+static int64_t lookup(const row *rows, int64_t n, const char *name)
+{
+    row key = {name, 0};
+    const row *r = bsearch(&key, rows, (size_t)n, sizeof *rows, by_name);
+    return r ? r->weight : -1;
+}
+
+/* Removes the role's suffix from `key`; an adapter's name between lora_A and weight is skipped. */
+static role split_role(char *key)
+{
+    static const struct {
+        const char *text;
+        role role;
+    } suffixes[] = {
+        {".lora_A.weight", R_A},    {".lora_B.weight", R_B},    {".lora_down.weight", R_A}, {".lora_up.weight", R_B},
+        {".lora.down.weight", R_A}, {".lora.up.weight", R_B},   {".lora_A", R_A},           {".lora_B", R_B},
+        {".lora_B.bias", R_BIAS},   {".lora_up.bias", R_BIAS},  {".alpha", R_ALPHA},        {".diff", R_DIFF},
+        {".diff_b", R_BIAS},
+    };
+    char *adapter = strstr(key, ".lora_A.");
+    if (!adapter) adapter = strstr(key, ".lora_B.");
+    if (adapter) {
+        char *token = adapter + 8, *dot = strchr(token, '.');
+        if (dot && !strchr(dot + 1, '.')) memmove(token, dot + 1, strlen(dot + 1) + 1);
+    }
+    size_t n = strlen(key);
+    for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes; i++) {
+        size_t k = strlen(suffixes[i].text);
+        if (n <= k || strcmp(key + n - k, suffixes[i].text) != 0) continue;
+        key[n - k] = 0;
+        return suffixes[i].role;
+    }
+    return R_NONE;
+}
+
+/* The original name of a module that Diffusers renamed; false when it is none of those. */
+static bool from_diffusers(char *out, size_t size, const char *module)
+{
+    static const char *const whole[][2] = {
+        {"condition_embedder.text_embedder.linear_1", "text_embedding.0"},
+        {"condition_embedder.text_embedder.linear_2", "text_embedding.2"},
+        {"condition_embedder.time_embedder.linear_1", "time_embedding.0"},
+        {"condition_embedder.time_embedder.linear_2", "time_embedding.2"},
+        {"condition_embedder.time_proj", "time_projection.1"},
+        {"condition_embedder.image_embedder.norm1", "img_emb.proj.0"},
+        {"condition_embedder.image_embedder.ff.net.0.proj", "img_emb.proj.1"},
+        {"condition_embedder.image_embedder.ff.net.2", "img_emb.proj.3"},
+        {"condition_embedder.image_embedder.norm2", "img_emb.proj.4"},
+        {"proj_out", "head.head"},
+        {"scale_shift_table", "head.modulation"},
+    };
+    static const char *const leaf[][2] = {
+        {"attn1.to_q", "self_attn.q"},         {"attn1.to_k", "self_attn.k"},
+        {"attn1.to_v", "self_attn.v"},         {"attn1.to_out.0", "self_attn.o"},
+        {"attn1.norm_q", "self_attn.norm_q"},  {"attn1.norm_k", "self_attn.norm_k"},
+        {"attn2.to_q", "cross_attn.q"},        {"attn2.to_k", "cross_attn.k"},
+        {"attn2.to_v", "cross_attn.v"},        {"attn2.to_out.0", "cross_attn.o"},
+        {"attn2.norm_q", "cross_attn.norm_q"}, {"attn2.norm_k", "cross_attn.norm_k"},
+        {"attn2.add_k_proj", "cross_attn.k_img"}, {"attn2.add_v_proj", "cross_attn.v_img"},
+        {"attn2.norm_added_k", "cross_attn.norm_k_img"}, {"norm2", "norm3"},
+        {"ffn.net.0.proj", "ffn.0"},           {"ffn.net.2", "ffn.2"},
+        {"scale_shift_table", "modulation"},   {"proj_in", "before_proj"},
+        {"proj_out", "after_proj"},
+    };
+    for (size_t i = 0; i < sizeof whole / sizeof *whole; i++)
+        if (strcmp(module, whole[i][0]) == 0) return snprintf(out, size, "%s", whole[i][1]) < (int)size;
+    const char *block = strncmp(module, "vace_", 5) == 0 ? module + 5 : module;
+    if (strncmp(block, "blocks.", 7) != 0) return false;
+    const char *rest = strchr(block + 7, '.');
+    for (size_t i = 0; rest && i < sizeof leaf / sizeof *leaf; i++)
+        if (strcmp(rest + 1, leaf[i][0]) == 0)
+            return snprintf(out, size, "%.*s%s", (int)(rest + 1 - module), module, leaf[i][1]) < (int)size;
+    return false;
+}
+
+/* The weight that `key` (its role already split off) changes, or -1. */
+static int64_t match(const matcher *m, const char *key, role r, layout *l)
+{
+    static const struct {
+        const char *text;
+        layout layout;
+    } prefixes[] = {{"model.diffusion_model.", L_COMFY}, {"diffusion_model.", L_COMFY}, {"transformer.", L_DIFFUSERS},
+                    {"transformer_2.", L_DIFFUSERS},     {"base_model.model.", L_NATIVE}};
+    const char *tail = r == R_BIAS ? "bias" : "weight";
+    char name[NAME_CAP + 16], original[NAME_CAP];
+    *l = L_NATIVE;
+    if (strncmp(key, "lora_unet_", 10) == 0) {
+        *l = L_KOHYA;
+        snprintf(name, sizeof name, "%s_%s", key + 10, tail);
+        return lookup(m->underscored, m->n, name);
+    }
+    for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++) {
+        size_t k = strlen(prefixes[i].text);
+        if (strncmp(key, prefixes[i].text, k) != 0) continue;
+        key += k;
+        *l = prefixes[i].layout;
+        break;
+    }
+    for (int form = 0; form < 2; form++) {
+        if (form == 1) {
+            if (!from_diffusers(original, sizeof original, key)) break;
+            key = original;
+            *l = L_DIFFUSERS;
+        }
+        snprintf(name, sizeof name, "%s.%s", key, tail);
+        int64_t w = lookup(m->dotted, m->n, name);
+        if (w < 0 && r == R_DIFF) w = lookup(m->dotted, m->n, key); /* modulation has no ".weight" */
+        if (w >= 0) return w;
+    }
+    return -1;
+}
+
+/* ---- items ----------------------------------------------------------------------------------- */
+
+static bool only_ones_after(const t3v_tensor_entry *t, int axis)
+{
+    for (int i = axis; i < t->ndim; i++)
+        if (t->shape[i] != 1) return false;
+    return true;
+}
+
+static t3v_status make_pair(t3v_lora_item *item, const t3v_tensor_entry *w, const slot *s)
+{
+    const t3v_tensor_entry *a = s->part[R_A], *b = s->part[R_B], *alpha = s->part[R_ALPHA];
+    const t3v_tensor_entry *any = a ? a : b ? b : alpha;
+    if (!a || !b)
+        return t3v_fail(T3V_E_FORMAT, "%s: '%s' has no counterpart: a LoRA needs both factors of '%s'", any->file,
+                        any->name, w->name);
+    t3v_tensor_entry full = *w;
+    int64_t out = w->ndim ? w->shape[0] : 1, rank = a->ndim ? a->shape[0] : 0;
+    int64_t in = t3v_entry_sizes(&full) && out > 0 ? full.numel / out : 0;
+    bool fits = a->ndim >= 2 && b->ndim >= 2 && rank > 0 && b->shape[0] == out && b->shape[1] == rank &&
+                only_ones_after(b, 2) && a->numel / rank == in;
+    if (!fits) {
+        char ta[200], tb[200], tw[200];
+        return t3v_fail(T3V_E_SHAPE, "%s: factors %s ('%s') and %s ('%s') do not fit the weight '%s' %s: made for a model of "
+                        "another size?", a->file, t3v_shape_text(a->ndim, a->shape, ta, sizeof ta), a->name,
+                        t3v_shape_text(b->ndim, b->shape, tb, sizeof tb), b->name, w->name,
+                        t3v_shape_text(w->ndim, w->shape, tw, sizeof tw));
+    }
+    item->kind = T3V_LORA_PAIR;
+    item->a = a;
+    item->b = b;
+    item->rank = rank;
+    item->scale = 1;
+    if (alpha) {
+        float value = 0;
+        if (alpha->numel != 1 || t3v_convert(&value, T3V_F32, alpha->data, alpha->dtype, 1) || !isfinite(value))
+            return t3v_fail(T3V_E_FORMAT, "%s: '%s' is not one finite number", alpha->file, alpha->name);
+        item->scale = value / (float)rank;
+    }
+    return T3V_OK;
+}
+
+static t3v_status make_items(t3v_lora *l, const slot *slots, const t3v_tensor_entry *weights, int64_t n)
+{
+    int64_t count = 0;
+    for (int64_t i = 0; i < n; i++) count += (slots[i].part[R_A] || slots[i].part[R_B] || slots[i].part[R_ALPHA]) +
+                                             (slots[i].part[R_DIFF] != NULL);
+    l->items = calloc((size_t)count + 1, sizeof *l->items);
+    if (!l->items) return t3v_fail(T3V_E_NOMEM, "%s: no memory", l->file->path);
+    for (int64_t i = 0; i < n; i++) {
+        const slot *s = &slots[i];
+        if (s->part[R_A] || s->part[R_B] || s->part[R_ALPHA]) {
+            l->items[l->count].weight = i;
+            T3V_TRY(make_pair(&l->items[l->count++], &weights[i], s));
+        }
+        if (s->part[R_DIFF]) {
+            T3V_TRY(t3v_tensor_expect(s->part[R_DIFF], weights[i].ndim, weights[i].shape));
+            l->items[l->count++] = (t3v_lora_item){.weight = i, .kind = T3V_LORA_DIFF, .diff = s->part[R_DIFF], .scale = 1};
+        }
+    }
+    return T3V_OK;
+}
+
+static t3v_status sort_keys(t3v_lora *l, const matcher *m, slot *slots)
+{
+    const t3v_tensor_file *f = l->file;
+    const char *unknown = NULL;
+    int64_t unknown_count = 0;
+    unsigned layouts = 0;
+    for (int64_t i = 0; i < f->count; i++) {
+        const t3v_tensor_entry *t = &f->tensors[i];
+        char key[NAME_CAP];
+        role r = R_NONE;
+        layout form = L_NATIVE;
+        if (strlen(t->name) < sizeof key) {
+            strcpy(key, t->name);
+            r = split_role(key);
+        }
+        int64_t w = r == R_NONE ? -1 : match(m, key, r, &form);
+        if (w < 0) {
+            if (!unknown) unknown = t->name;
+            unknown_count++;
+            continue;
+        }
+        layouts |= 1u << form;
+        const t3v_tensor_entry **part = &slots[w].part[r == R_BIAS ? R_DIFF : r];
+        if (*part)
+            return t3v_fail(T3V_E_FORMAT, "%s: '%s' and '%s' are for the same weight", f->path, (*part)->name, t->name);
+        *part = t;
+    }
+    if (unknown)
+        return t3v_fail(T3V_E_FORMAT, "%s: %lld of %lld keys fit no weight of this model, the first is '%s'; is the LoRA made "
+                        "for another model?", f->path, (long long)unknown_count, (long long)f->count, unknown);
+    l->layout = "mixed";
+    for (int k = 0; k < L_COUNT; k++)
+        if (layouts == 1u << k) l->layout = layout_names[k];
+    return T3V_OK;
+}
+
+t3v_status t3v_lora_open(t3v_lora **out, const char *path, const t3v_tensor_entry *weights, int64_t n)
+{
+    *out = NULL;
+    matcher m = {0};
+    slot *slots = calloc((size_t)n + 1, sizeof *slots);
+    t3v_lora *l = calloc(1, sizeof *l);
+    t3v_status st = T3V_OK;
+    if (!slots || !l) {
+        st = t3v_fail(T3V_E_NOMEM, "%s: no memory", path);
+        goto done;
+    }
+    T3V_TRY_GOTO(st, done, t3v_tensors_open(&l->file, path));
+    if (l->file->count == 0) {
+        st = t3v_fail(T3V_E_FORMAT, "%s: holds no tensors", path);
+        goto done;
+    }
+    T3V_TRY_GOTO(st, done, make_matcher(&m, weights, n));
+    T3V_TRY_GOTO(st, done, sort_keys(l, &m, slots));
+    T3V_TRY_GOTO(st, done, make_items(l, slots, weights, n));
+done:
+    free(m.dotted);
+    free(m.underscored);
+    free(m.text);
+    free(slots);
+    if (st) t3v_lora_close(l);
+    else *out = l;
+    return st;
+}
+
+void t3v_lora_close(t3v_lora *l)
+{
+    if (!l) return;
+    t3v_tensors_close(l->file);
+    free(l->items);
+    free(l);
+}

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* LoRA files of the usual layouts, matched to a model's weights. */
+#ifndef T3V_IO_LORA_H
+#define T3V_IO_LORA_H
+
+#include <stdint.h>
+
+#include "io/tensors.h"
+
+typedef enum t3v_lora_kind {
+    T3V_LORA_PAIR, /* delta = strength * scale * B A */
+    T3V_LORA_DIFF, /* delta = strength * diff, of the weight's own shape (also biases, norms, modulation) */
+} t3v_lora_kind;
+
+typedef struct t3v_lora_item {
+    int64_t weight; /* index into the caller's weights */
+    t3v_lora_kind kind;
+    const t3v_tensor_entry *a, *b; /* pair: [rank, in], [out, rank], trailing axes of 1 allowed; else NULL */
+    const t3v_tensor_entry *diff;  /* diff; else NULL */
+    int64_t rank;                  /* pair */
+    float scale;                   /* alpha / rank; 1 where the file has no alpha */
+} t3v_lora_item;
+
+typedef struct t3v_lora {
+    t3v_tensor_file *file;
+    const char *layout; /* "native", "diffusion_model", "kohya", "diffusers" or "mixed" */
+    t3v_lora_item *items;
+    int64_t count;
+} t3v_lora;
+
+/* Opens a LoRA for a model whose tensors (original names and shapes; data is not read) are `weights`. Key layouts:
+ * PEFT/DiffSynth native, `diffusion_model.`, kohya `lora_unet_`, Diffusers `transformer.`. A key that fits none of the
+ * weights is E_FORMAT (named and counted), a factor of the wrong size E_SHAPE. */
+t3v_status t3v_lora_open(t3v_lora **out, const char *path, const t3v_tensor_entry *weights, int64_t n);
+void t3v_lora_close(t3v_lora *l); /* NULL is fine */
+
+#endif
