@@ -36,6 +36,12 @@ uint32_t t3v_bf16_pack_k(t3v_bf16 *dst, const t3v_bf16 *const rows[T3V_STRIP], i
  * magnitude as the bits of a bf16. */
 uint32_t t3v_bf16_pack_v(t3v_bf16 *dst, const t3v_bf16 *const rows[T3V_STRIP], int64_t width, int dim);
 
+/* [dim][stride]: row d holds element d of `count` rows [count][dim], zeros up to a multiple of 2. stride: a
+ * multiple of 32, at least count. */
+void t3v_bf16_pack_rows(t3v_bf16 *dst, int64_t stride, const t3v_bf16 *rows, int64_t count, int dim);
+/* dst [64][dim] = transpose of src [dim][64]; dim a multiple of 16. */
+void t3v_f32_transpose(float *dst, const float *src, int dim);
+
 /* One strip of a product O += P V over a key block. */
 typedef struct t3v_pv_args {
     const t3v_bf16 *p;    /* [rows][p_stride], pairs as in the V form */
@@ -51,5 +57,8 @@ typedef struct t3v_pv_args {
 
 /* rows 1 to 12 of O. */
 void t3v_bf16_pv(int rows, const t3v_pv_args *x);
+
+size_t t3v_bf16_backward_bytes(int64_t n_q, int64_t n_k, int dim);
+void t3v_bf16_backward(const t3v_attn_job *job, const t3v_attn_grad *g, void *work);
 
 #endif

@@ -410,6 +410,6 @@ const t3v_attn_impl t3v_attn_avx512bf16 = {
     .work_bytes = work_bytes,
     .pack = pack,
     .queries = queries,
-    .backward_bytes = t3v_attn_ref_backward_bytes,
-    .backward = t3v_attn_ref_backward,
+    .backward_bytes = t3v_bf16_backward_bytes,
+    .backward = t3v_bf16_backward,
 };

@@ -84,6 +84,41 @@ uint32_t t3v_bf16_pack_v(t3v_bf16 *dst, const t3v_bf16 *const rows[T3V_STRIP], i
     return _mm512_reduce_max_epu32(top);
 }
 
+void t3v_bf16_pack_rows(t3v_bf16 *dst, int64_t stride, const t3v_bf16 *rows, int64_t count, int dim)
+{
+    static const uint16_t low[32] = { 0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
+                                      8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47 };
+    __m512i lo = _mm512_loadu_si512(low), zero = _mm512_setzero_si512();
+    for (int64_t g = 0; g < count; g += 32)
+        for (int d = 0; d < dim; d += 16) {
+            __m512i r[16];
+#pragma GCC unroll 16
+            for (int i = 0; i < 16; i++) {
+                int64_t a = g + 2 * i;
+                const t3v_bf16 *from = rows + a * dim + d;
+                __m512i x = a < count ? _mm512_maskz_loadu_epi32(0xff, from) : zero;
+                __m512i y = a + 1 < count ? _mm512_maskz_loadu_epi32(0xff, from + dim) : zero;
+                r[i] = _mm512_permutex2var_epi16(x, lo, y);
+            }
+            transpose(r);
+#pragma GCC unroll 16
+            for (int i = 0; i < 16; i++) _mm512_store_si512(dst + (d + i) * stride + g, r[i]);
+        }
+}
+
+void t3v_f32_transpose(float *dst, const float *src, int dim)
+{
+    for (int d = 0; d < dim; d += 16)
+        for (int q = 0; q < T3V_STRIP; q += 16) {
+            __m512i r[16];
+#pragma GCC unroll 16
+            for (int i = 0; i < 16; i++) r[i] = _mm512_load_si512(src + (d + i) * T3V_STRIP + q);
+            transpose(r);
+#pragma GCC unroll 16
+            for (int i = 0; i < 16; i++) _mm512_store_si512(dst + (q + i) * dim + d, r[i]);
+        }
+}
+
 /* MR rows x one panel over all strips of the block. */
 static inline __attribute__((always_inline)) void pv(const int MR, const t3v_pv_args *x, int64_t panel)
 {
