@@ -24,7 +24,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
         size_t len = strlen(out);
         if (t3v_utf8_check(out, len) < len) abort();
         if (mode == T3V_CLEAN_NONE && strcmp(out, text) != 0) abort();
-        if (mode != T3V_CLEAN_NONE && len && (out[0] == ' ' || out[len - 1] == ' ' || strstr(out, "  "))) abort();
+        if (mode != T3V_CLEAN_NONE && len && (out[0] == ' ' || out[len - 1] == ' ' || strstr(out, "  ")))
+            abort();
         free(out);
     }
     free(text);

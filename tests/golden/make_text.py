@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Makes the fixtures of test_text.c: tests/golden/text/{tiny.model, strings.json}.
+"""Makes the fixtures of test_text.c: tests/golden/text/{tiny.model, strings.json}, and the fuzzer's seeds.
 
 usage: tests/golden/make_text.py [SEED]        (needs spm_train and the sentencepiece module; ftfy is optional)
 
@@ -14,6 +14,7 @@ import json
 import os
 import random
 import re
+import struct
 import subprocess
 import sys
 import tempfile
@@ -190,6 +191,29 @@ def strings(seed):
     return out
 
 
+def seeds():
+    """Two small models to start the fuzzer from, the second with a charsmap (A to a) and byte fallback."""
+
+    def chunk(number, data):
+        return bytes([number << 3 | 2]) + (bytes([len(data)]) if len(data) < 128 else
+                                           bytes([len(data) & 127 | 128, len(data) >> 7])) + data
+
+    def piece(text, score, kind):
+        return chunk(1, chunk(1, text.encode()) + b"\x15" + struct.pack("<f", score) + bytes([3 << 3, kind]))
+
+    plain = piece("<pad>", 0, 3) + piece("</s>", 0, 3) + piece("<unk>", 0, 2)
+    plain += b"".join(piece(t, -len(t), 1) for t in ["\u2581", "a", "b", "ab", "\u2581a", "\u2581red"])
+    plain += piece("kite", 0, 4) + piece("aab", -1, 5)
+    units = [1 << 31] * 512
+    units[0] = 256 << 10
+    units[256 ^ 65] = 65 | 1 << 8 | (256 ^ 65 ^ 1) << 10
+    units[1] = 1 << 31 | 2
+    charsmap = struct.pack("<513I", 2048, *units) + b"z\0a\0"
+    mapped = plain + b"".join(piece(f"<0x{b:02X}>", 0, 6) for b in range(256))
+    mapped += chunk(2, b"\x18\x01\x98\x02\x01") + chunk(3, chunk(2, charsmap))
+    return {"plain": plain, "charsmap": mapped}
+
+
 def main():
     seed = int(sys.argv[1]) if len(sys.argv) > 1 else 7
     texts = strings(seed)
@@ -215,6 +239,12 @@ def main():
         f.write('{"full":[\n' + ",\n".join(rows) + '\n],"no_ftfy":[\n')
         rows = [json.dumps(r, ensure_ascii=False, separators=(",", ":")) for r in plain]
         f.write(",\n".join(rows) + "\n]}\n")
+    folder = os.path.join(HERE, "../../fuzz/seeds/fuzz_tokenizer")
+    os.makedirs(folder, exist_ok=True)
+    for name, data in seeds().items():
+        sentencepiece.SentencePieceProcessor(model_proto=data).encode("a red kite")
+        with open(os.path.join(folder, name), "wb") as f:
+            f.write(data)
     print(f"{len(full)} strings, {sum(len(r[2]) for r in full)} ids, {sp.get_piece_size()} pieces")
 
 

@@ -132,8 +132,7 @@ static void the_cut_names_the_first_word_lost(void **state)
                                         "follows",
                                         "\xf0\x9f\x8e\xac\xf0\x9f\x8e\xac",
                                         "harbour",
-                                        "M\xc3\xa4"
-                                        "dchen",
+                                        "\303\274ber",
                                         "\xe9\x9b\xa8\xe4\xb8\xad",
                                         "zzqx",
                                         "light"};
@@ -233,13 +232,13 @@ static void broken_model_files_are_refused(void **state)
     memcpy(copy, model_bytes, model_size);
     assert_true(survives(copy, model_size));
     int refused = 0, tried = 0;
-    for (size_t n = 0; n < model_size; n += 1 + model_size / 97, tried++)
+    for (size_t n = 0; n < model_size; n += 1 + model_size / 61, tried++)
         refused += !survives(model_bytes, n);
     assert_int_equal(refused, tried);
     /* Bit flips, every place in turn; most of the file is pieces and the charsmap. */
     refused = tried = 0;
-    for (size_t i = 0; i < 300; i++, tried++) {
-        size_t at = i * (model_size / 300) + i % 7;
+    for (size_t i = 0; i < 120; i++, tried++) {
+        size_t at = i * (model_size / 120) + i % 7;
         copy[at] = (char)(copy[at] ^ 1 << i % 8);
         refused += !survives(copy, model_size);
         copy[at] = model_bytes[at];
