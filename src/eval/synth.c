@@ -22,6 +22,20 @@ bool t3v_scene_is_held_out(const t3v_scene_attrs *a)
 
 static double between(t3v_rng *r, double lo, double hi) { return lo + (hi - lo) * t3v_rng_uniform(r); }
 
+/* Are the dark marks of a texture told from the background? */
+static bool marks_are_clear(t3v_colour colour, t3v_shade shade)
+{
+    double nearest = 1, rgb[3];
+    const double *c = t3v_colour_rgb(colour);
+    for (int i = 0; i <= 8; i++) {
+        t3v_shade_rgb(shade, i / 8.0, rgb);
+        double sum = 0;
+        for (int k = 0; k < 3; k++) sum += (T3V_TEXTURE_DARK * c[k] - rgb[k]) * (T3V_TEXTURE_DARK * c[k] - rgb[k]);
+        nearest = fmin(nearest, sqrt(sum));
+    }
+    return nearest > 0.2;
+}
+
 static t3v_scene_attrs draw_attrs(t3v_rng *r)
 {
     t3v_scene_attrs a = {0};
@@ -33,6 +47,7 @@ static t3v_scene_attrs draw_attrs(t3v_rng *r)
     a.extent = (t3v_extent)t3v_rng_below(r, T3V_EXTENTS);
     double u = t3v_rng_uniform(r);
     a.texture = u < 0.7 ? T3V_SMOOTH : u < 0.87 ? T3V_STRIPED : T3V_DOTTED;
+    if (!marks_are_clear(a.colour, a.shade)) a.texture = T3V_SMOOTH;
     if (t3v_rng_uniform(r) < 0.12) {
         a.camera = (t3v_camera)(1 + t3v_rng_below(r, T3V_CAMERAS - 1));
         a.motion = T3V_STILL;
@@ -103,6 +118,14 @@ t3v_scene t3v_scene_make(uint64_t seed, int64_t index, bool held_out)
     t3v_scene s = {0};
     do s.attrs = draw_attrs(&r);
     while (t3v_scene_is_held_out(&s.attrs) != held_out);
+    place(&s, &r);
+    return s;
+}
+
+t3v_scene t3v_scene_of(const t3v_scene_attrs *a, uint64_t seed)
+{
+    t3v_rng r = t3v_rng_make(seed, SCENE_STREAM - 1);
+    t3v_scene s = {.attrs = *a};
     place(&s, &r);
     return s;
 }

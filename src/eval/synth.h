@@ -78,6 +78,8 @@ typedef struct t3v_scene {
 /* Scene `index` of `seed`. About a tenth of the combinations (shape, colour, motion, backdrop) is kept for
  * held_out and never occurs otherwise. */
 t3v_scene t3v_scene_make(uint64_t seed, int64_t index, bool held_out);
+/* A scene with the given attributes; places and grain come from the seed. */
+t3v_scene t3v_scene_of(const t3v_scene_attrs *a, uint64_t seed);
 bool t3v_scene_is_held_out(const t3v_scene_attrs *a);
 
 /* Frame `frame` at `fps` into rgb [3,height,width] f32 in [-1,1]. Pure: the bytes do not depend on the number

@@ -14,7 +14,7 @@ static const double colours[T3V_COLOURS][3] = {
     [T3V_PURPLE] = {0.64, 0.16, 0.86}, [T3V_WHITE] = {0.96, 0.96, 0.96},
 };
 static const double shades[T3V_SHADES][3] = {
-    [T3V_GRAY] = {0.44, 0.44, 0.44},  [T3V_BLACK] = {0.06, 0.06, 0.06}, [T3V_NAVY] = {0.07, 0.10, 0.32},
+    [T3V_GRAY] = {0.44, 0.44, 0.44},  [T3V_BLACK] = {0.11, 0.11, 0.11}, [T3V_NAVY] = {0.07, 0.10, 0.32},
     [T3V_BROWN] = {0.38, 0.23, 0.12}, [T3V_TEAL] = {0.05, 0.35, 0.34},  [T3V_PINK] = {0.80, 0.48, 0.58},
 };
 
