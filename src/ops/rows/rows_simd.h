@@ -41,6 +41,19 @@ static void clear(float *p, int64_t d)
     for (int64_t j = 0; p && j < d; j++) p[j] = 0;
 }
 
+/* CALL(yt, xt) with the types as constants, so that each pair gets a loop of its own. */
+#define BY_TYPES(CALL, yt, xt)                                                                               \
+    do {                                                                                                     \
+        if ((yt) == T3V_BF16 && (xt) == T3V_BF16)                                                            \
+            CALL(T3V_BF16, T3V_BF16);                                                                        \
+        else if ((yt) == T3V_BF16)                                                                           \
+            CALL(T3V_BF16, T3V_F32);                                                                         \
+        else if ((xt) == T3V_BF16)                                                                           \
+            CALL(T3V_F32, T3V_BF16);                                                                         \
+        else                                                                                                 \
+            CALL(T3V_F32, T3V_F32);                                                                          \
+    } while (0)
+
 /* ---- functions ------------------------------------------------------------------------------------- */
 
 /* e^x by e^x = 2^n e^r, |r| <= ln2/2; polynomial fitted for relative error (3e-9 before rounding). */
@@ -126,13 +139,27 @@ INLINE vf factor(const float *scale, bool one_plus, int64_t j, int m)
     return one_plus ? v_add(s, v_set(1.0f)) : s;
 }
 
+/* Sums over a row run in four chains, which hides the latency of the additions. */
+INLINE vf four(const vf s[4]) { return v_add(v_add(s[0], s[1]), v_add(s[2], s[3])); }
+
 INLINE void row_stats(const float *x, float eps, int64_t d, float *mean, float *rstd)
 {
-    vf s = v_set(0), q = v_set(0);
-    EACH(j, d, s = v_add(s, v_load(x + j, m)););
-    vf mu = v_set(*mean = v_hsum(s) / (float)d);
-    EACH(j, d, vf c = v_first(v_sub(v_load(x + j, m), mu), m); q = v_fma(c, c, q););
-    *rstd = 1.0f / sqrtf(v_hsum(q) / (float)d + eps);
+    vf s[4] = {v_set(0), v_set(0), v_set(0), v_set(0)}, q[4] = {v_set(0), v_set(0), v_set(0), v_set(0)};
+    int64_t whole = d / (4 * VL) * (4 * VL);
+    for (int64_t j = 0; j < whole; j += 4 * VL)
+        for (int i = 0; i < 4; i++) s[i] = v_add(s[i], v_load(x + j + i * VL, VL));
+    EACH(j, d - whole, s[0] = v_add(s[0], v_load(x + whole + j, m)););
+    vf mu = v_set(*mean = v_hsum(four(s)) / (float)d);
+    for (int64_t j = 0; j < whole; j += 4 * VL)
+        for (int i = 0; i < 4; i++) {
+            vf c = v_sub(v_load(x + j + i * VL, VL), mu);
+            q[i] = v_fma(c, c, q[i]);
+        }
+    EACH(j, d - whole, {
+        vf c = v_first(v_sub(v_load(x + whole + j, m), mu), m);
+        q[0] = v_fma(c, c, q[0]);
+    });
+    *rstd = 1.0f / sqrtf(v_hsum(four(q)) / (float)d + eps);
 }
 
 static void layernorm(void *y, t3v_dtype yt, const float *x, const float *scale, const float *shift,
@@ -181,9 +208,18 @@ static void layernorm_bwd(float *dx, bool accumulate, float *dscale, float *dshi
 
 INLINE float sum_squares(const void *x, t3v_dtype xt, int64_t at, int64_t d)
 {
-    vf q = v_set(0);
-    EACH(j, d, vf a = get(x, xt, at + j, m); q = v_fma(a, a, q););
-    return v_hsum(q);
+    vf q[4] = {v_set(0), v_set(0), v_set(0), v_set(0)};
+    int64_t whole = d / (4 * VL) * (4 * VL);
+    for (int64_t j = 0; j < whole; j += 4 * VL)
+        for (int i = 0; i < 4; i++) {
+            vf a = get(x, xt, at + j + i * VL, VL);
+            q[i] = v_fma(a, a, q[i]);
+        }
+    EACH(j, d - whole, {
+        vf a = get(x, xt, at + whole + j, m);
+        q[0] = v_fma(a, a, q[0]);
+    });
+    return v_hsum(four(q));
 }
 
 /* Cosines and signed sines of one token's head. */
@@ -200,8 +236,8 @@ INLINE void angles(const t3v_rope *rope, int64_t token, float *c, float *s)
     }
 }
 
-static void qk(void *y, t3v_dtype yt, int64_t ldy, const void *x, t3v_dtype xt, int64_t ldx, const float *g,
-               float eps, const t3v_rope *rope, int64_t first, int64_t n, int64_t d)
+INLINE void qk_typed(void *y, t3v_dtype yt, int64_t ldy, const void *x, t3v_dtype xt, int64_t ldx,
+                     const float *g, float eps, const t3v_rope *rope, int64_t first, int64_t n, int64_t d)
 {
     float c[T3V_ROPE_MAX_HD], s[T3V_ROPE_MAX_HD];
     int64_t hd = rope ? rope->hd : d;
@@ -216,6 +252,14 @@ static void qk(void *y, t3v_dtype yt, int64_t ldy, const void *x, t3v_dtype xt, 
                 put(y, yt, r * ldy + h + j, m, u);
             });
     }
+}
+
+static void qk(void *y, t3v_dtype yt, int64_t ldy, const void *x, t3v_dtype xt, int64_t ldx, const float *g,
+               float eps, const t3v_rope *rope, int64_t first, int64_t n, int64_t d)
+{
+#define CALL(Y, X) qk_typed(y, Y, ldy, x, X, ldx, g, eps, rope, first, n, d)
+    BY_TYPES(CALL, yt, xt);
+#undef CALL
 }
 
 static void qk_bwd(void *dx, t3v_dtype dxt, int64_t lddx, bool accumulate, float *dg, const void *dy,
@@ -252,8 +296,8 @@ static void qk_bwd(void *dx, t3v_dtype dxt, int64_t lddx, bool accumulate, float
     }
 }
 
-static void vae_norm(void *y, t3v_dtype yt, const void *x, t3v_dtype xt, const float *gamma, bool silu,
-                     int64_t n, int64_t d)
+INLINE void vae_norm_typed(void *y, t3v_dtype yt, const void *x, t3v_dtype xt, const float *gamma, bool silu,
+                           int64_t n, int64_t d)
 {
     float root = sqrtf((float)d);
     for (int64_t r = 0; r < n; r++) {
@@ -265,6 +309,14 @@ static void vae_norm(void *y, t3v_dtype yt, const void *x, t3v_dtype xt, const f
             put(y, yt, r * d + j, m, z);
         });
     }
+}
+
+static void vae_norm(void *y, t3v_dtype yt, const void *x, t3v_dtype xt, const float *gamma, bool silu,
+                     int64_t n, int64_t d)
+{
+#define CALL(Y, X) vae_norm_typed(y, Y, x, X, gamma, silu, n, d)
+    BY_TYPES(CALL, yt, xt);
+#undef CALL
 }
 
 static void vae_norm_bwd(void *dx, t3v_dtype dxt, bool accumulate, float *dgamma, const void *dy,
@@ -368,9 +420,23 @@ static void gate_residual_bwd(float *dx, void *dy, t3v_dtype dyt, bool accumulat
         });
 }
 
-static void act(t3v_rows_fn f, void *y, t3v_dtype yt, const void *x, t3v_dtype xt, int64_t n)
+INLINE void act_typed(t3v_rows_fn f, void *y, t3v_dtype yt, const void *x, t3v_dtype xt, int64_t n)
 {
     EACH(i, n, put(y, yt, i, m, v_act(f, get(x, xt, i, m))););
+}
+
+static void act(t3v_rows_fn f, void *y, t3v_dtype yt, const void *x, t3v_dtype xt, int64_t n)
+{
+#define GELU(Y, X) act_typed(T3V_ROWS_GELU_TANH, y, Y, x, X, n)
+#define SILU(Y, X) act_typed(T3V_ROWS_SILU, y, Y, x, X, n)
+    if (f == T3V_ROWS_GELU_TANH)
+        BY_TYPES(GELU, yt, xt);
+    else if (f == T3V_ROWS_SILU)
+        BY_TYPES(SILU, yt, xt);
+    else
+        act_typed(f, y, yt, x, xt, n);
+#undef GELU
+#undef SILU
 }
 
 static void act_bwd(t3v_rows_fn f, void *dx, t3v_dtype dxt, bool accumulate, const void *dy, t3v_dtype dyt,
