@@ -145,10 +145,12 @@ static void normalise(const t3v_cps *in, t3v_cps *out)
     free(utf8);
 }
 
+enum { MAX_PASSES = 64 }; /* each undoes one level of &amp;amp;...: bounds the work on hostile text */
+
 /* Applies ftfy's fixes to one line until nothing changes. */
-static void fix_line(t3v_cps *line, bool references, t3v_cps *a, t3v_cps *b)
+static t3v_status fix_line(t3v_cps *line, bool references, t3v_cps *a, t3v_cps *b)
 {
-    for (;;) {
+    for (int pass = 0; pass < MAX_PASSES; pass++) {
         a->n = 0;
         if (references) {
             t3v_html_unescape_strict(line->at, line->n, a);
@@ -161,34 +163,35 @@ static void fix_line(t3v_cps *line, bool references, t3v_cps *a, t3v_cps *b)
         drop_controls(b, a);
         b->n = 0;
         normalise(a, b);
-        if (a->failed || b->failed) {
-            line->failed = true;
-            return;
-        }
+        if (line->failed || a->failed || b->failed)
+            return t3v_fail(T3V_E_NOMEM, "no memory to clean a prompt");
         bool done = same(line, b);
         swap(line, b);
-        if (done) return;
+        if (done) return T3V_OK;
     }
+    return t3v_fail(T3V_E_TOO_BIG, "the prompt has references (&amp;amp;...) nested more than %d deep",
+                    MAX_PASSES);
 }
 
 /* A text with a '<' is taken for markup, whose references are not ftfy's business: from that line on. */
-static void fix_text(const t3v_cps *in, t3v_cps *out)
+static t3v_status fix_text(const t3v_cps *in, t3v_cps *out)
 {
     t3v_cps line = {0}, a = {0}, b = {0};
     bool references = true;
-    for (size_t i = 0; i < in->n && !out->failed;) {
+    t3v_status st = T3V_OK;
+    for (size_t i = 0; i < in->n && !st;) {
         line.n = 0;
         do {
             if (in->at[i] == '<') references = false;
             t3v_cps_push(&line, in->at[i]);
         } while (in->at[i++] != '\n' && i < in->n);
-        fix_line(&line, references, &a, &b);
-        if (line.failed) out->failed = true;
+        st = fix_line(&line, references, &a, &b);
         for (size_t k = 0; k < line.n; k++) t3v_cps_push(out, line.at[k]);
     }
     free(line.at);
     free(a.at);
     free(b.at);
+    return st;
 }
 
 /* Every run of whitespace becomes one space; none at the ends. */
@@ -216,10 +219,11 @@ t3v_status t3v_text_clean(const char *utf8, t3v_clean_mode mode, char **out)
         return t3v_fail(T3V_E_FORMAT,
                         "the prompt is not UTF-8: byte 0x%02x at offset %zu; convert it (iconv -t UTF-8)",
                         (unsigned char)utf8[bad], bad);
+    t3v_status st = T3V_OK;
     t3v_cps a = {0}, b = {0};
     t3v_cps_push_utf8(&a, utf8, n);
     if (mode == T3V_CLEAN_FULL) {
-        fix_text(&a, &b);
+        T3V_TRY_GOTO(st, end, fix_text(&a, &b));
         swap(&a, &b);
     }
     for (int pass = 0; pass < 2 && mode != T3V_CLEAN_NONE; pass++) {
@@ -233,7 +237,9 @@ t3v_status t3v_text_clean(const char *utf8, t3v_clean_mode mode, char **out)
         swap(&a, &b);
     }
     if (!b.failed) *out = t3v_cps_utf8(&a, NULL);
+    if (!*out) st = t3v_fail(T3V_E_NOMEM, "no memory to clean a prompt of %zu bytes", n);
+end:
     free(a.at);
     free(b.at);
-    return *out ? T3V_OK : t3v_fail(T3V_E_NOMEM, "no memory to clean a prompt of %zu bytes", n);
+    return st;
 }

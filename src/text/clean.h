@@ -16,7 +16,8 @@ enum { T3V_PROMPT_MAX = 65536 }; /* bytes of a prompt */
 /* Cleans a prompt; *out is to be freed. Of ftfy 6's fixes all that matter to text that is not mojibake
  * are applied: references (unless the text has a '<'), C1 controls read as Windows-1252, ligatures,
  * width, quotes, line breaks, terminal escapes, control characters, NFC; mojibake is not repaired.
- * T3V_E_FORMAT with the byte offset if the text is not UTF-8; T3V_E_TOO_BIG past T3V_PROMPT_MAX. */
+ * T3V_E_FORMAT with the byte offset if the text is not UTF-8; T3V_E_TOO_BIG past T3V_PROMPT_MAX or
+ * with references nested more than 64 deep. */
 t3v_status t3v_text_clean(const char *utf8, t3v_clean_mode mode, char **out);
 
 #endif

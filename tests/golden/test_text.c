@@ -204,6 +204,14 @@ static void text_that_is_not_utf8_is_named_by_offset(void **state)
     big[T3V_PROMPT_MAX] = 0;
     assert_int_equal(t3v_text_clean(big, T3V_CLEAN_NONE, &out), T3V_OK);
     free(out);
+    strcpy(big, "&");
+    for (int i = 0; i < 60; i++) strcat(big, "amp;");
+    assert_int_equal(t3v_text_clean(big, T3V_CLEAN_FULL, &out), T3V_OK);
+    assert_string_equal(out, "&");
+    free(out);
+    for (int i = 0; i < 60; i++) strcat(big, "amp;");
+    assert_int_equal(t3v_text_clean(big, T3V_CLEAN_FULL, &out), T3V_E_TOO_BIG);
+    assert_non_null(strstr(t3v_error_text(), "nested"));
     free(big);
 }
 
