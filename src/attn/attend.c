@@ -12,7 +12,7 @@
 #include "tensor/dtype.h"
 
 /* Best first; the last accepts everything. */
-static const t3v_attn_impl *const impls[] = { &t3v_attn_avx512bf16, &t3v_attn_ref };
+static const t3v_attn_impl *const impls[] = { &t3v_attn_avx512bf16, &t3v_attn_avx512, &t3v_attn_avx2, &t3v_attn_ref };
 enum { IMPLS = sizeof impls / sizeof *impls, ALIGN = 64 };
 
 static const t3v_attn_impl *choose(const t3v_attend_args *a, char *why, size_t why_size)
