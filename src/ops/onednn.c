@@ -171,7 +171,7 @@ static void leave(int threads)
 /* data: one pointer per argument but the scratchpad. */
 static t3v_status execute(node *n, void *const *data)
 {
-    void *scratch = t3v_scratch(T3V_SCRATCH_DNN, n->scratch);
+    void *scratch = t3v_thread_scratch(T3V_SCRATCH_DNN, n->scratch);
     if (!scratch) return t3v_fail(T3V_E_NOMEM, "no memory for a scratchpad of %zu bytes", n->scratch);
     for (int i = 0; i < n->args; i++) {
         dnnl_status_t st = dnnl_memory_set_data_handle(n->arg[i].memory, i == n->args - 1 ? scratch : data[i]);
@@ -490,7 +490,7 @@ static t3v_status run_conv(int kind, const t3v_conv_shape *s, t3v_dtype in, cons
             n = best;
             if (!dnnl_memory_desc_equal(&n->weights, &md)) {
                 dnnl_memory_desc_t want = n->weights;
-                void *copy = t3v_scratch(T3V_SCRATCH_DNN_W, dnnl_memory_desc_get_size(&want));
+                void *copy = t3v_thread_scratch(T3V_SCRATCH_DNN_W, dnnl_memory_desc_get_size(&want));
                 if (!copy) return t3v_fail(T3V_E_NOMEM, "no memory to reorder weights");
                 T3V_TRY(reorder(&md, packed, &want, copy));
                 /* Making the reorder may have emptied a full cache. */
@@ -531,7 +531,7 @@ static t3v_status do_conv_backward_weights(const t3v_conv_shape *s, t3v_dtype in
     dnnl_memory_desc_t md = n->weights;
     void *blocked = dw;
     bool same = dnnl_memory_desc_equal(&md, &plain);
-    if (!same) blocked = t3v_scratch(T3V_SCRATCH_DNN_W, dnnl_memory_desc_get_size(&md));
+    if (!same) blocked = t3v_thread_scratch(T3V_SCRATCH_DNN_W, dnnl_memory_desc_get_size(&md));
     if (!blocked) return t3v_fail(T3V_E_NOMEM, "no memory for weight gradients");
     void *data[] = {(void *)(uintptr_t)x, blocked, (void *)(uintptr_t)dy};
     T3V_TRY(execute(n, data));

@@ -24,7 +24,7 @@ static void drop(void *p)
 
 static void make_key(void) { (void)pthread_key_create(&key, drop); }
 
-void *t3v_scratch(t3v_scratch_slot slot, size_t bytes)
+void *t3v_thread_scratch(t3v_scratch_slot slot, size_t bytes)
 {
     if (!mine) {
         pthread_once(&once, make_key);

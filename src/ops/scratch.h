@@ -20,6 +20,6 @@ typedef enum t3v_scratch_slot {
 
 /* At least `bytes` bytes, 64-byte aligned, contents undefined; valid until this thread's next call for the
  * same slot. NULL when memory is out. */
-void *t3v_scratch(t3v_scratch_slot slot, size_t bytes);
+void *t3v_thread_scratch(t3v_scratch_slot slot, size_t bytes);
 
 #endif

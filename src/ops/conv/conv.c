@@ -136,7 +136,7 @@ static t3v_status check_type(t3v_dtype t)
 
 static void *frames(t3v_scratch_slot slot, int64_t n)
 {
-    void *p = t3v_scratch(slot, (size_t)n * 4);
+    void *p = t3v_thread_scratch(slot, (size_t)n * 4);
     if (!p) (void)t3v_fail(T3V_E_NOMEM, "convolution: no memory for %lld numbers of scratch", (long long)n);
     return p;
 }
@@ -247,7 +247,7 @@ t3v_status t3v_conv_backward_data(const t3v_conv_shape *s, const void *dy, const
 /* dbias[c] += the sum of dy over `rows` positions: partial sums in double over fixed slices, added in order. */
 static t3v_status add_bias_gradient(const void *dy, t3v_dtype type, int64_t rows, int64_t cout, float *dbias)
 {
-    double *sums = t3v_scratch(T3V_SCRATCH_CONV_W, (size_t)(SLICES * cout) * sizeof *sums);
+    double *sums = t3v_thread_scratch(T3V_SCRATCH_CONV_W, (size_t)(SLICES * cout) * sizeof *sums);
     if (!sums) return t3v_fail(T3V_E_NOMEM, "convolution: no memory for bias gradients");
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < SLICES; i++) {

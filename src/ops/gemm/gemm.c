@@ -157,7 +157,7 @@ static t3v_status tile(const plan *p, int64_t i0, int64_t j0, int64_t cols, cons
     const void *a = p->a + (size_t)(g->a_trans ? i0 : i0 * g->lda) * a_size;
     bool a_trans = g->a_trans && !p->turn_a;
     if (copy_a) {
-        char *copy = t3v_scratch(T3V_SCRATCH_GEMM_A, (size_t)(kernel_rows * g->k) * in_size);
+        char *copy = t3v_thread_scratch(T3V_SCRATCH_GEMM_A, (size_t)(kernel_rows * g->k) * in_size);
         if (!copy) return t3v_fail(T3V_E_NOMEM, "gemm: no memory for a tile");
         if (a_trans && kernel_rows > rows) {
             for (int64_t l = 0; l < g->k; l++) {
@@ -174,7 +174,7 @@ static t3v_status tile(const plan *p, int64_t i0, int64_t j0, int64_t cols, cons
         a = copy;
     }
     void *c = p->c + (size_t)(i0 * g->ldc + j0) * t3v_dtype_size(g->c_type);
-    if (tmp_c) c = t3v_scratch(T3V_SCRATCH_GEMM_C, (size_t)(kernel_rows * cols) * 4);
+    if (tmp_c) c = t3v_thread_scratch(T3V_SCRATCH_GEMM_C, (size_t)(kernel_rows * cols) * 4);
     if (!c) return t3v_fail(T3V_E_NOMEM, "gemm: no memory for a tile");
     t3v_dnn_matmul mm = {.m = kernel_rows, .n = cols, .k = g->k, .in = p->in, .out = p->tmp_type, .a_trans = a_trans,
                          .b_trans = g->b_trans, .accumulate = g->accumulate && !tmp_c, .act = g->act};
@@ -190,7 +190,7 @@ static t3v_status run(const plan *p)
         int64_t cols = g->n - j0 < p->nb ? g->n - j0 : p->nb;
         const void *b = p->b;
         if (p->copy_b) {
-            void *copy = t3v_scratch(T3V_SCRATCH_GEMM_B, (size_t)(cols * g->k) * t3v_dtype_size(p->in));
+            void *copy = t3v_thread_scratch(T3V_SCRATCH_GEMM_B, (size_t)(cols * g->k) * t3v_dtype_size(p->in));
             if (!copy) return t3v_fail(T3V_E_NOMEM, "gemm: no memory for a tile");
             const char *from = p->b + (size_t)(g->b_trans ? j0 * g->ldb : j0) * t3v_dtype_size(g->b_type);
             if (g->b_trans) gather(copy, p->in, from, g->b_type, cols, g->k, g->ldb);
