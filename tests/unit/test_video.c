@@ -265,13 +265,13 @@ static void png_round_trip(void **state)
         assert_int_equal(t3v_png_decode(data, n, "cut", &rgb, &w, &h), T3V_E_FORMAT);
         assert_null(rgb);
     }
-    for (size_t n = 0; n < size; n++) {
+    for (size_t n = 0; n < size; n += 7) {
         data[n] ^= 0x55;
         if (t3v_png_decode(data, size, "changed", &rgb, &w, &h)) refused++;
         free(rgb);
         data[n] ^= 0x55;
     }
-    assert_true(refused > (int64_t)size / 2);
+    assert_true(refused > (int64_t)size / 14);
     free(data);
 
     /* A header of 100000 x 100000 (with its right CRC) is refused before memory is taken. */
