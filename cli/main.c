@@ -8,6 +8,8 @@
 
 /* One row per file cmd_*.c, in the order of the help text. */
 #define COMMANDS(X) \
+    X(data) \
+    X(eval) \
     X(bench)
 
 #define DECLARE(name) extern const cli_command cli_##name;

@@ -10,7 +10,9 @@
 #include <cmocka.h>
 
 #include "base/threads.h"
+#include "eval/sheet.h"
 #include "eval/synth.h"
+#include "io/prompts.h"
 
 static float *frame_of(const t3v_scene *s, int64_t w, int64_t h, int64_t frame)
 {
@@ -170,12 +172,57 @@ static void motion_keeps_its_word(void **state)
     }
 }
 
+static void sheet_holds_four_moments(void **state)
+{
+    (void)state;
+    enum { F = 7, H = 3, W = 5 };
+    static float video[3 * F * H * W];
+    int64_t sh, sw;
+    t3v_sheet_size(3, 2, H, W, &sh, &sw);
+    assert_int_equal(sh, 2 * (H + T3V_SHEET_GAP) + T3V_SHEET_GAP);
+    assert_int_equal(sw, 8 * (W + T3V_SHEET_GAP) + T3V_SHEET_GAP);
+    float *sheet = malloc((size_t)(3 * sh * sw) * sizeof *sheet);
+    assert_non_null(sheet);
+    for (int i = 0; i < 3; i++) {
+        for (int k = 0; k < 3 * F * H * W; k++) video[k] = (float)(i * 1000 + k) * -1e-4f;
+        t3v_sheet_put(sheet, 3, 2, i, video, F, H, W);
+    }
+    assert_true(sheet[0] == 1); /* a gap */
+    /* Clip 2 (first of the second row), third moment: frame 4; blue, pixel (1, 2). */
+    int64_t y = T3V_SHEET_GAP + (H + T3V_SHEET_GAP) + 1, x = T3V_SHEET_GAP + 2 * (W + T3V_SHEET_GAP) + 2;
+    assert_true(sheet[(2 * sh + y) * sw + x] == video[((2 * F + 4) * H + 1) * W + 2]);
+    assert_true(sheet[(2 * sh + y) * sw + sw - 3] == 1); /* no fourth clip */
+    free(sheet);
+}
+
+static t3v_status parse_list(const char *text, int64_t *count)
+{
+    t3v_prompts p;
+    t3v_status st = t3v_prompts_parse(&p, "list", text, strlen(text));
+    *count = p.count;
+    t3v_prompts_free(&p);
+    return st;
+}
+
+static void prompt_lists_are_checked(void **state)
+{
+    (void)state;
+    int64_t n;
+    assert_int_equal(parse_list("[{\"prompt_en\":\"a\",\"data_file\":\"x/b..mp4\"},{\"prompt_en\":\"c\"}]", &n), T3V_OK);
+    assert_int_equal(n, 2);
+    const char *bad[] = {"", "{}", "[1]", "[{}]", "[{\"prompt_en\":\"\"}]", "[{\"prompt_en\":\"a\",\"data_file\":3}]",
+                         "[{\"prompt_en\":\"a\",\"data_file\":\"/etc/x\"}]", "[{\"prompt_en\":\"a\",\"data_file\":\"a/../../x\"}]",
+                         "[{\"prompt_en\":\"a\",\"data_file\":\"..\"}]", "[{\"prompt_en\":\"a\"}] x"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) assert_int_equal(parse_list(bad[i], &n), T3V_E_FORMAT);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(same_bytes_for_any_thread_count), cmocka_unit_test(large_and_small_agree),
         cmocka_unit_test(wide_frame_shows_the_same),       cmocka_unit_test(split_is_disjoint),
         cmocka_unit_test(captions_read_back),              cmocka_unit_test(motion_keeps_its_word),
+        cmocka_unit_test(sheet_holds_four_moments),        cmocka_unit_test(prompt_lists_are_checked),
     };
     return cmocka_run_group_tests_name("synth", tests, NULL, NULL);
 }
