@@ -25,7 +25,7 @@ static void header(uint32_t magic, bool central, const char *name, const void *d
     le(size, 4);
     le(size, 4);
     le(strlen(name), 2);
-    le(0, central ? 14 : 2);
+    le(0, central ? 12 : 2);
     if (central) le(offset, 4);
     memcpy(at, name, strlen(name));
     at += strlen(name);
