@@ -21,7 +21,7 @@ typedef struct bench_row {
     int (*run)(const bench_args *args); /* exit status */
 } bench_row;
 
-extern const bench_row bench_attention;
+extern const bench_row bench_attention, bench_gemm, bench_conv;
 
 typedef struct bench_result {
     const char *what;

@@ -10,7 +10,7 @@
 #include "base/threads.h"
 #include "bench.h"
 
-static const bench_row *const rows[] = { &bench_attention, NULL };
+static const bench_row *const rows[] = { &bench_attention, &bench_gemm, &bench_conv, NULL };
 
 enum { OPT_PLAN = 1, OPT_GRID, OPT_HEADS, OPT_DIM, OPT_REPEAT, OPT_BACKWARD, OPT_CONFIG, OPT_MODEL, OPT_SIZE, OPT_FRAMES };
 

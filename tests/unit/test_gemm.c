@@ -160,6 +160,7 @@ static void rows_stand_alone(void **state)
             for (int flags = 0; flags < 4; flags++)
                 for (int64_t gap = 0; gap < 2; gap++) {
                     if (t3v_cpu() == T3V_ISA_REF && (z != 0 || flags)) continue;
+                    if ((z + i + flags) % 2 == gap) continue; /* half of the combinations; every pair occurs */
                     problem p;
                     open_problem(&p, sizes[z][0], sizes[z][1], sizes[z][2], types[i][0], types[i][1], types[i][2],
                                  flags | 16, gap * 8, 1);
