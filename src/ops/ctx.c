@@ -12,7 +12,7 @@ void *t3v_ctx_fail(t3v_ctx *ctx, t3v_status st)
     return NULL;
 }
 
-void *t3v_scratch(t3v_ctx *ctx, int64_t n, size_t size)
+void *t3v_temp(t3v_ctx *ctx, int64_t n, size_t size)
 {
     if (ctx->status) return NULL;
     void *p = n < 0 ? NULL : t3v_arena_take(ctx->arena, (size_t)n, size);
@@ -27,7 +27,7 @@ void *t3v_scratch(t3v_ctx *ctx, int64_t n, size_t size)
 t3v_tensor *t3v_wrap(t3v_ctx *ctx, const void *data, t3v_dtype type, int ndim, const int64_t *shape)
 {
     T3V_ASSERT(ndim >= 1 && ndim <= T3V_MAX_DIMS);
-    t3v_tensor *t = t3v_scratch(ctx, 1, sizeof *t);
+    t3v_tensor *t = t3v_temp(ctx, 1, sizeof *t);
     if (!t) return NULL;
     *t = (t3v_tensor){.data = (void *)(uintptr_t)data, .type = type, .ndim = ndim};
     memcpy(t->shape, shape, (size_t)ndim * sizeof *shape);
@@ -43,7 +43,7 @@ t3v_tensor *t3v_new(t3v_ctx *ctx, t3v_dtype type, int ndim, const int64_t *shape
                                               (long long)shape[i]));
     t3v_tensor *t = t3v_wrap(ctx, NULL, type, ndim, shape);
     if (!t) return NULL;
-    t->data = t3v_scratch(ctx, n, t3v_dtype_size(type));
+    t->data = t3v_temp(ctx, n, t3v_dtype_size(type));
     return t->data ? t : NULL;
 }
 
@@ -56,7 +56,7 @@ t3v_tensor *t3v_view(t3v_ctx *ctx, t3v_tensor *t, int64_t first, int64_t n)
 {
     if (!t || ctx->status) return NULL;
     T3V_ASSERT(first >= 0 && n >= 0 && first + n <= t->shape[0]);
-    t3v_tensor *v = t3v_scratch(ctx, 1, sizeof *v);
+    t3v_tensor *v = t3v_temp(ctx, 1, sizeof *v);
     if (!v) return NULL;
     int64_t row = t->shape[0] ? t3v_numel(t) / t->shape[0] : 0;
     *v = *t;
@@ -86,8 +86,8 @@ t3v_record *t3v_tape_add(t3v_ctx *ctx, const t3v_op *op, int n_in, t3v_tensor *c
     bool any = false;
     for (int i = 0; i < n_in; i++) any |= in[i] && in[i]->needs_grad;
     if (!any) return NULL;
-    t3v_record *r = t3v_scratch(ctx, 1, sizeof *r);
-    void *copy = attr_size ? t3v_scratch(ctx, 1, attr_size) : NULL;
+    t3v_record *r = t3v_temp(ctx, 1, sizeof *r);
+    void *copy = attr_size ? t3v_temp(ctx, 1, attr_size) : NULL;
     if (ctx->status) return NULL;
     *r = (t3v_record){.op = op, .previous = ctx->tape->last, .attr = attr};
     if (attr_size) r->attr = memcpy(copy, attr, attr_size);
@@ -108,7 +108,7 @@ float *t3v_grad_write(t3v_ctx *ctx, t3v_tensor *t, bool *accumulate)
     if (whole->param) return ctx->param_grad ? ctx->param_grad[whole->param - 1] + t->base_offset : NULL;
     if (!whole->grad) {
         int64_t n = t3v_numel(whole);
-        whole->grad = t3v_scratch(ctx, n, sizeof(float));
+        whole->grad = t3v_temp(ctx, n, sizeof(float));
         if (!whole->grad) return NULL;
         if (t == whole) *accumulate = false;
         else if (!ctx->arena->counting) memset(whole->grad, 0, (size_t)n * sizeof(float));

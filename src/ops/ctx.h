@@ -54,7 +54,7 @@ t3v_tensor *t3v_new_like(t3v_ctx *ctx, const t3v_tensor *like, t3v_dtype type);
 /* A tensor over memory of the caller's (files, pixels), which must outlive its use. */
 t3v_tensor *t3v_wrap(t3v_ctx *ctx, const void *data, t3v_dtype type, int ndim, const int64_t *shape);
 /* n elements of `size` bytes; NULL after a failure. Bracket with t3v_arena_mark/back. */
-void *t3v_scratch(t3v_ctx *ctx, int64_t n, size_t size);
+void *t3v_temp(t3v_ctx *ctx, int64_t n, size_t size);
 
 /* Rows [first, first + n) of t along its first axis: same memory, gradients go to t. */
 t3v_tensor *t3v_view(t3v_ctx *ctx, t3v_tensor *t, int64_t first, int64_t n);
@@ -66,6 +66,11 @@ static inline bool t3v_runs(const t3v_ctx *ctx) { return ctx->status == T3V_OK &
 
 /* Keeps the first failure; returns NULL, so ops can `return t3v_ctx_fail(ctx, t3v_fail(...))`. */
 void *t3v_ctx_fail(t3v_ctx *ctx, t3v_status st);
+/* Keeps `st` if it is the first failure; for kernels that return a status. */
+static inline void t3v_ctx_keep(t3v_ctx *ctx, t3v_status st)
+{
+    if (st) t3v_ctx_fail(ctx, st);
+}
 
 /* A record for `op` if a tape is on and any of the (non-NULL) inputs needs a gradient, else NULL. Marks
  * the outputs as needing gradients. attr_size > 0 copies `attr` into the arena. Lists end with NULL;

@@ -21,7 +21,7 @@ int64_t t3v_rows(const t3v_tensor *t)
     return n;
 }
 
-const char *t3v_shape_text(const t3v_tensor *t, char *buf, size_t n)
+const char *t3v_tensor_shape_text(const t3v_tensor *t, char *buf, size_t n)
 {
     size_t used = (size_t)snprintf(buf, n, "[");
     for (int i = 0; i < t->ndim && used < n; i++)

@@ -32,7 +32,7 @@ int64_t t3v_numel(const t3v_tensor *t);
 int64_t t3v_rows(const t3v_tensor *t);
 static inline int64_t t3v_cols(const t3v_tensor *t) { return t->shape[t->ndim - 1]; }
 /* "[2, 3, 4]" into buf; returns buf. */
-const char *t3v_shape_text(const t3v_tensor *t, char *buf, size_t n);
+const char *t3v_tensor_shape_text(const t3v_tensor *t, char *buf, size_t n);
 
 /* One parameter of a model: its checkpoint name, where it lives, and whether it is a matrix (kept in the
  * compute type) or a vector (kept in F32). */

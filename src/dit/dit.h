@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The Wan2.1 diffusion transformer: configuration, weights, and the one forward pass that inference and
+ * training share. Source: spec of Wan-Video/Wan2.1 wan/modules/model.py. */
+#ifndef T3V_DIT_DIT_H
+#define T3V_DIT_DIT_H
+
+#include "attn/plan.h"
+#include "t3v/log.h"
+#include "ops/ops.h"
+#include "ops/rows/rows.h"
+
+typedef struct t3v_dit_config {
+    int64_t dim, ffn_dim, heads, layers;
+    int64_t in_dim, out_dim; /* latent channels */
+    int64_t freq_dim;        /* of the sinusoidal time embedding */
+    int64_t text_dim, text_len;
+    double eps;
+} t3v_dit_config;
+
+typedef struct t3v_dit_block {
+    t3v_tensor modulation; /* [1, 6, dim]: shift, scale, gate of self-attention; the same of the FFN */
+    t3v_weight q, k, v, o;
+    t3v_tensor norm_q, norm_k;      /* [dim] */
+    t3v_tensor norm3_w, norm3_b;    /* [dim]: before cross-attention */
+    t3v_weight cross_q, cross_k, cross_v, cross_o;
+    t3v_tensor cross_norm_q, cross_norm_k;
+    t3v_weight ffn_up, ffn_down;
+} t3v_dit_block;
+
+typedef struct t3v_dit {
+    t3v_dit_config config;
+    t3v_params params; /* every tensor below under its checkpoint name */
+    t3v_weight patch_embedding, text_up, text_down, time_up, time_down, time_projection, head;
+    t3v_tensor head_modulation; /* [1, 2, dim] */
+    t3v_dit_block *block;       /* [layers] */
+} t3v_dit;
+
+/* Lists the parameters of a model of this shape (no data yet). E_ARG names the field that is out of range. */
+t3v_status t3v_dit_open(t3v_dit *dit, const t3v_dit_config *config);
+void t3v_dit_close(t3v_dit *dit);
+
+/* A prompt as the blocks need it, computed once per prompt: keys and values of the text rows for each
+ * layer. Rows past the prompt's tokens are all zero, so one row with log-weight ln(text_len - L) stands for
+ * them exactly. */
+typedef struct t3v_dit_prompt {
+    int64_t rows;       /* L, or L + 1 with the padding row */
+    t3v_tensor **k, **v; /* [layers] of [rows, dim], compute type */
+    float *log_weight;   /* [rows], nats */
+} t3v_dit_prompt;
+
+/* context [L, text_dim] F32, 1 <= L <= text_len. */
+t3v_status t3v_dit_prompt_make(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *context, t3v_dit_prompt *out);
+
+typedef struct t3v_dit_call {
+    const t3v_plan *plan; /* for this grid */
+    const t3v_dit_prompt *prompt;
+    double timestep;      /* 0 .. 1000 */
+    int64_t range;        /* tokens walked at a time; 0: chosen */
+    const t3v_progress *progress; /* told about blocks; may be NULL */
+} t3v_dit_call;
+
+/* Velocity [out_dim, T, H, W] F32 of latent [in_dim, T, H, W] F32; H and W even. */
+t3v_tensor *t3v_dit_forward(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *latent, const t3v_dit_call *call);
+
+/* Forward, loss = mean((v - target)^2) * weight, and backward with recomputation: only the blocks' inputs
+ * are kept; every block is run again, range by range, recorded, on the way back. Gradients accumulate in
+ * ctx->param_grad; that of the context, if it needs one, in its grad. */
+t3v_status t3v_dit_loss(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *latent, t3v_tensor *context,
+                        const float *target, double weight, const t3v_dit_call *call, bool recompute,
+                        double *loss);
+
+/* ---- the ends of the model (model.c) --------------------------------------------------------------- */
+
+/* e [1, dim] and e0 [1, 6 dim] of a timestep. */
+void t3v_dit_time(t3v_ctx *ctx, const t3v_dit *dit, double timestep, t3v_tensor **e, t3v_tensor **e0);
+/* Rows of tokens [first, first + n): [n, dim]. */
+t3v_tensor *t3v_dit_embed(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *latent, int64_t first, int64_t n);
+/* [n, 4 out_dim] of the last block's rows. */
+t3v_tensor *t3v_dit_head(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *x, t3v_tensor *e);
+
+/* ---- block.c: the three parts of a block ---------------------------------------------------------- */
+
+/* m = modulation + e0: [6, dim]. */
+t3v_tensor *t3v_dit_modulation(t3v_ctx *ctx, const t3v_dit_block *b, t3v_tensor *e0);
+/* q, k, v of tokens [first, first + rows of x). */
+typedef struct t3v_qkv {
+    t3v_tensor *q, *k, *v;
+} t3v_qkv;
+t3v_qkv t3v_dit_pre(t3v_ctx *ctx, const t3v_dit *dit, const t3v_dit_block *b, t3v_tensor *x, t3v_tensor *m,
+                    const t3v_rope *rope, int64_t first);
+/* x after self-attention's output o, cross-attention and FFN, for the rows given. */
+t3v_tensor *t3v_dit_post(t3v_ctx *ctx, const t3v_dit *dit, const t3v_dit_block *b, t3v_tensor *x, t3v_tensor *o,
+                         t3v_tensor *m, const t3v_site *cross, const t3v_dit_prompt *prompt, int64_t layer);
+
+#endif

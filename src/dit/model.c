@@ -1,0 +1,251 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The DiT's parameter list, prompt preparation, and forward pass. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "attn/attend_op.h"
+#include "base/log.h"
+#include "dit/dit.h"
+
+/* ---- parameters ---------------------------------------------------------------------------------- */
+
+static t3v_status add_linear(t3v_params *p, t3v_weight *w, bool matrix, int ndim, const int64_t *shape, const char *name)
+{
+    T3V_TRY(t3v_params_add(p, &w->w, matrix, ndim, shape, "%s.weight", name));
+    return t3v_params_add(p, &w->bias, false, 1, shape, "%s.bias", name);
+}
+
+static t3v_status add_block(t3v_params *p, t3v_dit_block *b, int64_t i, int64_t d, int64_t f)
+{
+    char name[T3V_NAME_MAX];
+    T3V_TRY(t3v_params_add(p, &b->modulation, false, T3V_SHAPE(1, 6, d), "blocks.%lld.modulation", (long long)i));
+    struct {
+        const char *site;
+        t3v_weight *w[4];
+        t3v_tensor *norm_q, *norm_k;
+    } sites[] = {
+        {"self_attn", {&b->q, &b->k, &b->v, &b->o}, &b->norm_q, &b->norm_k},
+        {"cross_attn", {&b->cross_q, &b->cross_k, &b->cross_v, &b->cross_o}, &b->cross_norm_q, &b->cross_norm_k},
+    };
+    for (int s = 0; s < 2; s++) {
+        for (int j = 0; j < 4; j++) {
+            snprintf(name, sizeof name, "blocks.%lld.%s.%c", (long long)i, sites[s].site, "qkvo"[j]);
+            T3V_TRY(add_linear(p, sites[s].w[j], true, T3V_SHAPE(d, d), name));
+        }
+        T3V_TRY(t3v_params_add(p, sites[s].norm_q, false, T3V_SHAPE(d), "blocks.%lld.%s.norm_q.weight", (long long)i, sites[s].site));
+        T3V_TRY(t3v_params_add(p, sites[s].norm_k, false, T3V_SHAPE(d), "blocks.%lld.%s.norm_k.weight", (long long)i, sites[s].site));
+    }
+    T3V_TRY(t3v_params_add(p, &b->norm3_w, false, T3V_SHAPE(d), "blocks.%lld.norm3.weight", (long long)i));
+    T3V_TRY(t3v_params_add(p, &b->norm3_b, false, T3V_SHAPE(d), "blocks.%lld.norm3.bias", (long long)i));
+    snprintf(name, sizeof name, "blocks.%lld.ffn.0", (long long)i);
+    T3V_TRY(add_linear(p, &b->ffn_up, true, T3V_SHAPE(f, d), name));
+    snprintf(name, sizeof name, "blocks.%lld.ffn.2", (long long)i);
+    return add_linear(p, &b->ffn_down, true, T3V_SHAPE(d, f), name);
+}
+
+static t3v_status check(const char *field, int64_t v, int64_t min, int64_t max)
+{
+    if (v >= min && v <= max) return T3V_OK;
+    return t3v_fail(T3V_E_ARG, "model config: %s is %lld, expected %lld to %lld", field, (long long)v,
+                    (long long)min, (long long)max);
+}
+
+t3v_status t3v_dit_open(t3v_dit *dit, const t3v_dit_config *c)
+{
+    t3v_status st;
+    *dit = (t3v_dit){.config = *c};
+    t3v_params *p = &dit->params;
+    T3V_TRY(check("dim", c->dim, 16, 1 << 16));
+    T3V_TRY(check("num_heads", c->heads, 1, 1024));
+    T3V_TRY(check("ffn_dim", c->ffn_dim, 1, 1 << 18));
+    T3V_TRY(check("num_layers", c->layers, 1, 1024));
+    T3V_TRY(check("in_dim", c->in_dim, 1, 1024));
+    T3V_TRY(check("out_dim", c->out_dim, 1, 1024));
+    T3V_TRY(check("freq_dim", c->freq_dim, 2, 1 << 14));
+    T3V_TRY(check("text_dim", c->text_dim, 1, 1 << 16));
+    T3V_TRY(check("text_len", c->text_len, 1, 1 << 14));
+    if (c->dim % c->heads || c->dim / c->heads % 2 || c->freq_dim % 2)
+        return t3v_fail(T3V_E_ARG, "model config: dim %lld does not split into %lld heads of even size",
+                        (long long)c->dim, (long long)c->heads);
+    int64_t d = c->dim;
+    dit->block = calloc((size_t)c->layers, sizeof *dit->block);
+    if (!dit->block) return t3v_fail(T3V_E_NOMEM, "no memory for %lld blocks", (long long)c->layers);
+    /* Time embedding and projection stay in F32, as in the official code. */
+    T3V_TRY_GOTO(st, fail, add_linear(p, &dit->patch_embedding, true, T3V_SHAPE(d, c->in_dim, 1, 2, 2), "patch_embedding"));
+    T3V_TRY_GOTO(st, fail, add_linear(p, &dit->text_up, true, T3V_SHAPE(d, c->text_dim), "text_embedding.0"));
+    T3V_TRY_GOTO(st, fail, add_linear(p, &dit->text_down, true, T3V_SHAPE(d, d), "text_embedding.2"));
+    T3V_TRY_GOTO(st, fail, add_linear(p, &dit->time_up, false, T3V_SHAPE(d, c->freq_dim), "time_embedding.0"));
+    T3V_TRY_GOTO(st, fail, add_linear(p, &dit->time_down, false, T3V_SHAPE(d, d), "time_embedding.2"));
+    T3V_TRY_GOTO(st, fail, add_linear(p, &dit->time_projection, false, T3V_SHAPE(6 * d, d), "time_projection.1"));
+    for (int64_t i = 0; i < c->layers; i++)
+        T3V_TRY_GOTO(st, fail, add_block(p, &dit->block[i], i, d, c->ffn_dim));
+    T3V_TRY_GOTO(st, fail, t3v_params_add(p, &dit->head_modulation, false, T3V_SHAPE(1, 2, d), "head.modulation"));
+    T3V_TRY_GOTO(st, fail, add_linear(p, &dit->head, true, T3V_SHAPE(4 * c->out_dim, d), "head.head"));
+    return T3V_OK;
+fail:
+    t3v_dit_close(dit);
+    return st;
+}
+
+void t3v_dit_close(t3v_dit *dit)
+{
+    t3v_params_free(&dit->params);
+    free(dit->block);
+    *dit = (t3v_dit){0};
+}
+
+/* ---- prompt -------------------------------------------------------------------------------------- */
+
+t3v_status t3v_dit_prompt_make(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *context, t3v_dit_prompt *out)
+{
+    const t3v_dit_config *c = &dit->config;
+    int64_t n = context->shape[0], pad = c->text_len - n;
+    if (n < 1 || pad < 0 || context->shape[1] != c->text_dim)
+        return ctx->status = t3v_fail(T3V_E_SHAPE, "the context is [%lld, %lld], the model takes [1..%lld, %lld]",
+                                      (long long)n, (long long)context->shape[1], (long long)c->text_len,
+                                      (long long)c->text_dim);
+    int64_t rows = n + (pad > 0);
+    *out = (t3v_dit_prompt){.rows = rows};
+    out->k = t3v_temp(ctx, c->layers, sizeof *out->k);
+    out->v = t3v_temp(ctx, c->layers, sizeof *out->v);
+    out->log_weight = t3v_temp(ctx, rows, sizeof(float));
+    t3v_tensor *x = t3v_new(ctx, T3V_F32, T3V_SHAPE(rows, c->text_dim));
+    if (ctx->status) return ctx->status;
+    for (int64_t i = 0; i < rows; i++) out->log_weight[i] = i < n ? 0.0f : (float)log((double)pad);
+    if (pad > 0 && t3v_runs(ctx)) memset((float *)x->data + n * c->text_dim, 0, (size_t)c->text_dim * 4);
+    t3v_put(ctx, x, 0, context);
+
+    x = t3v_gelu(ctx, t3v_linear(ctx, &dit->text_up, x, T3V_F32), ctx->compute);
+    x = t3v_linear(ctx, &dit->text_down, x, T3V_F32);
+    for (int64_t i = 0; i < c->layers && !ctx->status; i++) {
+        const t3v_dit_block *b = &dit->block[i];
+        t3v_tensor *k = t3v_linear(ctx, &b->cross_k, x, T3V_F32);
+        out->k[i] = t3v_qk_norm_rope(ctx, k, &b->cross_norm_k, c->heads, c->eps, NULL, 0, ctx->compute);
+        out->v[i] = t3v_linear(ctx, &b->cross_v, x, ctx->compute);
+    }
+    return ctx->status;
+}
+
+/* ---- forward ------------------------------------------------------------------------------------- */
+
+/* e [1, dim] and e0 [1, 6 dim] of a timestep: cosines first, angles in double. */
+void t3v_dit_time(t3v_ctx *ctx, const t3v_dit *dit, double t, t3v_tensor **e, t3v_tensor **e0)
+{
+    int64_t f = dit->config.freq_dim, half = f / 2;
+    t3v_tensor *s = t3v_new(ctx, T3V_F32, T3V_SHAPE(1, f));
+    if (t3v_runs(ctx)) {
+        float *a = s->data;
+        for (int64_t k = 0; k < half; k++) {
+            double angle = t * pow(10000.0, -(double)k / (double)half);
+            a[k] = (float)cos(angle);
+            a[half + k] = (float)sin(angle);
+        }
+    }
+    s = t3v_silu(ctx, t3v_linear(ctx, &dit->time_up, s, T3V_F32), T3V_F32);
+    *e = t3v_linear(ctx, &dit->time_down, s, T3V_F32);
+    *e0 = t3v_linear(ctx, &dit->time_projection, t3v_silu(ctx, *e, T3V_F32), T3V_F32);
+}
+
+t3v_tensor *t3v_dit_embed(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *latent, int64_t first, int64_t n)
+{
+    return t3v_linear(ctx, &dit->patch_embedding, t3v_patchify(ctx, latent, first, n), T3V_F32);
+}
+
+t3v_tensor *t3v_dit_head(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *x, t3v_tensor *e)
+{
+    int64_t d = dit->config.dim;
+    t3v_tensor *mod = (t3v_tensor *)&dit->head_modulation;
+    t3v_tensor *rows = t3v_reshape(ctx, mod, T3V_SHAPE(2, d)), *flat = t3v_reshape(ctx, e, T3V_SHAPE(1, d));
+    t3v_tensor *shift = t3v_add_scaled(ctx, t3v_view(ctx, rows, 0, 1), flat, 1.0f);
+    t3v_tensor *scale = t3v_add_scaled(ctx, t3v_view(ctx, rows, 1, 1), flat, 1.0f);
+    x = t3v_layernorm(ctx, x, scale, shift, true, dit->config.eps, ctx->compute);
+    return t3v_linear(ctx, &dit->head, x, T3V_F32);
+}
+
+static t3v_status check_latent(const t3v_dit *dit, const t3v_tensor *latent)
+{
+    char text[96];
+    if (latent->ndim == 4 && latent->type == T3V_F32 && latent->shape[0] == dit->config.in_dim &&
+        latent->shape[1] >= 1 && latent->shape[2] >= 2 && latent->shape[3] >= 2 && latent->shape[2] % 2 == 0 &&
+        latent->shape[3] % 2 == 0)
+        return T3V_OK;
+    return t3v_fail(T3V_E_SHAPE, "the latent is %s, the model takes F32 [%lld, T, H, W] with even H and W",
+                    t3v_tensor_shape_text(latent, text, sizeof text), (long long)dit->config.in_dim);
+}
+
+static t3v_rope *make_rope(t3v_ctx *ctx, const int64_t grid[3], int64_t hd)
+{
+    int64_t floats = 0;
+    t3v_ctx_keep(ctx, t3v_rope_tables_size(&floats, grid[0], grid[1], grid[2], hd));
+    t3v_rope *rope = t3v_temp(ctx, 1, sizeof *rope);
+    float *tables = t3v_temp(ctx, floats, sizeof(float));
+    if (ctx->status) return NULL;
+    t3v_rope_tables_make(rope, tables, grid[0], grid[1], grid[2], hd, 10000.0);
+    return rope;
+}
+
+enum { RANGE = 2048 }; /* tokens: an FFN hidden of 8960 is 73 MB in F32 */
+
+t3v_tensor *t3v_dit_forward(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *latent, const t3v_dit_call *call)
+{
+    const t3v_dit_config *c = &dit->config;
+    if (ctx->status) return NULL;
+    t3v_status st = check_latent(dit, latent);
+    if (st) return t3v_ctx_fail(ctx, st);
+    int64_t grid[3] = {latent->shape[1], latent->shape[2] / 2, latent->shape[3] / 2};
+    int64_t n = grid[0] * grid[1] * grid[2], d = c->dim;
+    int64_t range = call->range ? call->range : ctx->tape ? n : RANGE;
+    bool record = ctx->tape != NULL;
+
+    t3v_tensor *velocity = t3v_new(ctx, T3V_F32, T3V_SHAPE(c->out_dim, grid[0], latent->shape[2], latent->shape[3]));
+    size_t whole = t3v_arena_mark(ctx->arena);
+    t3v_rope *rope = make_rope(ctx, grid, d / c->heads);
+    t3v_tensor *e, *e0;
+    t3v_dit_time(ctx, dit, call->timestep, &e, &e0);
+
+    t3v_tensor *x = t3v_new(ctx, T3V_F32, T3V_SHAPE(n, d));
+    for (int64_t r = 0; r < n; r += range) {
+        size_t mark = t3v_arena_mark(ctx->arena);
+        t3v_put(ctx, x, r, t3v_dit_embed(ctx, dit, latent, r, r + range < n ? range : n - r));
+        if (!record) t3v_arena_back(ctx->arena, mark);
+    }
+    for (int64_t i = 0; i < c->layers && !ctx->status; i++) {
+        const t3v_dit_block *b = &dit->block[i];
+        if ((st = t3v_report(call->progress, "blocks", i, c->layers))) return t3v_ctx_fail(ctx, st);
+        size_t layer = t3v_arena_mark(ctx->arena);
+        t3v_tensor *m = t3v_dit_modulation(ctx, b, e0);
+        t3v_tensor *q = t3v_new(ctx, ctx->compute, T3V_SHAPE(n, d)), *k = t3v_new_like(ctx, q, ctx->compute);
+        t3v_tensor *v = t3v_new_like(ctx, q, ctx->compute);
+        for (int64_t r = 0; r < n && !ctx->status; r += range) {
+            size_t mark = t3v_arena_mark(ctx->arena);
+            t3v_tensor *xr = t3v_view(ctx, x, r, r + range < n ? range : n - r);
+            t3v_qkv p = t3v_dit_pre(ctx, dit, b, xr, m, rope, r);
+            t3v_put(ctx, q, r, p.q);
+            t3v_put(ctx, k, r, p.k);
+            t3v_put(ctx, v, r, p.v);
+            if (!record) t3v_arena_back(ctx->arena, mark);
+        }
+        t3v_tensor *o = t3v_attend(ctx, &call->plan->layer[i].site[T3V_SITE_SELF], c->heads, q, k, v, NULL);
+        t3v_tensor *next = record ? t3v_new_like(ctx, x, T3V_F32) : x; /* in place unless recorded */
+        for (int64_t r = 0; r < n && !ctx->status; r += range) {
+            size_t mark = t3v_arena_mark(ctx->arena);
+            int64_t len = r + range < n ? range : n - r;
+            t3v_put(ctx, next, r,
+                    t3v_dit_post(ctx, dit, b, t3v_view(ctx, x, r, len), t3v_view(ctx, o, r, len), m,
+                                 &call->plan->layer[i].site[T3V_SITE_CROSS_TEXT], call->prompt, i));
+            if (!record) t3v_arena_back(ctx->arena, mark);
+        }
+        x = next;
+        if (!record) t3v_arena_back(ctx->arena, layer);
+    }
+    for (int64_t r = 0; r < n && !ctx->status; r += range) {
+        size_t mark = t3v_arena_mark(ctx->arena);
+        t3v_tensor *y = t3v_dit_head(ctx, dit, t3v_view(ctx, x, r, r + range < n ? range : n - r), e);
+        t3v_unpatchify(ctx, velocity, r, y);
+        if (!record) t3v_arena_back(ctx->arena, mark);
+    }
+    if (!record) t3v_arena_back(ctx->arena, whole);
+    return ctx->status ? NULL : velocity;
+}

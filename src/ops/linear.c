@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Dense layers, with low-rank updates on the fly, and the embedding lookup. */
+#include <string.h>
+
+#include "ops/gemm/gemm.h"
+#include "ops/ops.h"
+#include "ops/rows/rows.h"
+
+/* C[m,n] (+)= op(A) op(B). */
+static void product(t3v_ctx *ctx, int64_t m, int64_t n, int64_t k, const void *a, t3v_dtype at, bool a_trans,
+                    const void *b, t3v_dtype bt, bool b_trans, const float *bias, void *c, t3v_dtype ct,
+                    bool accumulate)
+{
+    t3v_gemm_args g = {.batch = 1, .m = m, .n = n, .k = k,
+                       .a = a, .a_type = at, .lda = a_trans ? m : k, .a_trans = a_trans,
+                       .b = b, .b_type = bt, .ldb = b_trans ? k : n, .b_trans = b_trans,
+                       .bias = bias, .c = c, .c_type = ct, .ldc = n, .accumulate = accumulate};
+    t3v_ctx_keep(ctx, t3v_gemm(&g));
+}
+
+/* The values of x in another type: x's own memory, or scratch. */
+static const void *as_type(t3v_ctx *ctx, const void *x, t3v_dtype from, t3v_dtype to, int64_t n)
+{
+    if (from == to) return x;
+    void *y = t3v_temp(ctx, n, t3v_dtype_size(to));
+    if (y && t3v_runs(ctx)) t3v_rows_convert(y, to, x, from, n);
+    return y;
+}
+
+static int64_t in_features(const t3v_tensor *w) { return t3v_numel(w) / w->shape[0]; }
+
+static void dense_backward(t3v_ctx *ctx, const t3v_record *r)
+{
+    t3v_tensor *x = r->in[0], *w = r->in[1], *bias = r->in[2];
+    int64_t rows = t3v_rows(r->out[0]), out = w->shape[0], in = in_features(w);
+    bool accumulate;
+    const float *dy = t3v_grad(ctx, r->out[0]);
+    float *dx = t3v_grad_write(ctx, x, &accumulate), *dw = t3v_grad(ctx, w), *db = t3v_grad(ctx, bias);
+    size_t mark = t3v_arena_mark(ctx->arena);
+    const void *dyc = as_type(ctx, dy, T3V_F32, w->type, rows * out);
+    const void *xc = r->saved[0] ? r->saved[0]->data : x->data;
+    if (t3v_runs(ctx)) {
+        if (dx)
+            product(ctx, rows, in, out, dyc, w->type, false, w->data, w->type, false, NULL, dx, T3V_F32, accumulate);
+        if (dw) product(ctx, out, in, rows, dyc, w->type, true, xc, w->type, false, NULL, dw, T3V_F32, true);
+        if (db) t3v_ctx_keep(ctx, t3v_rows_sum(db, dy, T3V_F32, rows, out));
+    }
+    t3v_arena_back(ctx->arena, mark);
+}
+
+static const t3v_op dense_op = {"linear", dense_backward};
+
+/* y = x w^T + bias, recorded. */
+static t3v_tensor *dense(t3v_ctx *ctx, const t3v_tensor *w, const t3v_tensor *bias, t3v_tensor *x, t3v_dtype out)
+{
+    if (!x || ctx->status) return NULL;
+    int64_t rows = t3v_rows(x), n = w->shape[0], k = in_features(w), shape[T3V_MAX_DIMS];
+    if (t3v_cols(x) != k)
+        return t3v_ctx_fail(ctx, t3v_fail(T3V_E_SHAPE, "a layer of %lld inputs was given rows of %lld",
+                                          (long long)k, (long long)t3v_cols(x)));
+    memcpy(shape, x->shape, sizeof shape);
+    shape[x->ndim - 1] = n;
+    t3v_tensor *y = t3v_new(ctx, out, x->ndim, shape);
+    t3v_record *r = t3v_tape_add(ctx, &dense_op, T3V_INS(x, (t3v_tensor *)w, (t3v_tensor *)bias), y, NULL, 0);
+    if (r && x->type != w->type) r->saved[0] = t3v_new_like(ctx, x, w->type); /* x as the product saw it */
+    size_t mark = t3v_arena_mark(ctx->arena);
+    const void *xc = x->data;
+    if (r && r->saved[0]) {
+        xc = r->saved[0]->data;
+        if (t3v_runs(ctx)) t3v_rows_convert(r->saved[0]->data, w->type, x->data, x->type, rows * k);
+    } else {
+        xc = as_type(ctx, x->data, x->type, w->type, rows * k);
+    }
+    if (t3v_runs(ctx))
+        product(ctx, rows, n, k, xc, w->type, false, w->data, w->type, true, bias->data, y->data, out, false);
+    t3v_arena_back(ctx->arena, mark);
+    return ctx->status ? NULL : y;
+}
+
+t3v_tensor *t3v_linear(t3v_ctx *ctx, const t3v_weight *w, t3v_tensor *x, t3v_dtype out)
+{
+    t3v_tensor *y = dense(ctx, &w->w, &w->bias, x, w->loras ? T3V_F32 : out);
+    for (int i = 0; i < w->loras; i++) { /* updates are added in F32 */
+        static const t3v_tensor none = {.type = T3V_F32};
+        const t3v_lora_pair *l = &w->lora[i];
+        t3v_tensor *h = dense(ctx, &l->a, &none, x, T3V_F32);
+        y = t3v_add_scaled(ctx, y, dense(ctx, &l->b, &none, h, T3V_F32), l->strength);
+    }
+    return t3v_cast(ctx, y, out);
+}
+
+static void embed_backward(t3v_ctx *ctx, const t3v_record *r)
+{
+    const float *dy = t3v_grad(ctx, r->out[0]);
+    float *dt = t3v_grad(ctx, r->in[0]);
+    const int32_t *ids = r->saved[0]->data;
+    int64_t n = r->out[0]->shape[0], d = r->out[0]->shape[1];
+    if (!dt || !t3v_runs(ctx)) return;
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t j = 0; j < d; j++) dt[ids[i] * d + j] += dy[i * d + j];
+}
+
+static const t3v_op embed_op = {"embed", embed_backward};
+
+t3v_tensor *t3v_embed(t3v_ctx *ctx, const t3v_tensor *table, const int32_t *ids, int64_t n)
+{
+    int64_t d = table->shape[1];
+    size_t row = (size_t)d * t3v_dtype_size(table->type);
+    t3v_tensor *y = t3v_new(ctx, T3V_F32, T3V_SHAPE(n, d)), *kept = t3v_new(ctx, T3V_I32, T3V_SHAPE(n));
+    if (ctx->status) return NULL;
+    t3v_record *r = t3v_tape_add(ctx, &embed_op, T3V_INS((t3v_tensor *)table), y, NULL, 0);
+    if (r) r->saved[0] = kept;
+    if (!t3v_runs(ctx)) return y;
+    memcpy(kept->data, ids, (size_t)n * sizeof *ids);
+    for (int64_t i = 0; i < n; i++)
+        t3v_rows_convert((float *)y->data + i * d, T3V_F32, (const char *)table->data + (size_t)ids[i] * row,
+                         table->type, d);
+    return y;
+}

@@ -1,0 +1,270 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Finding and loading the parts of a model; what its hyper-parameters are is read from config and shapes. */
+#include "pipe/model.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "io/file.h"
+#include "io/json.h"
+
+/* Wan2.1, wan/configs/shared_config.py (Apache-2.0): see NOTICE. */
+const char t3v_negative_prompt[] =
+    "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，丑陋的，"
+    "残缺的，多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，静止不动的画面，杂乱的背景，"
+    "三条腿，背景人很多，倒着走";
+
+/* ---- configuration --------------------------------------------------------------------------------- */
+
+t3v_status t3v_dit_config_read(const char *path, t3v_dit_config *c)
+{
+    json_t *j = NULL;
+    T3V_TRY(t3v_json_load(&j, path));
+    *c = (t3v_dit_config){.freq_dim = 256, .text_len = 512, .in_dim = 16, .out_dim = 16, .eps = 1e-6};
+    const char *type = "t2v";
+    struct {
+        const char *key;
+        int64_t *value, max;
+        bool required;
+    } field[] = {{"dim", &c->dim, 1 << 16, true}, {"ffn_dim", &c->ffn_dim, 1 << 18, true},
+                 {"num_heads", &c->heads, 1024, true}, {"num_layers", &c->layers, 1024, true},
+                 {"freq_dim", &c->freq_dim, 1 << 14, false}, {"in_dim", &c->in_dim, 1024, false},
+                 {"out_dim", &c->out_dim, 1024, false}, {"text_len", &c->text_len, 1 << 14, false},
+                 {"text_dim", &c->text_dim, 1 << 16, false}};
+    t3v_status st = t3v_json_string(j, path, "model_type", false, &type);
+    for (size_t i = 0; i < sizeof field / sizeof *field && !st; i++)
+        st = t3v_json_int(j, path, field[i].key, field[i].required, 1, field[i].max, field[i].value);
+    if (!st) st = t3v_json_real(j, path, "eps", false, 0, 1, &c->eps);
+    if (!st && strcmp(type, "t2v") != 0)
+        st = t3v_fail(T3V_E_UNSUPPORTED, "%s: model_type is \"%s\"; this build runs \"t2v\" models", path, type);
+    json_decref(j);
+    return st;
+}
+
+t3v_status t3v_dit_config_write(const char *path, const t3v_dit_config *c)
+{
+    char text[1024];
+    int n = snprintf(text, sizeof text,
+                     "{\n  \"_class_name\": \"WanModel\",\n  \"model_type\": \"t2v\",\n  \"dim\": %lld,\n  \"ffn_dim\": %lld,\n"
+                     "  \"freq_dim\": %lld,\n  \"in_dim\": %lld,\n  \"out_dim\": %lld,\n  \"num_heads\": %lld,\n"
+                     "  \"num_layers\": %lld,\n  \"text_len\": %lld,\n  \"eps\": %g\n}\n",
+                     (long long)c->dim, (long long)c->ffn_dim, (long long)c->freq_dim, (long long)c->in_dim,
+                     (long long)c->out_dim, (long long)c->heads, (long long)c->layers, (long long)c->text_len, c->eps);
+    return t3v_write_text(path, text, (size_t)n);
+}
+
+/* ---- defaults -------------------------------------------------------------------------------------- */
+
+static t3v_status copy_string(const json_t *j, const char *path, const char *key, char *dst, size_t n)
+{
+    const char *s = NULL;
+    T3V_TRY(t3v_json_string(j, path, key, false, &s));
+    if (!s) return T3V_OK;
+    if (strlen(s) >= n) return t3v_fail(T3V_E_FORMAT, "%s: %s is longer than %zu bytes", path, key, n - 1);
+    strcpy(dst, s);
+    return T3V_OK;
+}
+
+t3v_status t3v_defaults_read(const char *path, t3v_defaults *d)
+{
+    if (!t3v_is_file(path)) return T3V_OK;
+    json_t *j = NULL;
+    T3V_TRY(t3v_json_load(&j, path));
+    int grid = 0;
+    t3v_status st = t3v_json_int(j, path, "width", false, 16, 1 << 16, &d->width);
+    if (!st) st = t3v_json_int(j, path, "height", false, 16, 1 << 16, &d->height);
+    if (!st) st = t3v_json_int(j, path, "frames", false, 1, 1 << 16, &d->frames);
+    if (!st) st = t3v_json_int(j, path, "steps", false, 1, 1000, &d->steps);
+    if (!st) st = t3v_json_real(j, path, "fps", false, 1, 240, &d->fps);
+    if (!st) st = t3v_json_real(j, path, "shift", false, 0.01, 100, &d->shift);
+    if (!st) st = t3v_json_real(j, path, "cfg", false, 0, 100, &d->cfg);
+    if (!st) st = copy_string(j, path, "sampler", d->sampler, sizeof d->sampler);
+    if (!st) st = copy_string(j, path, "negative", d->negative, sizeof d->negative);
+    if (!st) st = copy_string(j, path, "plan", d->plan, sizeof d->plan);
+    if (!st) st = t3v_json_ints(j, path, "plan_grid", false, 1, 1 << 20, d->plan_grid, 3, &grid);
+    if (!st && grid != 0 && grid != 3) st = t3v_fail(T3V_E_FORMAT, "%s: plan_grid has %d numbers, expected T, H, W", path, grid);
+    json_decref(j);
+    return st;
+}
+
+t3v_status t3v_defaults_write(const char *path, const t3v_defaults *d)
+{
+    json_t *j = json_pack("{s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:s, s:s, s:s}", "width", (json_int_t)d->width, "height",
+                          (json_int_t)d->height, "frames", (json_int_t)d->frames, "steps", (json_int_t)d->steps, "fps", d->fps,
+                          "shift", d->shift, "cfg", d->cfg, "sampler", d->sampler, "negative", d->negative, "plan", d->plan);
+    if (j && d->plan_grid[0])
+        json_object_set_new(j, "plan_grid", json_pack("[I, I, I]", (json_int_t)d->plan_grid[0], (json_int_t)d->plan_grid[1],
+                                                      (json_int_t)d->plan_grid[2]));
+    char *text = j ? json_dumps(j, JSON_INDENT(2)) : NULL;
+    json_decref(j);
+    if (!text) return t3v_fail(T3V_E_NOMEM, "no memory to write %s", path);
+    t3v_status st = t3v_write_text(path, text, strlen(text));
+    free(text);
+    return st;
+}
+
+/* Wan2.1 T2V (wan/configs); the 14B differs in nothing here. */
+static const t3v_defaults wan21 = {.width = 832, .height = 480, .frames = 81, .steps = 50, .fps = 16, .shift = 5, .cfg = 5,
+                                   .sampler = "unipc", .plan = "full"};
+
+/* ---- parts ----------------------------------------------------------------------------------------- */
+
+enum { DIT, TEXT, VAE };
+
+/* The path given for a part, or the file of that name in the model's directory. */
+static t3v_status locate(const t3v_model *m, const char *given, const char *name, const char *what, char **out)
+{
+    *out = given ? strdup(given) : t3v_path_join(m->path, name);
+    if (!*out) return t3v_fail(T3V_E_NOMEM, "no memory for a path");
+    if (t3v_is_file(*out) || t3v_is_dir(*out)) return T3V_OK;
+    t3v_status st = t3v_fail(T3V_E_IO, "%s: the %s is missing (expected %s)", m->path, what, *out);
+    free(*out);
+    *out = NULL;
+    return st;
+}
+
+/* Size of axis `axis` of a tensor that tells a hyper-parameter. */
+static t3v_status axis_of(const t3v_tensor_file *f, const char *name, int ndim, int axis, int64_t *out)
+{
+    const t3v_tensor_entry *e;
+    T3V_TRY(t3v_tensors_get(f, name, &e));
+    if (e->ndim != ndim) return t3v_fail(T3V_E_SHAPE, "%s: %s has %d axes, expected %d", f->path, name, e->ndim, ndim);
+    *out = e->shape[axis];
+    return T3V_OK;
+}
+
+static t3v_status fill(t3v_model *m, int part, const t3v_params *p, bool writable)
+{
+    t3v_params_options o = {.matrix = m->compute, .map = !writable};
+    T3V_TRY(t3v_arena_open(&m->arena[part], t3v_params_bytes(p, m->file[part], &o)));
+    return t3v_params_load(p, m->file[part], &o, &m->arena[part], true);
+}
+
+static t3v_status load_dit(t3v_model *m, bool writable)
+{
+    t3v_status st = t3v_tensors_open(&m->file[DIT], m->path);
+    if (!st) t3v_tensors_strip_prefix(m->file[DIT], "patch_embedding.weight");
+    if (!st) st = axis_of(m->file[DIT], "text_embedding.0.weight", 2, 1, &m->config.text_dim);
+    if (!st) st = t3v_dit_open(&m->dit, &m->config);
+    if (!st) st = fill(m, DIT, &m->dit.params, writable);
+    return st;
+}
+
+static int64_t count_layers(const t3v_tensor_file *f)
+{
+    char name[64];
+    for (int64_t n = 0;; n++) {
+        snprintf(name, sizeof name, "blocks.%lld.norm1.weight", (long long)n);
+        if (!t3v_tensors_find(f, name)) return n;
+    }
+}
+
+static t3v_status load_text(t3v_model *m, const t3v_model_paths *paths, bool writable)
+{
+    char *path = NULL, *spiece = NULL;
+    t3v_umt5_config c = {0};
+    t3v_status st = locate(m, paths->text_encoder, "models_t5_umt5-xxl-enc-bf16.pth", "text encoder", &path);
+    if (!st) st = locate(m, paths->tokenizer, "google/umt5-xxl/spiece.model", "tokenizer", &spiece);
+    if (!st) st = t3v_tokenizer_open(spiece, &m->tokenizer);
+    if (!st) st = t3v_tensors_open(&m->file[TEXT], path);
+    const t3v_tensor_file *f = m->file[TEXT];
+    if (!st) st = axis_of(f, "token_embedding.weight", 2, 0, &c.vocab);
+    if (!st) st = axis_of(f, "token_embedding.weight", 2, 1, &c.dim);
+    if (!st) st = axis_of(f, "blocks.0.attn.q.weight", 2, 0, &c.dim_attn);
+    if (!st) st = axis_of(f, "blocks.0.pos_embedding.embedding.weight", 2, 0, &c.buckets);
+    if (!st) st = axis_of(f, "blocks.0.pos_embedding.embedding.weight", 2, 1, &c.heads);
+    if (!st) st = axis_of(f, "blocks.0.ffn.fc1.weight", 2, 0, &c.dim_ffn);
+    if (!st) c.layers = count_layers(f);
+    if (!st && t3v_tokenizer_vocab_size(m->tokenizer) > c.vocab)
+        st = t3v_fail(T3V_E_SHAPE, "the tokenizer %s has %d pieces, the text encoder %s only %lld rows", spiece,
+                      t3v_tokenizer_vocab_size(m->tokenizer), path, (long long)c.vocab);
+    if (!st) st = t3v_umt5_open(&m->text, &c);
+    if (!st) st = fill(m, TEXT, &m->text.params, writable);
+    free(path);
+    free(spiece);
+    return st;
+}
+
+static t3v_status load_vae(t3v_model *m, const t3v_model_paths *paths, bool writable)
+{
+    char *path = NULL;
+    int64_t dim = 0;
+    t3v_status st = locate(m, paths->vae, "Wan2.1_VAE.pth", "VAE", &path);
+    if (!st) st = t3v_tensors_open(&m->file[VAE], path);
+    if (!st) st = axis_of(m->file[VAE], "encoder.conv1.weight", 5, 0, &dim);
+    if (!st) st = t3v_vae_open(&m->vae, dim);
+    if (!st) st = fill(m, VAE, &m->vae.params, writable);
+    free(path);
+    return st;
+}
+
+t3v_status t3v_model_load(t3v_model *m, const t3v_model_paths *paths, unsigned parts, bool writable)
+{
+    parts &= ~m->parts;
+    t3v_status st = T3V_OK;
+    if (parts & T3V_PART_TEXT) st = load_text(m, paths, writable);
+    if (!st && parts & T3V_PART_DIT) st = load_dit(m, writable);
+    if (!st && parts & T3V_PART_VAE) st = load_vae(m, paths, writable);
+    m->parts |= parts; /* what was begun is unloaded like what was loaded */
+    if (st) t3v_model_unload(m, parts);
+    return st;
+}
+
+void t3v_model_unload(t3v_model *m, unsigned parts)
+{
+    if (parts & T3V_PART_DIT) t3v_dit_close(&m->dit);
+    if (parts & T3V_PART_VAE) t3v_vae_close(&m->vae);
+    if (parts & T3V_PART_TEXT) {
+        t3v_umt5_close(&m->text);
+        t3v_tokenizer_close(m->tokenizer);
+        m->tokenizer = NULL;
+    }
+    for (int i = 0; i < 3; i++) {
+        static const unsigned bit[3] = {T3V_PART_DIT, T3V_PART_TEXT, T3V_PART_VAE};
+        if (!(parts & bit[i])) continue;
+        t3v_tensors_close(m->file[i]);
+        m->file[i] = NULL;
+        t3v_arena_close(&m->arena[i]);
+    }
+    m->parts &= ~parts;
+}
+
+static t3v_status read_config(t3v_model *m)
+{
+    m->defaults = wan21;
+    strcpy(m->defaults.negative, t3v_negative_prompt);
+    if (!t3v_is_dir(m->path)) return t3v_fail(T3V_E_ARG, "--model %s: expected a model directory with config.json", m->path);
+    char *config = t3v_path_join(m->path, "config.json"), *own = t3v_path_join(m->path, "t3v.json");
+    t3v_status st = config && own ? T3V_OK : t3v_fail(T3V_E_NOMEM, "no memory for a path");
+    if (!st) st = t3v_dit_config_read(config, &m->config);
+    if (!st) st = t3v_defaults_read(own, &m->defaults);
+    free(config);
+    free(own);
+    return st;
+}
+
+t3v_status t3v_model_open(t3v_model **out, const t3v_model_paths *paths, unsigned parts, t3v_dtype compute, bool writable)
+{
+    t3v_model *m = calloc(1, sizeof *m);
+    *out = NULL;
+    if (!m || !(m->path = strdup(paths->model))) {
+        free(m);
+        return t3v_fail(T3V_E_NOMEM, "no memory to open %s", paths->model);
+    }
+    m->compute = compute;
+    t3v_status st = read_config(m);
+    if (!st) st = t3v_model_load(m, paths, parts, writable);
+    if (st) t3v_model_close(m);
+    else *out = m;
+    return st;
+}
+
+void t3v_model_close(t3v_model *m)
+{
+    if (!m) return;
+    t3v_model_unload(m, T3V_PART_ALL);
+    free(m->path);
+    free(m);
+}

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A model directory in the original Wan2.1 layout: its parts, opened as needed. */
+#ifndef T3V_PIPE_MODEL_H
+#define T3V_PIPE_MODEL_H
+
+#include "dit/dit.h"
+#include "io/params.h"
+#include "text/tokenizer.h"
+#include "text/umt5.h"
+#include "vae/vae.h"
+
+/* What a job starts from; from the family, overridden by t3v.json beside the weights. */
+typedef struct t3v_defaults {
+    int64_t width, height, frames, steps;
+    double fps, shift, cfg;
+    char sampler[16];
+    char negative[2048];
+    char plan[1024];        /* "full" unless the weights were tuned for another */
+    int64_t plan_grid[3];   /* T, H, W that the plan was tuned for; 0: none */
+} t3v_defaults;
+
+typedef enum t3v_parts { T3V_PART_DIT = 1, T3V_PART_TEXT = 2, T3V_PART_VAE = 4, T3V_PART_ALL = 7 } t3v_parts;
+
+typedef struct t3v_model {
+    char *path;
+    unsigned parts;           /* those that are loaded */
+    t3v_dtype compute;
+    t3v_dit_config config;    /* known even when the DiT is not loaded */
+    t3v_defaults defaults;
+    t3v_dit dit;
+    t3v_umt5 text;
+    t3v_tokenizer *tokenizer;
+    t3v_vae vae;
+    t3v_tensor_file *file[3]; /* dit, text, vae: mapped while their part is loaded */
+    t3v_arena arena[3];
+} t3v_model;
+
+/* Where the parts are when they are not in one directory; any may be NULL. */
+typedef struct t3v_model_paths {
+    const char *model; /* a directory, or a DiT file */
+    const char *vae, *text_encoder, *tokenizer;
+} t3v_model_paths;
+
+/* Reads the configuration and loads `parts`. writable: every parameter gets memory of its own (training). */
+t3v_status t3v_model_open(t3v_model **out, const t3v_model_paths *paths, unsigned parts, t3v_dtype compute, bool writable);
+/* Loads parts that are missing, or gives the memory of parts back. */
+t3v_status t3v_model_load(t3v_model *m, const t3v_model_paths *paths, unsigned parts, bool writable);
+void t3v_model_unload(t3v_model *m, unsigned parts);
+void t3v_model_close(t3v_model *m); /* NULL is fine */
+
+/* config.json of a DiT. text_dim is not in it: it is read from the weights, and 0 here when absent. */
+t3v_status t3v_dit_config_read(const char *path, t3v_dit_config *out);
+t3v_status t3v_dit_config_write(const char *path, const t3v_dit_config *c);
+/* t3v.json: overrides the fields that it has. A file that is not there changes nothing. */
+t3v_status t3v_defaults_read(const char *path, t3v_defaults *d);
+t3v_status t3v_defaults_write(const char *path, const t3v_defaults *d);
+
+extern const char t3v_negative_prompt[]; /* Wan's */
+
+#endif

@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Training the DiT and its text encoder together on cached latents of procedural video. */
+#ifndef T3V_TRAIN_TASK_DIT_H
+#define T3V_TRAIN_TASK_DIT_H
+
+#include "attn/plan.h"
+#include "pipe/model.h"
+#include "train/trainer.h"
+
+enum { T3V_TASK_WORKERS = 64 };
+
+typedef struct t3v_task_dit {
+    t3v_model *model;      /* all parts, writable; the VAE is only needed to make latents */
+    uint64_t seed;
+    int64_t size, frames;  /* of the clips */
+    int64_t clips;         /* distinct scenes cached as latents */
+    double shift;          /* of the noise levels: sigma = shift u / (1 + (shift - 1) u), u uniform */
+    double drop;           /* share of samples with the empty prompt, for CFG */
+    t3v_plan *plan;
+    uint16_t *latents;     /* BF16 [clips, 16, T, h, w] */
+    int64_t latent_size;   /* elements of one */
+    t3v_tokenizer *tokenizer[T3V_TASK_WORKERS];
+    double by_level[4][2]; /* sum of losses and their number, by quarter of sigma, since the last log line */
+} t3v_task_dit;
+
+/* Renders and encodes the clips (or reads them from `cache`, a file this wrote earlier for the same settings; NULL: no
+ * file), makes the plan from its text, opens tokenizers. */
+t3v_status t3v_task_dit_open(t3v_task_dit *self, const char *plan, const char *cache, const t3v_progress *progress);
+void t3v_task_dit_close(t3v_task_dit *self);
+t3v_task t3v_task_dit_make(t3v_task_dit *self);
+
+#endif

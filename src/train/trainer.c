@@ -1,0 +1,328 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The training loop and its checkpoints. */
+#define _GNU_SOURCE
+#include "train/trainer.h"
+
+#include <errno.h>
+#include <math.h>
+#include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/threads.h"
+#include "io/file.h"
+#include "io/safetensors.h"
+#include "ops/rows/rows.h"
+#include "tensor/dtype.h"
+
+enum { WORKERS_MAX = 64 };
+
+typedef struct worker {
+    t3v_arena arena;
+    float *grads;        /* [total] */
+    float **param_grad;  /* [count] into grads */
+    double loss;
+    t3v_status status;
+    char error[512];
+} worker;
+
+typedef struct run {
+    const t3v_task *task;
+    const t3v_train_options *o;
+    const t3v_param **param; /* [count] */
+    int64_t *offset;         /* [count + 1] elements before each parameter */
+    int64_t count, total, step, skipped;
+    float *master, *m, *v, *ema; /* [total] */
+    int workers;
+    worker worker[WORKERS_MAX];
+    const char *dir, *settings;
+    FILE *log;
+} run;
+
+double t3v_train_lr(const t3v_train_options *o, int64_t step)
+{
+    if (step < o->warmup) return o->lr * (double)(step + 1) / (double)o->warmup;
+    double span = (double)(o->steps - o->warmup), at = (double)(step - o->warmup) / (span > 1 ? span : 1);
+    if (at > 1) at = 1;
+    return o->lr_end + (o->lr - o->lr_end) * 0.5 * (1 + cos(3.14159265358979323846 * at));
+}
+
+/* ---- memory --------------------------------------------------------------------------------------- */
+
+static t3v_status collect(run *r)
+{
+    for (int k = 0; k < 4 && r->task->part[k]; k++) r->count += r->task->part[k]->count;
+    r->param = calloc((size_t)r->count, sizeof *r->param);
+    r->offset = calloc((size_t)r->count + 1, sizeof *r->offset);
+    if (!r->param || !r->offset) return t3v_fail(T3V_E_NOMEM, "no memory for %lld parameters", (long long)r->count);
+    int64_t i = 0;
+    for (int k = 0; k < 4 && r->task->part[k]; k++)
+        for (int64_t j = 0; j < r->task->part[k]->count; j++, i++) {
+            r->param[i] = &r->task->part[k]->item[j];
+            r->offset[i + 1] = r->offset[i] + t3v_numel(r->param[i]->tensor);
+        }
+    r->total = r->offset[r->count];
+    float **buffers[] = {&r->master, &r->m, &r->v, r->o->ema > 0 ? &r->ema : NULL};
+    for (int k = 0; k < 4; k++)
+        if (buffers[k] && !(*buffers[k] = calloc((size_t)r->total, sizeof(float))))
+            return t3v_fail(T3V_E_NOMEM, "no memory for the optimizer state of %lld weights", (long long)r->total);
+    for (int w = 0; w < r->workers; w++) {
+        worker *k = &r->worker[w];
+        T3V_TRY(t3v_arena_open(&k->arena, r->o->arena_bytes ? r->o->arena_bytes : (size_t)4 << 30));
+        k->grads = calloc((size_t)r->total, sizeof(float));
+        k->param_grad = calloc((size_t)r->count, sizeof *k->param_grad);
+        if (!k->grads || !k->param_grad) return t3v_fail(T3V_E_NOMEM, "no memory for the gradients of worker %d", w);
+        for (i = 0; i < r->count; i++) k->param_grad[i] = k->grads + r->offset[i];
+    }
+    for (i = 0; i < r->count; i++) {
+        t3v_tensor *t = r->param[i]->tensor;
+        t->needs_grad = true;
+        t->param = (int32_t)i + 1;
+        T3V_TRY(t3v_convert(r->master + r->offset[i], T3V_F32, t->data, t->type, t3v_numel(t)));
+    }
+    if (r->ema) memcpy(r->ema, r->master, (size_t)r->total * sizeof(float));
+    return T3V_OK;
+}
+
+static void release(run *r)
+{
+    for (int64_t i = 0; i < r->count && r->param; i++)
+        if (r->param[i]) {
+            r->param[i]->tensor->needs_grad = false;
+            r->param[i]->tensor->param = 0;
+        }
+    for (int w = 0; w < r->workers; w++) {
+        t3v_arena_close(&r->worker[w].arena);
+        free(r->worker[w].grads);
+        free(r->worker[w].param_grad);
+    }
+    free(r->param);
+    free(r->offset);
+    free(r->master);
+    free(r->m);
+    free(r->v);
+    free(r->ema);
+    if (r->log) fclose(r->log);
+}
+
+/* The weights as the forward pass uses them. */
+static void publish(run *r)
+{
+    for (int64_t i = 0; i < r->count; i++) {
+        t3v_tensor *t = r->param[i]->tensor;
+        t3v_rows_convert(t->data, t->type, r->master + r->offset[i], T3V_F32, t3v_numel(t));
+    }
+}
+
+/* ---- checkpoints ---------------------------------------------------------------------------------- */
+
+static t3v_status make_dir(const char *path)
+{
+    if (mkdir(path, 0777) == 0 || errno == EEXIST) return T3V_OK;
+    return t3v_fail(T3V_E_IO, "cannot make the directory %s: %s", path, strerror(errno));
+}
+
+static void state_path(const run *r, char *path, size_t n) { snprintf(path, n, "%s/state/train.safetensors", r->dir); }
+
+static t3v_status save_state(run *r)
+{
+    char path[4096], step[32], skipped[32];
+    snprintf(path, sizeof path, "%s/state", r->dir);
+    T3V_TRY(make_dir(path));
+    state_path(r, path, sizeof path);
+    snprintf(step, sizeof step, "%lld", (long long)r->step);
+    snprintf(skipped, sizeof skipped, "%lld", (long long)r->skipped);
+    const t3v_meta meta[] = {{"step", step}, {"skipped", skipped}, {"settings", r->settings}};
+    t3v_tensor_entry e[4] = {{.name = "master", .data = r->master}, {.name = "m", .data = r->m},
+                             {.name = "v", .data = r->v}, {.name = "ema", .data = r->ema}};
+    int n = r->ema ? 4 : 3;
+    for (int i = 0; i < n; i++) {
+        e[i].dtype = T3V_F32;
+        e[i].ndim = 1;
+        e[i].shape[0] = e[i].numel = r->total;
+        e[i].nbytes = r->total * 4;
+    }
+    return t3v_safetensors_write(path, e, n, meta, 3);
+}
+
+static const char *meta_of(const t3v_tensor_file *f, const char *key)
+{
+    for (int64_t i = 0; i < f->meta_count; i++)
+        if (strcmp(f->meta[i].key, key) == 0) return f->meta[i].value;
+    return "";
+}
+
+static t3v_status load_state(run *r)
+{
+    char path[4096];
+    state_path(r, path, sizeof path);
+    t3v_tensor_file *f = NULL;
+    T3V_TRY(t3v_tensors_open(&f, path));
+    t3v_status st = T3V_OK;
+    if (strcmp(meta_of(f, "settings"), r->settings) != 0)
+        st = t3v_fail(T3V_E_ARG, "%s was made with other settings; resume with the same configuration or use another -o",
+                      path);
+    struct {
+        const char *name;
+        float *data;
+    } part[] = {{"master", r->master}, {"m", r->m}, {"v", r->v}, {"ema", r->ema}};
+    for (int i = 0; i < 4 && !st; i++)
+        if (part[i].data) st = t3v_tensors_read(f, part[i].name, 1, (int64_t[]){r->total}, part[i].data, T3V_F32);
+    r->step = strtoll(meta_of(f, "step"), NULL, 10);
+    r->skipped = strtoll(meta_of(f, "skipped"), NULL, 10);
+    t3v_tensors_close(f);
+    if (!st) publish(r);
+    return st;
+}
+
+static t3v_status save(run *r)
+{
+    T3V_TRY(save_state(r));
+    float **values = calloc((size_t)r->count, sizeof *values);
+    if (!values) return t3v_fail(T3V_E_NOMEM, "no memory to save");
+    for (int64_t i = 0; i < r->count; i++) values[i] = (r->ema ? r->ema : r->master) + r->offset[i];
+    t3v_status st = r->task->save(r->task->self, r->dir, values);
+    free(values);
+    return st;
+}
+
+/* The log keeps the lines up to the step that a resume starts from. */
+static t3v_status open_log(run *r, bool resume)
+{
+    char path[4096];
+    snprintf(path, sizeof path, "%s/log.jsonl", r->dir);
+    char *text = NULL;
+    size_t size = 0, kept = 0;
+    if (resume && t3v_read_text(path, (size_t)1 << 30, &text, &size) == T3V_OK)
+        for (size_t at = 0; at < size;) {
+            char *end = memchr(text + at, '\n', size - at);
+            long long step;
+            if (!end || sscanf(text + at, "{\"step\":%lld", &step) != 1 || step > r->step) break;
+            at = kept = (size_t)(end - text) + 1;
+        }
+    r->log = fopen(path, "w");
+    if (r->log && kept) fwrite(text, 1, kept, r->log);
+    free(text);
+    return r->log ? T3V_OK : t3v_fail(T3V_E_IO, "cannot write %s: %s", path, strerror(errno));
+}
+
+/* ---- one step ------------------------------------------------------------------------------------- */
+
+static t3v_status gradients(run *r, double *loss)
+{
+    const t3v_task *task = r->task;
+#pragma omp parallel num_threads(r->workers)
+    {
+        int me = omp_get_thread_num();
+        worker *k = &r->worker[me];
+        memset(k->grads, 0, (size_t)r->total * sizeof(float));
+        k->loss = 0;
+        k->status = T3V_OK;
+        for (int64_t i = me; i < r->o->batch && !k->status; i += r->workers) {
+            t3v_tape tape = {0};
+            t3v_ctx ctx = {.arena = &k->arena, .tape = &tape, .compute = task->compute, .param_grad = k->param_grad};
+            double one = 0;
+            t3v_arena_back(&k->arena, 0);
+            k->status = task->sample(task->self, &ctx, me, r->step, i, 1.0 / (double)r->o->batch, &one);
+            k->loss += one / (double)r->o->batch;
+            if (k->status) snprintf(k->error, sizeof k->error, "%s", t3v_error_text());
+        }
+    }
+    *loss = 0;
+    for (int w = 0; w < r->workers; w++) {
+        if (r->worker[w].status) return t3v_fail(r->worker[w].status, "%s", r->worker[w].error);
+        *loss += r->worker[w].loss;
+    }
+    for (int w = 1; w < r->workers; w++) t3v_rows_add(r->worker[0].grads, r->worker[0].grads, r->worker[w].grads, r->total);
+    return T3V_OK;
+}
+
+static void update(run *r, double norm)
+{
+    const t3v_train_options *o = r->o;
+    double scale = o->clip > 0 && norm > o->clip ? o->clip / norm : 1.0;
+    for (int64_t i = 0; i < r->count; i++) {
+        t3v_tensor *t = r->param[i]->tensor;
+        int64_t at = r->offset[i], n = t3v_numel(t);
+        /* the average starts with the last values, not the first: a decay that grows with the steps done */
+        double ema = (1.0 + (double)r->step) / (10.0 + (double)r->step);
+        t3v_adamw a = {.lr = (float)t3v_train_lr(o, r->step), .beta1 = (float)o->beta1, .beta2 = (float)o->beta2,
+                       .eps = (float)o->eps, .weight_decay = r->param[i]->matrix ? (float)o->weight_decay : 0.0f,
+                       .grad_scale = (float)scale, .ema_decay = (float)(ema < o->ema ? ema : o->ema), .step = r->step + 1};
+        bool half = t->type == T3V_BF16;
+        t3v_rows_adamw(r->master + at, r->m + at, r->v + at, half ? t->data : NULL, r->ema ? r->ema + at : NULL,
+                       r->worker[0].grads + at, &a, n);
+        if (!half) memcpy(t->data, r->master + at, (size_t)n * sizeof(float));
+    }
+}
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static void log_step(run *r, double loss, double norm, double seconds)
+{
+    char extra[512] = "";
+    if (r->task->log) r->task->log(r->task->self, extra, sizeof extra);
+    struct rusage u;
+    getrusage(RUSAGE_SELF, &u);
+    fprintf(r->log, "{\"step\":%lld,\"loss\":%.6g,\"lr\":%.4g,\"grad_norm\":%.5g,\"skipped\":%lld,\"seconds\":%.4g,"
+            "\"peak_rss_bytes\":%lld%s%s}\n",
+            (long long)r->step, isfinite(loss) ? loss : -1.0, t3v_train_lr(r->o, r->step - 1), isfinite(norm) ? norm : -1.0,
+            (long long)r->skipped, seconds, (long long)u.ru_maxrss * 1024, *extra ? "," : "", extra);
+    fflush(r->log);
+}
+
+static t3v_status check_options(const t3v_train_options *o)
+{
+    if (o->steps < 1 || o->batch < 1 || o->save_every < 1)
+        return t3v_fail(T3V_E_ARG, "training: steps, batch and save_every must be at least 1");
+    if (!(o->lr > 0) || !(o->lr_end >= 0)) return t3v_fail(T3V_E_ARG, "training: lr is %g, expected a number above 0", o->lr);
+    if (!(o->ema >= 0 && o->ema < 1)) return t3v_fail(T3V_E_ARG, "training: ema is %g, expected 0 to below 1", o->ema);
+    return T3V_OK;
+}
+
+t3v_status t3v_train(const t3v_task *task, const t3v_train_options *o, const char *dir, bool resume, int64_t stop_after,
+                     const char *settings, const t3v_progress *progress)
+{
+    T3V_TRY(check_options(o));
+    T3V_TRY(make_dir(dir));
+    run *r = calloc(1, sizeof *r);
+    if (!r) return t3v_fail(T3V_E_NOMEM, "no memory for the trainer");
+    r->task = task;
+    r->o = o;
+    r->dir = dir;
+    r->settings = settings;
+    r->workers = t3v_threads() < o->batch ? t3v_threads() : (int)o->batch;
+    if (r->workers > WORKERS_MAX) r->workers = WORKERS_MAX;
+    t3v_status st = collect(r), stop = T3V_OK;
+    if (!st && resume) st = load_state(r);
+    if (!st) st = open_log(r, resume);
+    if (!st) publish(r);
+    int64_t end = stop_after > 0 && r->step + stop_after < o->steps ? r->step + stop_after : o->steps;
+    while (!st && r->step < end) {
+        double start = now(), loss;
+        if ((stop = t3v_report(progress, "train", r->step, o->steps))) break;
+        if ((st = gradients(r, &loss))) break;
+        double norm = sqrt(t3v_rows_sumsq(r->worker[0].grads, T3V_F32, r->total));
+        if (isfinite(norm) && isfinite(loss)) update(r, norm);
+        else r->skipped++;
+        r->step++;
+        log_step(r, loss, norm, now() - start);
+        if (r->step % o->save_every == 0 && r->step < end) st = save(r);
+    }
+    if (!st && (st = save(r)) == T3V_OK && !stop) st = t3v_report(progress, "train", r->step, o->steps);
+    if (!st && stop) st = t3v_fail(stop, "stopped at step %lld; continue with --resume", (long long)r->step);
+    release(r);
+    free(r);
+    return st;
+}

@@ -1,0 +1,334 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The VAE's parameter list and its chunk-wise forward pass. */
+#include "vae/vae.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+/* Wan2.1, wan/modules/vae.py (Apache-2.0): see NOTICE. */
+const float t3v_vae_mean[T3V_VAE_Z] = {-0.7571f, -0.7089f, -0.9113f, 0.1075f, -0.1745f, 0.9653f, -0.1517f, 1.5508f,
+                                       0.4134f,  -0.0715f, 0.5517f,  -0.3632f, -0.1922f, -0.9497f, 0.2503f, -0.2921f};
+const float t3v_vae_std[T3V_VAE_Z] = {2.8184f, 1.4541f, 2.3275f, 2.6558f, 1.2196f, 1.7708f, 2.6052f, 2.0743f,
+                                      3.2687f, 2.1526f, 2.8652f, 1.5579f, 1.6382f, 1.1253f, 2.8251f, 1.9160f};
+
+/* ---- parameters ----------------------------------------------------------------------------------- */
+
+static t3v_status add_conv(t3v_params *p, t3v_conv_weight *c, int64_t out, int64_t in, int64_t kt, int64_t k,
+                           const char *name)
+{
+    T3V_TRY(kt ? t3v_params_add(p, &c->w, true, T3V_SHAPE(out, in, kt, k, k), "%s.weight", name)
+               : t3v_params_add(p, &c->w, true, T3V_SHAPE(out, in, k, k), "%s.weight", name));
+    return t3v_params_add(p, &c->bias, false, T3V_SHAPE(out), "%s.bias", name);
+}
+
+static t3v_status add_pointwise(t3v_params *p, t3v_weight *w, int64_t out, int64_t in, bool flat, const char *name)
+{
+    T3V_TRY(flat ? t3v_params_add(p, &w->w, true, T3V_SHAPE(out, in, 1, 1), "%s.weight", name)
+                 : t3v_params_add(p, &w->w, true, T3V_SHAPE(out, in, 1, 1, 1), "%s.weight", name));
+    return t3v_params_add(p, &w->bias, false, T3V_SHAPE(out), "%s.bias", name);
+}
+
+static t3v_status add_res(t3v_params *p, t3v_vae_res *r, int64_t in, int64_t out, const char *prefix)
+{
+    char name[T3V_NAME_MAX];
+    T3V_TRY(t3v_params_add(p, &r->gamma1, false, T3V_SHAPE(in, 1, 1, 1), "%s.residual.0.gamma", prefix));
+    snprintf(name, sizeof name, "%s.residual.2", prefix);
+    T3V_TRY(add_conv(p, &r->conv1, out, in, 3, 3, name));
+    T3V_TRY(t3v_params_add(p, &r->gamma2, false, T3V_SHAPE(out, 1, 1, 1), "%s.residual.3.gamma", prefix));
+    snprintf(name, sizeof name, "%s.residual.6", prefix);
+    T3V_TRY(add_conv(p, &r->conv2, out, out, 3, 3, name));
+    if (in == out) return T3V_OK;
+    snprintf(name, sizeof name, "%s.shortcut", prefix);
+    return add_pointwise(p, &r->shortcut, out, in, false, name);
+}
+
+static t3v_status add_middle(t3v_params *p, t3v_vae_half *h, int64_t c, const char *half)
+{
+    char name[T3V_NAME_MAX];
+    snprintf(name, sizeof name, "%s.middle.0", half);
+    T3V_TRY(add_res(p, &h->middle0, c, c, name));
+    T3V_TRY(t3v_params_add(p, &h->middle1.gamma, false, T3V_SHAPE(c, 1, 1), "%s.middle.1.norm.gamma", half));
+    snprintf(name, sizeof name, "%s.middle.1.to_qkv", half);
+    T3V_TRY(add_pointwise(p, &h->middle1.qkv, 3 * c, c, true, name));
+    snprintf(name, sizeof name, "%s.middle.1.proj", half);
+    T3V_TRY(add_pointwise(p, &h->middle1.proj, c, c, true, name));
+    snprintf(name, sizeof name, "%s.middle.2", half);
+    return add_res(p, &h->middle2, c, c, name);
+}
+
+static t3v_status add_resample(t3v_params *p, t3v_vae_layer *l, t3v_vae_kind kind, int64_t in, int64_t out, const char *prefix)
+{
+    char name[T3V_NAME_MAX];
+    l->kind = kind;
+    snprintf(name, sizeof name, "%s.resample.1", prefix);
+    T3V_TRY(add_conv(p, &l->resample, out, in, 0, 3, name));
+    if (kind != T3V_VAE_DOWN3 && kind != T3V_VAE_UP3) return T3V_OK;
+    int64_t time_out = kind == T3V_VAE_UP3 ? 2 * in : in;
+    T3V_TRY(t3v_params_add(p, &l->time.w, true, T3V_SHAPE(time_out, in, 3, 1, 1), "%s.time_conv.weight", prefix));
+    return t3v_params_add(p, &l->time.bias, false, T3V_SHAPE(time_out), "%s.time_conv.bias", prefix);
+}
+
+static t3v_status add_head(t3v_params *p, t3v_vae_half *h, int64_t in, int64_t out, const char *half)
+{
+    char name[T3V_NAME_MAX];
+    T3V_TRY(t3v_params_add(p, &h->gamma_out, false, T3V_SHAPE(in, 1, 1, 1), "%s.head.0.gamma", half));
+    snprintf(name, sizeof name, "%s.head.2", half);
+    return add_conv(p, &h->conv_out, out, in, 3, 3, name);
+}
+
+static const int64_t mult[4] = {1, 2, 4, 4};
+
+static t3v_status list_params(t3v_vae *v)
+{
+    char name[T3V_NAME_MAX];
+    t3v_params *p = &v->params;
+    t3v_vae_half *e = &v->encoder, *d = &v->decoder;
+    int64_t dim = v->dim, c = dim;
+    T3V_TRY(add_conv(p, &e->conv_in, dim, 3, 3, 3, "encoder.conv1"));
+    for (int i = 0; i < 4; i++) {
+        for (int j = 0; j < 2; j++, c = dim * mult[i]) {
+            snprintf(name, sizeof name, "encoder.downsamples.%d", e->layers);
+            T3V_TRY(add_res(p, &e->layer[e->layers++].res, c, dim * mult[i], name));
+        }
+        if (i == 3) break;
+        snprintf(name, sizeof name, "encoder.downsamples.%d", e->layers);
+        T3V_TRY(add_resample(p, &e->layer[e->layers++], i == 0 ? T3V_VAE_DOWN2 : T3V_VAE_DOWN3, c, c, name));
+    }
+    T3V_TRY(add_middle(p, e, c, "encoder"));
+    T3V_TRY(add_head(p, e, c, 2 * T3V_VAE_Z, "encoder"));
+    T3V_TRY(add_pointwise(p, &v->quant, 2 * T3V_VAE_Z, 2 * T3V_VAE_Z, false, "conv1"));
+    T3V_TRY(add_pointwise(p, &v->post_quant, T3V_VAE_Z, T3V_VAE_Z, false, "conv2"));
+    T3V_TRY(add_conv(p, &d->conv_in, c, T3V_VAE_Z, 3, 3, "decoder.conv1"));
+    T3V_TRY(add_middle(p, d, c, "decoder"));
+    for (int i = 3; i >= 0; i--) { /* each upsampling halves the channels, so a stage may begin narrower */
+        for (int j = 0; j < 3; j++, c = dim * mult[i]) {
+            snprintf(name, sizeof name, "decoder.upsamples.%d", d->layers);
+            T3V_TRY(add_res(p, &d->layer[d->layers++].res, c, dim * mult[i], name));
+        }
+        if (i == 0) break;
+        snprintf(name, sizeof name, "decoder.upsamples.%d", d->layers);
+        T3V_TRY(add_resample(p, &d->layer[d->layers++], i == 1 ? T3V_VAE_UP2 : T3V_VAE_UP3, c, c / 2, name));
+        c /= 2;
+    }
+    return add_head(p, d, c, 3, "decoder");
+}
+
+t3v_status t3v_vae_open(t3v_vae *v, int64_t dim)
+{
+    *v = (t3v_vae){.dim = dim};
+    if (dim < 2 || dim > 4096 || dim % 2)
+        return t3v_fail(T3V_E_ARG, "VAE: base width %lld, expected an even number from 2 to 4096", (long long)dim);
+    t3v_status st = list_params(v);
+    if (st) t3v_vae_close(v);
+    return st;
+}
+
+void t3v_vae_close(t3v_vae *v)
+{
+    t3v_params_free(&v->params);
+    *v = (t3v_vae){0};
+}
+
+static t3v_status prepare_res(t3v_ctx *ctx, t3v_vae_res *r, int64_t h, int64_t w)
+{
+    T3V_TRY(t3v_conv_prepare(ctx, &r->conv1, 1, h, w));
+    return t3v_conv_prepare(ctx, &r->conv2, 1, h, w);
+}
+
+t3v_status t3v_vae_prepare(t3v_ctx *ctx, t3v_vae *v, bool decoder, int64_t height, int64_t width)
+{
+    t3v_vae_half *h = decoder ? &v->decoder : &v->encoder;
+    int64_t y = decoder ? height / 8 : height, x = decoder ? width / 8 : width;
+    T3V_TRY(t3v_conv_prepare(ctx, &h->conv_in, 1, y, x));
+    for (int i = 0; i < h->layers; i++) {
+        t3v_vae_layer *l = &h->layer[i];
+        if (l->kind == T3V_VAE_RES) {
+            T3V_TRY(prepare_res(ctx, &l->res, y, x));
+            continue;
+        }
+        bool up = l->kind == T3V_VAE_UP2 || l->kind == T3V_VAE_UP3;
+        if (l->time.w.ndim && up) T3V_TRY(t3v_conv_prepare(ctx, &l->time, 1, y, x));
+        y = up ? 2 * y : y / 2;
+        x = up ? 2 * x : x / 2;
+        if (up) T3V_TRY(t3v_conv_prepare(ctx, &l->resample, 1, y, x));
+    }
+    T3V_TRY(t3v_conv_prepare(ctx, &h->conv_out, 1, y, x));
+    T3V_TRY(prepare_res(ctx, &h->middle0, height / 8, width / 8));
+    return prepare_res(ctx, &h->middle2, height / 8, width / 8);
+}
+
+/* ---- layers --------------------------------------------------------------------------------------- */
+
+static const t3v_conv_geom spatial = {1, 1, 0, 1, 1};
+
+/* The last `n` frames of `in` become the slot's memory. */
+static void keep(t3v_ctx *ctx, t3v_vae_stream *s, int slot, t3v_tensor *in, int64_t n)
+{
+    if (ctx->status || !in) return;
+    t3v_tensor *last = t3v_view(ctx, in, in->shape[0] - n, n);
+    if (ctx->tape) {
+        s->slot[slot].kept = last;
+        return;
+    }
+    int64_t frame = t3v_numel(in) / in->shape[0];
+    size_t size = t3v_dtype_size(in->type);
+    if (!s->slot[slot].memory) { /* room for a handle and two frames, once */
+        char *m = t3v_arena_take(s->arena, sizeof(t3v_tensor) + 64 + (size_t)(2 * frame) * size, 1);
+        if (!m) {
+            t3v_ctx_fail(ctx, t3v_fail(T3V_E_NOMEM, "no memory for the VAE's frame caches; use --vae-tile or a smaller size"));
+            return;
+        }
+        s->slot[slot].memory = m;
+    }
+    t3v_tensor *kept = s->slot[slot].memory;
+    void *data = (char *)s->slot[slot].memory + (sizeof(t3v_tensor) + 63) / 64 * 64;
+    if (t3v_runs(ctx)) memcpy(data, last->data, (size_t)(n * frame) * size);
+    *kept = *last;
+    kept->base = NULL;
+    kept->base_offset = 0;
+    kept->data = data;
+    s->slot[slot].kept = kept;
+}
+
+/* A causal convolution of f(x) (see t3v_cat_norm): frames of earlier chunks, or zeros, come in front. */
+static t3v_tensor *causal(t3v_ctx *ctx, t3v_vae_stream *s, const t3v_conv_weight *w, t3v_tensor *x,
+                          const t3v_tensor *gamma, t3v_dtype out)
+{
+    int slot = s->next++;
+    T3V_ASSERT(slot < T3V_VAE_SLOTS);
+    t3v_tensor *kept = s->slot[slot].kept;
+    int64_t have = kept ? kept->shape[0] : 0;
+    t3v_tensor *in = t3v_cat_norm(ctx, kept, x, gamma, gamma != NULL);
+    int64_t pad = w->w.shape[w->w.ndim - 1] / 2;
+    t3v_conv_geom g = {1, 1, 2 - have, pad, pad};
+    t3v_tensor *y = t3v_conv(ctx, w, in, &g, out);
+    if (in) keep(ctx, s, slot, in, in->shape[0] < 2 ? in->shape[0] : 2);
+    return y;
+}
+
+static t3v_tensor *res_block(t3v_ctx *ctx, t3v_vae_stream *s, const t3v_vae_res *r, t3v_tensor *x)
+{
+    t3v_tensor *h = causal(ctx, s, &r->conv1, x, &r->gamma1, T3V_F32);
+    h = causal(ctx, s, &r->conv2, h, &r->gamma2, T3V_F32);
+    if (r->shortcut.w.ndim) x = t3v_linear(ctx, &r->shortcut, x, T3V_F32);
+    return t3v_gate_residual(ctx, x, h, NULL);
+}
+
+/* Single-head attention over the positions of each frame. */
+static t3v_tensor *attn_block(t3v_ctx *ctx, const t3v_vae_attn *a, t3v_tensor *x)
+{
+    if (ctx->status || !x) return NULL;
+    int64_t t = x->shape[0], n = x->shape[1] * x->shape[2], c = x->shape[3];
+    t3v_tensor *out = t3v_new_like(ctx, x, T3V_F32), *u = t3v_cat_norm(ctx, NULL, x, &a->gamma, false);
+    t3v_weight part[3];
+    for (int i = 0; i < 3; i++) {
+        t3v_tensor *w = t3v_view(ctx, (t3v_tensor *)&a->qkv.w, i * c, c), *b = t3v_view(ctx, (t3v_tensor *)&a->qkv.bias, i * c, c);
+        if (ctx->status) return NULL;
+        part[i] = (t3v_weight){.w = *w, .bias = *b};
+    }
+    t3v_weight *kept = t3v_temp(ctx, 3, sizeof *kept); /* the tape refers to them */
+    if (!kept) return NULL;
+    memcpy(kept, part, sizeof part);
+    for (int64_t i = 0; i < t && !ctx->status; i++) {
+        size_t mark = t3v_arena_mark(ctx->arena);
+        t3v_tensor *frame = t3v_reshape(ctx, t3v_view(ctx, u, i, 1), T3V_SHAPE(n, c));
+        t3v_tensor *q = t3v_linear(ctx, &kept[0], frame, ctx->compute), *k = t3v_linear(ctx, &kept[1], frame, ctx->compute);
+        t3v_tensor *v = t3v_linear(ctx, &kept[2], frame, ctx->compute);
+        t3v_tensor *o = t3v_sdpa(ctx, q, k, v, 1, 1.0 / sqrt((double)c), NULL);
+        o = t3v_linear(ctx, &a->proj, o, T3V_F32);
+        if (o) o = t3v_reshape(ctx, o, T3V_SHAPE(1, x->shape[1], x->shape[2], c));
+        t3v_put(ctx, out, i, o);
+        if (!ctx->tape) t3v_arena_back(ctx->arena, mark);
+    }
+    return t3v_gate_residual(ctx, x, out, NULL);
+}
+
+static t3v_tensor *middle(t3v_ctx *ctx, t3v_vae_stream *s, const t3v_vae_half *h, t3v_tensor *x)
+{
+    x = res_block(ctx, s, &h->middle0, x);
+    x = attn_block(ctx, &h->middle1, x);
+    return res_block(ctx, s, &h->middle2, x);
+}
+
+static t3v_tensor *upsample(t3v_ctx *ctx, t3v_vae_stream *s, const t3v_vae_layer *l, t3v_tensor *x)
+{
+    if (l->kind == T3V_VAE_UP3) { /* the first latent frame stays one frame, and leaves no trace in the cache */
+        int slot = s->next;
+        if (s->slot[slot].seen) x = t3v_interleave_frames(ctx, causal(ctx, s, &l->time, x, NULL, ctx->compute));
+        else s->next++;
+        s->slot[slot].seen = true;
+    }
+    return t3v_conv(ctx, &l->resample, t3v_upsample2x(ctx, t3v_cast(ctx, x, ctx->compute)), &spatial, T3V_F32);
+}
+
+static t3v_tensor *downsample(t3v_ctx *ctx, t3v_vae_stream *s, const t3v_vae_layer *l, t3v_tensor *x)
+{
+    static const t3v_conv_geom half = {1, 2, 0, 0, 1}, time = {2, 1, 0, 0, 0};
+    x = t3v_conv(ctx, &l->resample, t3v_cast(ctx, x, ctx->compute), &half, T3V_F32);
+    if (l->kind != T3V_VAE_DOWN3 || !x) return x;
+    int slot = s->next++;
+    t3v_tensor *in = t3v_cat_norm(ctx, s->slot[slot].kept, x, NULL, false);
+    if (s->slot[slot].kept) x = t3v_conv(ctx, &l->time, in, &time, T3V_F32);
+    keep(ctx, s, slot, in, 1);
+    return x;
+}
+
+/* Entries [first, last) of the list. */
+static t3v_tensor *run_layers(t3v_ctx *ctx, t3v_vae_stream *s, const t3v_vae_half *h, int first, int last, t3v_tensor *x)
+{
+    for (int i = first; i < last && !ctx->status; i++) {
+        const t3v_vae_layer *l = &h->layer[i];
+        if (l->kind == T3V_VAE_RES) x = res_block(ctx, s, &l->res, x);
+        else if (l->kind == T3V_VAE_UP2 || l->kind == T3V_VAE_UP3) x = upsample(ctx, s, l, x);
+        else x = downsample(ctx, s, l, x);
+    }
+    return x;
+}
+
+t3v_tensor *t3v_vae_decode_chunk(t3v_ctx *ctx, const t3v_vae *v, t3v_vae_stream *s, t3v_tensor *z)
+{
+    const t3v_vae_half *d = &v->decoder;
+    if (ctx->status || !z) return NULL;
+    s->next = 0;
+    int64_t frames = s->slot[0].kept ? 4 : 1, height = 8 * z->shape[1], width = 8 * z->shape[2];
+    t3v_tensor *out = t3v_new(ctx, T3V_F32, T3V_SHAPE(frames, height, width, 3));
+    size_t mark = t3v_arena_mark(ctx->arena);
+    t3v_tensor *x = t3v_linear(ctx, &v->post_quant, z, T3V_F32);
+    x = causal(ctx, s, &d->conv_in, x, NULL, T3V_F32);
+    x = middle(ctx, s, d, x);
+
+    /* After the last doubling in time every layer is causal with a cache, so frames can go through the rest, where
+     * they are largest, one by one. */
+    int last3 = 0;
+    for (int i = 0; i < d->layers; i++)
+        if (d->layer[i].kind == T3V_VAE_UP3) last3 = i + 1;
+    x = run_layers(ctx, s, d, 0, last3, x);
+    int64_t step = ctx->tape ? frames : 1;
+    int slot = s->next;
+    for (int64_t f = 0; f < frames && !ctx->status; f += step) {
+        size_t inner = t3v_arena_mark(ctx->arena);
+        s->next = slot;
+        t3v_tensor *y = run_layers(ctx, s, d, last3, d->layers, t3v_view(ctx, x, f, step));
+        t3v_put(ctx, out, f, causal(ctx, s, &d->conv_out, y, &d->gamma_out, T3V_F32));
+        if (!ctx->tape) t3v_arena_back(ctx->arena, inner);
+    }
+    if (!ctx->tape) t3v_arena_back(ctx->arena, mark);
+    return ctx->status ? NULL : out;
+}
+
+t3v_tensor *t3v_vae_encode_chunk(t3v_ctx *ctx, const t3v_vae *v, t3v_vae_stream *s, t3v_tensor *x)
+{
+    const t3v_vae_half *e = &v->encoder;
+    if (ctx->status || !x) return NULL;
+    s->next = 0;
+    t3v_tensor *out = t3v_new(ctx, T3V_F32, T3V_SHAPE(1, x->shape[1] / 8, x->shape[2] / 8, 2 * T3V_VAE_Z));
+    size_t mark = t3v_arena_mark(ctx->arena);
+    x = causal(ctx, s, &e->conv_in, x, NULL, T3V_F32);
+    x = run_layers(ctx, s, e, 0, e->layers, x);
+    x = middle(ctx, s, e, x);
+    x = causal(ctx, s, &e->conv_out, x, &e->gamma_out, T3V_F32);
+    t3v_put(ctx, out, 0, t3v_linear(ctx, &v->quant, x, T3V_F32));
+    if (!ctx->tape) t3v_arena_back(ctx->arena, mark);
+    return ctx->status ? NULL : out;
+}
