@@ -11,6 +11,7 @@
     X(train) \
     X(data) \
     X(eval) \
+    X(attend) \
     X(bench)
 
 #define DECLARE(name) extern const cli_command cli_##name;

@@ -519,7 +519,8 @@ static void one_case(uint64_t seed, int64_t n_q, int64_t n_k, int heads, int dim
     problem p = make_problem(seed, n_q, n_k, heads, dim, type, terms, logw, nats);
     p.max_score = (double)nats * 1.5 + (logw ? 6 : 0);
     answer x = solve(&p, true);
-    for (int isa = 0; isa <= (int)best; isa++) {
+    /* The reference is slow and always the same code: every fourth case. */
+    for (int isa = seed % 4 && best > T3V_ISA_REF ? 1 : 0; isa <= (int)best; isa++) {
         t3v_cpu_mask((t3v_isa)isa);
         double f = check_forward(&p, &x, t3v_attend_run);
         double b = check_backward(&p, &x, seed % 2, seed % 3 == 0);

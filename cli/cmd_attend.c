@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* t3v attend: one attention site of a plan on q, k, v from a file, for comparison with other implementations. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "attn/attend.h"
+#include "attn/plan.h"
+#include "base/checked.h"
+#include "base/status.h"
+#include "cli.h"
+#include "io/safetensors.h"
+#include "io/tensors.h"
+#include "tensor/dtype.h"
+
+enum { OPT_PLAN = 1, OPT_GRID, OPT_LAYER, OPT_GRAD };
+
+static const struct argp_option options[] = {
+    { "plan", OPT_PLAN, "PLAN", 0, "Attention plan", 1 },
+    { "grid", OPT_GRID, "T,H,W", 0, "Tokens along time, height, width", 1 },
+    { "layer", OPT_LAYER, "I", 0, "Layer of the plan (default: 0)", 1 },
+    { "grad", OPT_GRAD, "FILE", 0, "Read dout from FILE, write dq, dk, dv too", 1 },
+    { "input", 'i', "FILE", 0, "safetensors with q, k, v [N,heads,dim]", 1 },
+    { "output", 'o', "FILE", 0, "safetensors: out [N,heads,dim], lse [terms,heads,N]", 1 },
+    { 0 },
+};
+
+typedef struct input {
+    const char *plan, *in, *out, *grad;
+    int64_t t, h, w, layer;
+} input;
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+    input *in = state->input;
+    switch (key) {
+    case OPT_PLAN: in->plan = arg; return 0;
+    case OPT_GRID: {
+        char rest;
+        long long t, h, w;
+        if (sscanf(arg, "%lld,%lld,%lld%c", &t, &h, &w, &rest) != 3 || t < 1 || h < 1 || w < 1)
+            argp_error(state, "--grid %s: expected T,H,W", arg);
+        else in->t = t, in->h = h, in->w = w;
+        return 0;
+    }
+    case OPT_LAYER:
+        if (!cli_int(arg, 0, 9999, &in->layer)) argp_error(state, "--layer %s: expected 0 to 9999", arg);
+        return 0;
+    case OPT_GRAD: in->grad = arg; return 0;
+    case 'i': in->in = arg; return 0;
+    case 'o': in->out = arg; return 0;
+    case ARGP_KEY_ARG: argp_error(state, "unexpected argument '%s'", arg); return 0;
+    case ARGP_KEY_END:
+        if (!in->plan || !in->t || !in->in || !in->out) argp_error(state, "--plan, --grid, -i and -o are needed");
+        return 0;
+    default: return ARGP_ERR_UNKNOWN;
+    }
+}
+
+/* The last three sizes of a tensor whose earlier ones are 1. */
+static t3v_status shape_of(const t3v_tensor_entry *e, int64_t tokens, int64_t shape[3])
+{
+    char text[256];
+    bool ok = e->ndim >= 3;
+    for (int i = 0; ok && i < e->ndim - 3; i++) ok = e->shape[i] == 1;
+    if (ok) memcpy(shape, e->shape + e->ndim - 3, 3 * sizeof *shape);
+    if (!ok || shape[0] != tokens || shape[1] < 1 || shape[1] > 4096 || shape[2] < 1 || shape[2] > T3V_HEAD_DIM_MAX)
+        return t3v_fail(T3V_E_SHAPE, "%s in %s is %s, expected [%lld,heads,dim] with dim up to %d", e->name, e->file,
+                        t3v_shape_text(e->ndim, e->shape, text, sizeof text), (long long)tokens, T3V_HEAD_DIM_MAX);
+    return T3V_OK;
+}
+
+static void *buffer(int64_t count, size_t size)
+{
+    void *p = malloc((size_t)count * size);
+    if (!p) (void)t3v_fail(T3V_E_NOMEM, "no memory for %lld values", (long long)count);
+    return p;
+}
+
+typedef struct memory {
+    void *q, *k, *v, *dout, *scratch;
+    float *out, *lse, *dq, *dk, *dv;
+} memory;
+
+static t3v_status attend(const input *in, t3v_dtype type)
+{
+    static const char *const names[] = { "q", "k", "v", "dout" };
+    t3v_status st;
+    t3v_plan *plan = NULL;
+    t3v_tensor_file *file = NULL, *grad_file = NULL;
+    memory m = { 0 };
+    T3V_TRY_GOTO(st, done, t3v_plan_make(&plan, in->plan, (t3v_grid){ in->t, in->h, in->w }, (int)in->layer + 1));
+    T3V_TRY_GOTO(st, done, t3v_tensors_open(&file, in->in));
+    if (in->grad) T3V_TRY_GOTO(st, done, t3v_tensors_open(&grad_file, in->grad));
+
+    const t3v_site *site = &plan->layer[in->layer].site[T3V_SITE_SELF];
+    const t3v_tensor_entry *e;
+    int64_t shape[3], n = plan->tokens, count, rows;
+    T3V_TRY_GOTO(st, done, t3v_tensors_get(file, "q", &e));
+    T3V_TRY_GOTO(st, done, shape_of(e, n, shape));
+    int64_t width = shape[1] * shape[2];
+    if (!t3v_mul(n, width * 4, &count) || !t3v_mul3(site->terms, shape[1], n * 4, &rows)) {
+        st = t3v_fail(T3V_E_TOO_BIG, "attention over %lld tokens of %lld values", (long long)n, (long long)width);
+        goto done;
+    }
+    count /= 4, rows /= 4;
+    void **inputs[] = { &m.q, &m.k, &m.v, &m.dout };
+    for (int i = 0; i < (in->grad ? 4 : 3); i++) {
+        if (!(*inputs[i] = buffer(count, t3v_dtype_size(type)))) {
+            st = T3V_E_NOMEM;
+            goto done;
+        }
+        T3V_TRY_GOTO(st, done, t3v_tensors_read(i == 3 ? grad_file : file, names[i], 3, shape, *inputs[i], type));
+    }
+    if (!(m.out = buffer(count, sizeof(float))) || !(m.lse = buffer(rows, sizeof(float))) ||
+        (in->grad && (!(m.dq = buffer(count, sizeof(float))) || !(m.dk = buffer(count, sizeof(float))) ||
+                      !(m.dv = buffer(count, sizeof(float)))))) {
+        st = T3V_E_NOMEM;
+        goto done;
+    }
+    t3v_attend_args a = { .n_q = n, .n_k = n, .heads = (int)shape[1], .dim = (int)shape[2], .q = m.q, .k = m.k, .v = m.v, .type = type,
+                          .q_stride = width, .k_stride = width, .v_stride = width, .out = m.out, .out_type = T3V_F32,
+                          .out_stride = width, .lse = m.lse };
+    t3v_attend_grad g = { .out = m.out, .dout = m.dout, .dout_type = type, .dout_stride = width, .dq = m.dq, .dk = m.dk, .dv = m.dv,
+                          .dq_stride = width, .dk_stride = width, .dv_stride = width };
+    size_t need = in->grad ? t3v_attend_backward_scratch(site, &a, &g) : 0;
+    a.scratch_bytes = t3v_attend_scratch(site, &a);
+    if (need > a.scratch_bytes) a.scratch_bytes = need;
+    if (!(a.scratch = m.scratch = buffer((int64_t)a.scratch_bytes, 1))) {
+        st = T3V_E_NOMEM;
+        goto done;
+    }
+    T3V_TRY_GOTO(st, done, t3v_attend_run(site, &a));
+    if (in->grad) T3V_TRY_GOTO(st, done, t3v_attend_backward(site, &a, &g));
+
+    t3v_tensor_entry out[5] = {
+        { .name = "out", .data = m.out }, { .name = "lse", .data = m.lse },
+        { .name = "dq", .data = m.dq },   { .name = "dk", .data = m.dk }, { .name = "dv", .data = m.dv },
+    };
+    for (int i = 0; i < 5; i++) {
+        out[i].dtype = T3V_F32, out[i].ndim = 3;
+        memcpy(out[i].shape, shape, sizeof shape);
+    }
+    out[1].shape[0] = site->terms, out[1].shape[1] = shape[1], out[1].shape[2] = n;
+    for (int i = 0; i < 5; i++) {
+        out[i].numel = i == 1 ? rows : count;
+        out[i].nbytes = out[i].numel * 4;
+    }
+    st = t3v_safetensors_write(in->out, out, in->grad ? 5 : 2, NULL, 0);
+done:
+    free(m.q), free(m.k), free(m.v), free(m.dout), free(m.scratch);
+    free(m.out), free(m.lse), free(m.dq), free(m.dk), free(m.dv);
+    t3v_tensors_close(file);
+    t3v_tensors_close(grad_file);
+    t3v_plan_free(plan);
+    return st;
+}
+
+static int run(int argc, char **argv)
+{
+    static const struct argp own = { .options = options, .parser = parse,
+                                     .doc = "Runs the self-attention of one layer of a plan: scale 1/sqrt(dim), no norm, no rotation." };
+    input in = { 0 };
+    cli_common common;
+    int status = cli_parse(&own, argc, argv, &common, &in);
+    if (status >= 0) return status;
+    t3v_status st = attend(&in, common.bf16 ? T3V_BF16 : T3V_F32);
+    return st ? cli_fail(st) : CLI_OK;
+}
+
+const cli_command cli_attend = { "attend", "one attention site of a plan on q, k, v from a file", run };
