@@ -281,7 +281,7 @@ static void attend(const t3v_attn_job *job, const packed_view *pk, const work_vi
         int64_t s0 = pk->strips * b / blocks, s1 = pk->strips * (b + 1) / blocks, width = 0;
         for (int64_t s = s0; s < s1; s++) {
             int64_t own = t3v_strip_width(job->keys.count, s);
-            bool whole = (s + 1) * T3V_STRIP <= job->keys.count;
+            bool whole = s * T3V_STRIP + own <= job->keys.count;
             tile_args x = { w->q, pk->k + s * pk->k_size, pk->bias + s * T3V_STRIP, w->shift, w->p + width, w->top, job->dim,
                             128 * LOG2E * job->scale };
             run_strip(whole ? mode : GENERAL, own, rows, &x);
@@ -327,6 +327,20 @@ static bool all_usable(const work_view *w, int64_t rows)
     for (int64_t i = 0; i < rows; i++)
         if (!usable(_mm512_reduce_add_ps(_mm512_load_ps(w->sum + i * 16)))) return false;
     return true;
+}
+
+/* y[i] = ln x[i] for x > 0; degree 8 on [1, 2], 3e-8. n is rounded up to 16. */
+static void logarithms(float *y, const float *x, int64_t n)
+{
+    static const float c[] = { -0.006299644666f, 0.01024391279f, -0.01426425718f, 0.02596729362f, -0.04942119367f,
+                               0.09879175601f,   -0.2222207895f, 0.6666661659f,   0.4054650993f };
+    for (int64_t i = 0; i < n; i += 16) {
+        __m512 v = _mm512_load_ps(x + i), e = _mm512_getexp_ps(v);
+        __m512 t = _mm512_sub_ps(_mm512_getmant_ps(v, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_src), _mm512_set1_ps(1.5f));
+        __m512 p = _mm512_set1_ps(c[0]);
+        for (int j = 1; j < 9; j++) p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(c[j]));
+        _mm512_store_ps(y + i, _mm512_fmadd_ps(e, _mm512_set1_ps(0.693147181f), p));
+    }
 }
 
 static void write_row(const t3v_attn_sink *sink, int64_t token, const float *o, float factor, int dim)
@@ -380,15 +394,17 @@ static void queries(const t3v_attn_job *job, const void *packed, int64_t first, 
             attend(job, &pk, &w, count, GENERAL);
         }
     }
+    float *sums = w.top, *logs = w.top + Q_BLOCK;
+    for (int64_t i = 0; i < count; i++) sums[i] = _mm512_reduce_add_ps(_mm512_load_ps(w.sum + i * 16));
+    if (sink->lse) logarithms(logs, sums, count);
     for (int64_t i = 0; i < count; i++) {
         int64_t token = t3v_row(&job->queries, first + i);
-        float sum = _mm512_reduce_add_ps(_mm512_load_ps(w.sum + i * 16));
-        if (!fast && !usable(sum)) {
+        if (!fast && !usable(sums[i])) {
             t3v_attn_ref_queries(job, packed, first + i, 1, work, sink);
             continue;
         }
-        write_row(sink, token, w.o + i * columns, sink->weight / sum, job->dim);
-        if (sink->lse) sink->lse[token] = w.reference[i] * 0.693147181f + logf(sum);
+        write_row(sink, token, w.o + i * columns, sink->weight / sums[i], job->dim);
+        if (sink->lse) sink->lse[token] = w.reference[i] * 0.693147181f + logs[i];
     }
 }
 

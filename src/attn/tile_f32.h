@@ -446,12 +446,7 @@ static void queries(const t3v_attn_job *job, const void *packed, int64_t first, 
     for (int64_t i = 0; i < count; i++) {
         float sum = VSUM(VLOAD(w.sum + i * LANES));
         int64_t token = t3v_row(&job->queries, first + i);
-        /* Where even the maximum over all keys did not help, or 1e-38 of a sum could be seen. */
-        if (!usable(sum) && !small) {
-            t3v_attn_ref_queries(job, packed, first + i, 1, work, sink);
-            continue;
-        }
-        if (!usable(sum) && job->key_log_weight) {
+        if (!usable(sum)) { /* even the maximum over all keys did not help */
             t3v_attn_ref_queries(job, packed, first + i, 1, work, sink);
             continue;
         }
