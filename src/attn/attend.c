@@ -149,17 +149,17 @@ static t3v_attn_job job_of(const t3v_term *t, const t3v_attend_args *a, int head
     };
     if (!t->slots) return job;
     int64_t first = t->block_first[b];
-    job.queries = (t3v_rows){ t->order ? t->order + first : NULL, first, t->block_first[b + 1] - first };
+    job.queries = (t3v_token_list){ t->order ? t->order + first : NULL, first, t->block_first[b + 1] - first };
     const t3v_range *r = &t->ranges[t->range_first[b]];
     int64_t ranges = t->range_first[b + 1] - t->range_first[b];
     if (ranges == 1) {
-        job.keys = (t3v_rows){ t->order ? t->order + r->first : NULL, r->first, r->last - r->first };
+        job.keys = (t3v_token_list){ t->order ? t->order + r->first : NULL, r->first, r->last - r->first };
         return job;
     }
     int64_t n = 0;
     for (int64_t i = 0; i < ranges; i++)
         for (int32_t s = r[i].first; s < r[i].last; s++) list[n++] = t->order ? t->order[s] : s;
-    job.keys = (t3v_rows){ list, 0, n };
+    job.keys = (t3v_token_list){ list, 0, n };
     return job;
 }
 

@@ -295,7 +295,7 @@ static void prepare_keys(const t3v_attn_job *job, int64_t first, int64_t count, 
 
 /* ---- */
 
-static void add_rows(float *dst, int64_t stride, const t3v_rows *rows, int64_t first, int64_t count, const float *src, int64_t columns,
+static void add_rows(float *dst, int64_t stride, const t3v_token_list *rows, int64_t first, int64_t count, const float *src, int64_t columns,
                      float factor, int dim)
 {
     __m512 f = _mm512_set1_ps(factor);

@@ -7,12 +7,12 @@
 #include "base/cpu.h"
 
 /* A list of tokens: index[i], or first + i when index is NULL. */
-typedef struct t3v_rows {
+typedef struct t3v_token_list {
     const int32_t *index;
     int64_t first, count;
-} t3v_rows;
+} t3v_token_list;
 
-static inline int64_t t3v_row(const t3v_rows *r, int64_t i) { return r->index ? r->index[i] : r->first + i; }
+static inline int64_t t3v_row(const t3v_token_list *r, int64_t i) { return r->index ? r->index[i] : r->first + i; }
 
 /* One block of queries of one head with the keys it meets; base pointers are at the head's first column. */
 typedef struct t3v_attn_job {
@@ -22,7 +22,7 @@ typedef struct t3v_attn_job {
     const float *key_log_weight; /* by token, or NULL */
     float scale;
     int dim;
-    t3v_rows queries, keys;
+    t3v_token_list queries, keys;
 } t3v_attn_job;
 
 /* Where the rows of a block go, by token. */

@@ -232,7 +232,7 @@ static void load_row(float *restrict dst, const void *base, t3v_dtype type, int6
 }
 
 /* Rows [first, first + width) of a tensor in K form [dim][width], zeros beyond the end. */
-static void pack_k(float *restrict dst, const void *base, t3v_dtype type, int64_t stride, const t3v_rows *rows, int64_t first,
+static void pack_k(float *restrict dst, const void *base, t3v_dtype type, int64_t stride, const t3v_token_list *rows, int64_t first,
                    int64_t width, int dim)
 {
     for (int64_t i = 0; i < width; i++) {
@@ -249,7 +249,7 @@ static void pack_k(float *restrict dst, const void *base, t3v_dtype type, int64_
 }
 
 /* UNIT rows in V form [panels][UNIT][UNIT], zeros beyond the end; returns a vector's largest magnitudes. */
-static float pack_v(float *restrict dst, const void *base, t3v_dtype type, int64_t stride, const t3v_rows *rows, int64_t first, int dim)
+static float pack_v(float *restrict dst, const void *base, t3v_dtype type, int64_t stride, const t3v_token_list *rows, int64_t first, int dim)
 {
     const int64_t columns = round_up(dim, UNIT);
     float row[T3V_HEAD_DIM_MAX + UNIT], top = 0;
@@ -525,7 +525,7 @@ static void prepare_queries(const t3v_attn_job *job, const t3v_attn_grad *g, con
     }
 }
 
-static void add_rows(float *dst, int64_t stride, const t3v_rows *rows, int64_t first, int64_t count, const float *src, int64_t columns,
+static void add_rows(float *dst, int64_t stride, const t3v_token_list *rows, int64_t first, int64_t count, const float *src, int64_t columns,
                      float factor, int dim)
 {
     for (int64_t i = 0; i < count; i++) {
