@@ -244,13 +244,14 @@ static t3v_status make_pickle(bytes *b, const char *path, const t3v_tensor_entry
     return b->failed ? t3v_fail(T3V_E_NOMEM, "%s: no memory for data.pkl", path) : T3V_OK;
 }
 
-/* One stored entry; its central directory record is added to `central`. */
-static t3v_status put_entry(t3v_out *o, bytes *central, const char *name, const void *data, size_t n)
+enum { VERSION_PLAIN = 20, VERSION_ZIP64 = 45, DATE_1980 = 0x21, CRC_AT = 14 };
+
+/* The header before n stored bytes; their checksum is written into it later (at its start + CRC_AT). */
+static t3v_status put_header(t3v_out *o, const char *name, uint64_t n)
 {
-    enum { VERSION_PLAIN = 20, VERSION_ZIP64 = 45, DATE_1980 = 0x21 };
     uint64_t offset = (uint64_t)t3v_out_tell(o);
-    bool wide = n >= 0xffffffff, far = offset >= 0xffffffff;
-    uint32_t sum = crc(data, n), length = (uint32_t)strlen(name), size = wide ? 0xffffffff : (uint32_t)n;
+    bool wide = n >= 0xffffffff;
+    uint32_t length = (uint32_t)strlen(name), size = wide ? 0xffffffff : (uint32_t)n;
     bytes h = {0};
     uint32_t extra = wide ? 20 : 0;
     uint32_t pad = 4 + (uint32_t)(64 - (offset + 30 + length + extra + 4) % 64) % 64; /* data on a multiple of 64 */
@@ -258,7 +259,7 @@ static t3v_status put_entry(t3v_out *o, bytes *central, const char *name, const 
     add_int(&h, wide ? VERSION_ZIP64 : VERSION_PLAIN, 2);
     add_int(&h, 0, 6); /* flags, method (stored), time */
     add_int(&h, DATE_1980, 2);
-    add_int(&h, sum, 4);
+    add_int(&h, 0, 4);
     add_int(&h, size, 4);
     add_int(&h, size, 4);
     add_int(&h, length, 2);
@@ -272,10 +273,18 @@ static t3v_status put_entry(t3v_out *o, bytes *central, const char *name, const 
     add_int(&h, 0x4246 | (pad - 4) << 16, 4);
     for (uint32_t i = 4; i < pad; i++) add_text(&h, "Z");
     t3v_status st = h.failed ? t3v_fail(T3V_E_NOMEM, "no memory for a zip header") : t3v_out_write(o, h.p, h.n);
-    if (!st) st = t3v_out_write(o, data, n);
     free(h.p);
+    return st;
+}
 
-    uint32_t wider = (wide ? 16u : 0u) + (far ? 8u : 0u);
+/* The checksum into the header at `offset`, and the entry's record into the central directory. */
+static t3v_status close_entry(t3v_out *o, bytes *central, const char *name, uint64_t offset, uint64_t n, uint32_t sum)
+{
+    unsigned char p[4];
+    for (int i = 0; i < 4; i++) p[i] = (unsigned char)(sum >> 8 * i);
+    T3V_TRY(t3v_out_write_at(o, (int64_t)offset + CRC_AT, p, 4));
+    bool wide = n >= 0xffffffff, far = offset >= 0xffffffff;
+    uint32_t size = wide ? 0xffffffff : (uint32_t)n, wider = (wide ? 16u : 0u) + (far ? 8u : 0u);
     add_int(central, 0x02014b50, 4);
     add_int(central, VERSION_ZIP64, 2);
     add_int(central, wider ? VERSION_ZIP64 : VERSION_PLAIN, 2);
@@ -284,7 +293,7 @@ static t3v_status put_entry(t3v_out *o, bytes *central, const char *name, const 
     add_int(central, sum, 4);
     add_int(central, size, 4);
     add_int(central, size, 4);
-    add_int(central, length, 2);
+    add_int(central, strlen(name), 2);
     add_int(central, wider ? wider + 4 : 0, 2);
     add_int(central, 0, 8); /* comment, disk, attributes */
     add_int(central, 0, 2);
@@ -298,7 +307,15 @@ static t3v_status put_entry(t3v_out *o, bytes *central, const char *name, const 
         }
         if (far) add_int(central, offset, 8);
     }
-    return st;
+    return T3V_OK;
+}
+
+static t3v_status put_entry(t3v_out *o, bytes *central, const char *name, const void *data, size_t n)
+{
+    uint64_t offset = (uint64_t)t3v_out_tell(o);
+    T3V_TRY(put_header(o, name, n));
+    T3V_TRY(t3v_out_write(o, data, n));
+    return close_entry(o, central, name, offset, n, crc(data, n));
 }
 
 static t3v_status put_end(t3v_out *o, const bytes *central, uint64_t count)
@@ -349,29 +366,117 @@ static t3v_status check_names(const char *path, const t3v_tensor_entry *tensors,
     return st;
 }
 
-t3v_status t3v_pth_write(const char *path, const t3v_tensor_entry *tensors, int64_t n)
+struct t3v_pth_writer {
+    t3v_out *out;
+    bytes central;
+    int64_t *nbytes; /* [n] */
+    int64_t n, current;
+    /* ---- of the current tensor ---- */
+    uint64_t offset;
+    int64_t done;
+    uint32_t sum;
+};
+
+static void data_name(char *name, size_t size, int64_t i) { snprintf(name, size, "archive/data/%" PRId64, i); }
+
+static t3v_status open_current(t3v_pth_writer *w)
 {
-    bytes pickle = {0}, central = {0};
-    t3v_out *o = NULL;
-    t3v_status st;
     char name[64];
+    data_name(name, sizeof name, w->current);
+    w->offset = (uint64_t)t3v_out_tell(w->out);
+    w->done = 0;
+    w->sum = crc(NULL, 0);
+    return put_header(w->out, name, (uint64_t)w->nbytes[w->current]);
+}
+
+/* Closes complete tensors (also empty ones) and opens the next that is not. */
+static t3v_status advance(t3v_pth_writer *w)
+{
+    char name[64];
+    while (w->current < w->n && w->done == w->nbytes[w->current]) {
+        data_name(name, sizeof name, w->current);
+        T3V_TRY(close_entry(w->out, &w->central, name, w->offset, (uint64_t)w->done, w->sum));
+        if (++w->current < w->n) T3V_TRY(open_current(w));
+    }
+    return T3V_OK;
+}
+
+t3v_status t3v_pth_begin(t3v_pth_writer **out, const char *path, const t3v_tensor_entry *tensors, int64_t n)
+{
+    *out = NULL;
+    bytes pickle = {0};
+    t3v_status st;
     T3V_TRY(check_names(path, tensors, n));
+    t3v_pth_writer *w = calloc(1, sizeof *w);
+    if (!w || !(w->nbytes = calloc((size_t)n + 1, sizeof *w->nbytes))) {
+        st = t3v_fail(T3V_E_NOMEM, "%s: no memory for the writer", path);
+        goto done;
+    }
+    w->n = n;
     T3V_TRY_GOTO(st, done, make_pickle(&pickle, path, tensors, n));
-    T3V_TRY_GOTO(st, done, t3v_out_open(&o, path));
-    T3V_TRY_GOTO(st, done, put_entry(o, &central, "archive/data.pkl", pickle.p, pickle.n));
-    T3V_TRY_GOTO(st, done, put_entry(o, &central, "archive/byteorder", "little", 6));
     for (int64_t i = 0; i < n; i++) {
         t3v_tensor_entry e = tensors[i];
         (void)t3v_entry_sizes(&e); /* checked by make_pickle */
-        snprintf(name, sizeof name, "archive/data/%" PRId64, i);
-        T3V_TRY_GOTO(st, done, put_entry(o, &central, name, e.data, (size_t)e.nbytes));
+        w->nbytes[i] = e.nbytes;
     }
-    T3V_TRY_GOTO(st, done, put_entry(o, &central, "archive/version", "3\n", 2));
-    T3V_TRY_GOTO(st, done, put_end(o, &central, (uint64_t)n + 3));
+    T3V_TRY_GOTO(st, done, t3v_out_open(&w->out, path));
+    T3V_TRY_GOTO(st, done, put_entry(w->out, &w->central, "archive/data.pkl", pickle.p, pickle.n));
+    T3V_TRY_GOTO(st, done, put_entry(w->out, &w->central, "archive/byteorder", "little", 6));
+    if (n > 0) T3V_TRY_GOTO(st, done, open_current(w));
+    st = advance(w);
 done:
     free(pickle.p);
-    free(central.p);
-    if (!st) return t3v_out_commit(o);
-    t3v_out_abort(o);
+    if (st) t3v_pth_abandon(w);
+    else *out = w;
+    return st;
+}
+
+t3v_status t3v_pth_append(t3v_pth_writer *w, const void *data, size_t nbytes)
+{
+    if (w->current == w->n || nbytes > (uint64_t)(w->nbytes[w->current] - w->done))
+        return t3v_fail(T3V_E_ARG, "%zu bytes for tensor %" PRId64 " of %" PRId64 " are more than it has left", nbytes,
+                        w->current, w->n);
+    T3V_TRY(t3v_out_write(w->out, data, nbytes));
+    w->sum = (uint32_t)crc32_z(w->sum, data, nbytes);
+    w->done += (int64_t)nbytes;
+    return advance(w);
+}
+
+t3v_status t3v_pth_finish(t3v_pth_writer *w)
+{
+    t3v_status st = w->current == w->n ? T3V_OK : t3v_fail(T3V_E_ARG, "tensor %" PRId64 " of %" PRId64 " got %" PRId64
+                    " of its %" PRId64 " bytes", w->current, w->n, w->done, w->nbytes[w->current]);
+    if (!st) st = put_entry(w->out, &w->central, "archive/version", "3\n", 2);
+    if (!st) st = put_end(w->out, &w->central, (uint64_t)w->n + 3);
+    if (!st) {
+        t3v_out *out = w->out;
+        w->out = NULL;
+        st = t3v_out_commit(out);
+    }
+    t3v_pth_abandon(w);
+    return st;
+}
+
+void t3v_pth_abandon(t3v_pth_writer *w)
+{
+    if (!w) return;
+    t3v_out_abort(w->out);
+    free(w->central.p);
+    free(w->nbytes);
+    free(w);
+}
+
+t3v_status t3v_pth_write(const char *path, const t3v_tensor_entry *tensors, int64_t n)
+{
+    t3v_pth_writer *w;
+    T3V_TRY(t3v_pth_begin(&w, path, tensors, n));
+    t3v_status st = T3V_OK;
+    for (int64_t i = 0; !st && i < n; i++) {
+        t3v_tensor_entry e = tensors[i];
+        (void)t3v_entry_sizes(&e);
+        if (e.nbytes > 0) st = t3v_pth_append(w, e.data, (size_t)e.nbytes);
+    }
+    if (!st) return t3v_pth_finish(w);
+    t3v_pth_abandon(w);
     return st;
 }

@@ -12,4 +12,14 @@
  * names that appear twice. */
 t3v_status t3v_pth_write(const char *path, const t3v_tensor_entry *tensors, int64_t n);
 
+/* For files larger than memory: all names, types and shapes first (data is not read), then the bytes of all tensors in
+ * the announced order, in pieces of any size. */
+typedef struct t3v_pth_writer t3v_pth_writer;
+t3v_status t3v_pth_begin(t3v_pth_writer **out, const char *path, const t3v_tensor_entry *tensors, int64_t n);
+/* Bytes of the first tensor that is not complete; E_ARG when they are more than it has left. */
+t3v_status t3v_pth_append(t3v_pth_writer *w, const void *data, size_t nbytes);
+/* E_ARG unless every tensor is complete. Frees w whatever happens. */
+t3v_status t3v_pth_finish(t3v_pth_writer *w);
+void t3v_pth_abandon(t3v_pth_writer *w); /* removes what was written; NULL is fine */
+
 #endif

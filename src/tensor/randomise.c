@@ -35,22 +35,34 @@ static double spread(const t3v_param *q, double *constant)
     return s;
 }
 
+enum { BLOCK = 4096 };
+
+void t3v_param_random(const t3v_params *p, int64_t index, uint64_t seed, int64_t first, int64_t n, float *out)
+{
+    double constant, s = spread(&p->item[index], &constant);
+#pragma omp parallel for schedule(static) if (n > 16 * BLOCK)
+    for (int64_t block = 0; block < (n + BLOCK - 1) / BLOCK; block++) {
+        int64_t from = block * BLOCK, len = n - from < BLOCK ? n - from : BLOCK;
+        if (s > 0) t3v_normal_fill(out + from, len, seed, (uint64_t)index + 1000, first + from);
+        for (int64_t j = from; j < from + len; j++) out[j] = (float)(constant + (s > 0 ? s * out[j] : 0));
+    }
+}
+
 void t3v_params_randomise(const t3v_params *p, uint64_t seed)
 {
+    enum { PART = 16 * BLOCK }; /* 256 KiB on the stack */
+    float part[PART];
     for (int64_t i = 0; i < p->count; i++) {
         t3v_tensor *t = p->item[i].tensor;
         int64_t n = t3v_numel(t);
-        double constant, s = spread(&p->item[i], &constant);
-#pragma omp parallel for schedule(static)
-        for (int64_t block = 0; block < (n + 4095) / 4096; block++) {
-            float part[4096];
-            int64_t first = block * 4096, len = n - first < 4096 ? n - first : 4096;
-            if (s > 0) t3v_normal_fill(part, len, seed, (uint64_t)i + 1000, first);
-            for (int64_t j = 0; j < len; j++) {
-                float v = (float)(constant + (s > 0 ? s * part[j] : 0));
-                if (t->type == T3V_BF16) ((t3v_bf16 *)t->data)[first + j] = t3v_f32_to_bf16(v);
-                else ((float *)t->data)[first + j] = v;
-            }
+        if (t->type == T3V_F32) {
+            t3v_param_random(p, i, seed, 0, n, t->data);
+            continue;
+        }
+        for (int64_t first = 0; first < n; first += PART) {
+            int64_t len = n - first < PART ? n - first : PART;
+            t3v_param_random(p, i, seed, first, len, part);
+            (void)t3v_convert((unsigned char *)t->data + (size_t)first * t3v_dtype_size(t->type), t->type, part, T3V_F32, len);
         }
     }
 }
