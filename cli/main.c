@@ -8,6 +8,7 @@
 
 /* One row per file cmd_*.c, in the order of the help text. */
 #define COMMANDS(X) \
+    X(generate) \
     X(init) \
     X(train) \
     X(data) \

@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* T3V: from a prompt to a video.
+ *
+ *     t3v_output clip = {"a heron lands on a frozen lake", "heron.mp4"};
+ *     t3v_job job = T3V_JOB_INIT;
+ *     job.model = "Wan2.1-T2V-1.3B";
+ *     job.output = &clip;
+ *     job.outputs = 1;
+ *     if (t3v_generate(&job, NULL)) fprintf(stderr, "%s\n", t3v_error_text());
+ */
+#ifndef T3V_T3V_H
+#define T3V_T3V_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "t3v/dtype.h"
+#include "t3v/log.h"
+#include "t3v/status.h"
+#include "t3v/version.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* One clip to make. */
+typedef struct t3v_output {
+    const char *prompt; /* UTF-8 */
+    const char *path;   /* the extension chooses the container */
+} t3v_output;
+
+typedef struct t3v_lora_use {
+    const char *path;
+    double strength;
+} t3v_lora_use;
+
+/* What to generate. Zero (or NULL, or a negative number where zero means something) takes the default of the model:
+ * t3v.json beside the weights, else the model family's. */
+typedef struct t3v_job {
+    const char *model; /* directory in the original Wan2.1 layout */
+    const char *vae, *text_encoder, *tokenizer; /* files, when they are not in that directory */
+    const t3v_output *output;
+    int64_t outputs;
+    const char *negative;
+    const char *plan;          /* attention plan, e.g. "full" */
+    int64_t width, height;     /* pixels, even, at least 16 */
+    int64_t frames;            /* 4n + 1 */
+    double fps;
+    int64_t steps;
+    const char *sampler;       /* euler, unipc, dpm++ */
+    double shift;
+    double cfg;                /* < 0: default; 1: no guidance, one pass a step */
+    uint64_t seed;
+    const char *rng;           /* "philox" (default) or "torch" */
+    const char *noise;         /* file with the tensor `noise`, instead of a seed */
+    const t3v_lora_use *lora;
+    int64_t loras;
+    const char *save_latent;   /* file for the final latent; NULL: not saved */
+    bool resume;               /* go on from an interrupted run's state, if there is one */
+    bool dry_run;              /* compute nothing; report memory and cost */
+    const char *codec;
+    int64_t tile_h, tile_w;    /* VAE tile in pixels; 0: automatic; < 0: no tiles */
+    int64_t memory_limit;      /* bytes; 0: what the machine has free */
+    t3v_dtype compute;         /* T3V_BF16 or T3V_F32 */
+    t3v_progress progress;
+} t3v_job;
+
+#define T3V_JOB_INIT { .cfg = -1.0, .compute = T3V_BF16 }
+
+/* What was done (the last clip's), or would be done. */
+typedef struct t3v_result {
+    int64_t width, height, frames;   /* of the video */
+    int64_t grid[3];                 /* tokens T, H, W */
+    int64_t steps;
+    int64_t peak_bytes;              /* estimated by --dry-run, measured (VmHWM) otherwise */
+    double flop;                     /* of all forward passes */
+    double seconds_text, seconds_denoise, seconds_decode;
+} t3v_result;
+
+/* Makes every output. A path that exists already is skipped when `resume` is set. `result` may be NULL.
+ * E_ARG: the request does not fit the model (the message says the nearest valid value); E_NOMEM: more memory than the
+ * limit (the message says how much, and what to change); E_CANCEL: progress asked to stop, resume is possible. */
+t3v_status t3v_generate(const t3v_job *job, t3v_result *result);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

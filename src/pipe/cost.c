@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Memory and arithmetic of a job, before anything is allocated. */
+#include "pipe/cost.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "io/file.h"
+#include "vae/clip.h"
+
+enum { PROGRAM = 96 << 20 }; /* code, libraries, oneDNN's kernels and per-thread scratch */
+
+double t3v_dit_flop(const t3v_dit_config *c, const t3v_plan *plan, int64_t tokens, int64_t text_rows)
+{
+    double n = (double)tokens, d = (double)c->dim, f = (double)c->ffn_dim, l = (double)text_rows, macs = 0;
+    int64_t hd = c->dim / c->heads;
+    for (int64_t i = 0; i < c->layers; i++) {
+        const t3v_layer_plan *p = &plan->layer[i];
+        for (int t = 0; t < p->site[T3V_SITE_SELF].terms; t++)
+            macs += (double)c->heads * (double)t3v_term_macs(&p->site[T3V_SITE_SELF].term[t], tokens, tokens, (int)hd);
+        for (int t = 0; t < p->site[T3V_SITE_CROSS_TEXT].terms; t++)
+            macs += (double)c->heads * (double)t3v_term_macs(&p->site[T3V_SITE_CROSS_TEXT].term[t], tokens, text_rows, (int)hd);
+    }
+    macs += (double)c->layers * (n * (6 * d * d + 2 * d * f) + 2 * l * d * d);
+    macs += n * d * 4 * (double)(c->in_dim + c->out_dim);
+    return 2 * macs;
+}
+
+static int64_t available(void)
+{
+    FILE *f = fopen("/proc/meminfo", "r");
+    char line[128];
+    long long kb = 0;
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "MemAvailable: %lld", &kb) == 1) break;
+    if (f) fclose(f);
+    return kb * 1024;
+}
+
+/* Bytes of the parameters, converted or mapped (mapped pages are resident once used). */
+static int64_t weight_bytes(const t3v_params *p, const t3v_tensor_file *f, t3v_dtype compute)
+{
+    t3v_params_options o = {.matrix = compute, .map = true};
+    int64_t sum = (int64_t)t3v_params_bytes(p, f, &o);
+    for (int64_t i = 0; i < p->count; i++) {
+        const t3v_tensor_entry *e = t3v_tensors_find(f, p->item[i].name);
+        if (e && e->dtype == (p->item[i].matrix ? compute : T3V_F32)) sum += e->nbytes;
+    }
+    return sum;
+}
+
+/* The DiT's phase: weights, prompts, and a forward pass, laid out in a counting arena. */
+static t3v_status dit_bytes(t3v_model *m, const t3v_job *job, const t3v_schedule *s, const int64_t latent[4], int64_t *bytes)
+{
+    t3v_tensor_file *f = NULL;
+    t3v_dit dit = {0};
+    t3v_arena arena = {0};
+    const t3v_tensor_entry *e;
+    t3v_status st = t3v_tensors_open(&f, m->path);
+    if (!st) t3v_tensors_strip_prefix(f, "patch_embedding.weight");
+    if (!st) st = t3v_tensors_get(f, "text_embedding.0.weight", &e);
+    if (!st) m->config.text_dim = e->shape[1];
+    if (!st) st = t3v_dit_open(&dit, &m->config);
+    if (!st) st = t3v_arena_count(&arena);
+    t3v_ctx ctx = {.arena = &arena, .compute = job->compute};
+    if (!st) {
+        for (int64_t i = 0; i < dit.params.count; i++)
+            dit.params.item[i].tensor->type = dit.params.item[i].matrix ? job->compute : T3V_F32;
+        t3v_dit_prompt prompt;
+        t3v_tensor *context = t3v_new(&ctx, T3V_F32, T3V_SHAPE(m->config.text_len, m->config.text_dim));
+        t3v_tensor *x = t3v_new(&ctx, T3V_F32, 4, latent);
+        for (int k = 0; k < (job->cfg == 1.0 ? 1 : 2) && !ctx.status; k++) t3v_dit_prompt_make(&ctx, &dit, context, &prompt);
+        t3v_dit_call call = {.plan = s->step[0].plan, .prompt = &prompt};
+        if (!ctx.status) t3v_dit_forward(&ctx, &dit, x, &call);
+        st = ctx.status;
+    }
+    int64_t n = latent[0] * latent[1] * latent[2] * latent[3];
+    if (!st) *bytes = (int64_t)arena.peak + weight_bytes(&dit.params, f, job->compute) + 4 * 3 * n + PROGRAM;
+    t3v_arena_close(&arena);
+    t3v_dit_close(&dit);
+    t3v_tensors_close(f);
+    return st;
+}
+
+static t3v_status vae_bytes(t3v_model *m, const t3v_model_paths *paths, const t3v_job *job, const int64_t latent[4], int64_t *bytes)
+{
+    T3V_TRY(t3v_model_load(m, paths, T3V_PART_VAE, false));
+    t3v_vae_clip clip = {.frames = job->frames, .height = 8 * latent[2], .width = 8 * latent[3], .tile_h = job->tile_h,
+                         .tile_w = job->tile_w, .memory_limit = (size_t)job->memory_limit, .compute = job->compute};
+    size_t b = 0;
+    t3v_status st = t3v_vae_decode_bytes(&m->vae, &clip, &b, NULL, NULL);
+    int64_t n = latent[0] * latent[1] * latent[2] * latent[3];
+    *bytes = (int64_t)b + 4 * 3 * n + PROGRAM;
+    t3v_model_unload(m, T3V_PART_VAE);
+    return st;
+}
+
+t3v_status t3v_cost_check(t3v_model *m, const t3v_model_paths *paths, const t3v_job *job, const t3v_schedule *s,
+                          const int64_t latent[4], t3v_result *result)
+{
+    int64_t dit = 0, vae = 0, tokens = latent[1] * (latent[2] / 2) * (latent[3] / 2);
+    T3V_TRY(dit_bytes(m, job, s, latent, &dit));
+    T3V_TRY(vae_bytes(m, paths, job, latent, &vae));
+    result->peak_bytes = dit > vae ? dit : vae;
+    result->flop = (double)t3v_schedule_passes(s) * t3v_dit_flop(&m->config, s->step[0].plan, tokens, m->config.text_len);
+    int64_t limit = job->memory_limit > 0 ? job->memory_limit : available();
+    if (result->peak_bytes <= limit) return T3V_OK;
+    return t3v_fail(T3V_E_NOMEM, "%lldx%lld with %lld frames needs %.2f GiB, %s is %.2f GiB; use a smaller --size or fewer "
+                    "--frames%s", (long long)job->width, (long long)job->height, (long long)job->frames,
+                    (double)result->peak_bytes / 0x1p30, job->memory_limit > 0 ? "--memory-limit" : "what this machine has free",
+                    (double)limit / 0x1p30, job->compute == T3V_F32 ? ", or --precision bf16" : "");
+}

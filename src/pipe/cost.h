@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What a job will take, found by running its layout without its data. */
+#ifndef T3V_PIPE_COST_H
+#define T3V_PIPE_COST_H
+
+#include "pipe/model.h"
+#include "pipe/schedule.h"
+#include "t3v/t3v.h"
+
+/* Fills result->peak_bytes and ->flop. E_NOMEM when the peak passes the job's memory limit, or what the machine has
+ * available if it sets none. */
+t3v_status t3v_cost_check(t3v_model *m, const t3v_model_paths *paths, const t3v_job *job, const t3v_schedule *s,
+                          const int64_t latent[4], t3v_result *result);
+
+/* Floating-point operations of one forward pass (a multiply-add counts two). text_rows: rows of the context. */
+double t3v_dit_flop(const t3v_dit_config *c, const t3v_plan *plan, int64_t tokens, int64_t text_rows);
+
+#endif

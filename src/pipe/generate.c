@@ -1,0 +1,495 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* From a job to videos: the main flow, top to bottom. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "io/file.h"
+#include "io/safetensors.h"
+#include "ops/rows/rows.h"
+#include "pipe/cost.h"
+#include "pipe/lora_attach.h"
+#include "pipe/model.h"
+#include "pipe/noise.h"
+#include "pipe/schedule.h"
+#include "t3v/t3v.h"
+#include "vae/clip.h"
+#include "video/video.h"
+
+/* What the text encoder made of a prompt: rows [n, dim] F32. */
+typedef struct context {
+    const char *prompt;
+    int64_t rows, dim;
+    float *data; /* owned by the first context of this prompt */
+    bool shared;
+} context;
+
+/* Everything a run holds. Zeroed, every field may be released. */
+typedef struct run {
+    const t3v_job *job;
+    t3v_job want;             /* the job with its defaults filled in */
+    t3v_model *model;
+    t3v_model_paths paths;
+    t3v_plan *plan;
+    t3v_sampler *sampler;
+    t3v_schedule schedule;
+    t3v_loras loras;
+    int64_t latent[4];        /* 16, T, h, w */
+    int64_t n;                /* elements of a latent */
+    t3v_arena memory;         /* of the forward passes */
+    context *contexts;        /* of the outputs' prompts, then the negative's: [outputs + 1] */
+    float *x, *v, *v_neg;
+    t3v_result result;
+} run;
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* ---- 1. the request ------------------------------------------------------------------------------- */
+
+static t3v_status check_size(const char *what, int64_t v)
+{
+    if (v >= 16 && v % 2 == 0 && v <= T3V_VIDEO_MAX_SIDE) return T3V_OK;
+    int64_t near = v < 16 ? 16 : v > T3V_VIDEO_MAX_SIDE ? T3V_VIDEO_MAX_SIDE : v + 1;
+    return t3v_fail(T3V_E_ARG, "%s %lld: expected an even number from 16 to %d; the nearest is %lld", what, (long long)v,
+                    T3V_VIDEO_MAX_SIDE, (long long)near);
+}
+
+static t3v_status fill_request(run *r)
+{
+    t3v_job *w = &r->want;
+    const t3v_defaults *d = &r->model->defaults;
+    *w = *r->job;
+    if (!w->width || !w->height) {
+        w->width = d->width;
+        w->height = d->height;
+    }
+    if (!w->frames) w->frames = d->frames;
+    if (!(w->fps > 0)) w->fps = d->fps;
+    if (!w->steps) w->steps = d->steps;
+    if (!w->sampler) w->sampler = d->sampler;
+    if (!(w->shift > 0)) w->shift = d->shift;
+    if (w->cfg < 0) w->cfg = d->cfg;
+    if (!w->negative) w->negative = d->negative;
+    if (!w->plan) w->plan = d->plan;
+    if (!w->rng) w->rng = "philox";
+    T3V_TRY(check_size("width", w->width));
+    T3V_TRY(check_size("height", w->height));
+    if (w->frames < 1 || w->frames % 4 != 1) {
+        int64_t near = w->frames < 1 ? 1 : (w->frames + 1) / 4 * 4 + 1;
+        return t3v_fail(T3V_E_ARG, "%lld frames: expected 4n+1 (1, 5, 9, ...); the nearest is %lld", (long long)w->frames,
+                        (long long)near);
+    }
+    if (w->steps < 1 || w->steps > 1000)
+        return t3v_fail(T3V_E_ARG, "%lld steps: expected 1 to 1000", (long long)w->steps);
+    if (!isfinite(w->cfg) || !isfinite(w->shift)) return t3v_fail(T3V_E_ARG, "cfg and shift must be finite numbers");
+    t3v_noise_rng rng;
+    T3V_TRY(t3v_noise_parse(w->rng, &rng));
+    for (int64_t i = 0; i < w->outputs; i++)
+        if (!w->output[i].path || !w->output[i].prompt) return t3v_fail(T3V_E_ARG, "output %lld has no path or prompt", (long long)i);
+
+    /* The latent grid is rounded up to whole tokens (16 pixels); the surplus is cropped after decoding. */
+    int64_t T = (w->frames - 1) / T3V_VAE_STRIDE_T + 1, gh = (w->height + 15) / 16, gw = (w->width + 15) / 16;
+    memcpy(r->latent, (int64_t[]){T3V_VAE_Z, T, 2 * gh, 2 * gw}, sizeof r->latent);
+    r->n = T3V_VAE_Z * T * 4 * gh * gw;
+    memcpy(r->result.grid, (int64_t[]){T, gh, gw}, sizeof r->result.grid);
+    r->result.width = w->width;
+    r->result.height = w->height;
+    r->result.frames = w->frames;
+    r->result.steps = w->steps;
+    if (16 * gh != w->height || 16 * gw != w->width)
+        t3v_info("size %lldx%lld, computed at %lldx%lld", (long long)w->width, (long long)w->height, (long long)(16 * gw),
+                 (long long)(16 * gh));
+    return T3V_OK;
+}
+
+static t3v_status make_schedule(run *r)
+{
+    const t3v_job *w = &r->want;
+    t3v_grid grid = {r->result.grid[0], r->result.grid[1], r->result.grid[2]};
+    T3V_TRY(t3v_plan_make(&r->plan, w->plan, grid, (int)r->model->config.layers));
+    T3V_TRY(t3v_sampler_open(&r->sampler, w->sampler, (int)w->steps, w->shift));
+    return t3v_schedule_make(&r->schedule, r->sampler, r->plan, w->cfg);
+}
+
+/* ---- 2. prompts ----------------------------------------------------------------------------------- */
+
+/* Encodes prompt number `index`, or shares the rows of an earlier, equal one. */
+static t3v_status encode_prompt(run *r, t3v_ctx *ctx, int64_t index, const char *prompt)
+{
+    context *c = &r->contexts[index];
+    for (int64_t i = 0; i < index; i++)
+        if (r->contexts[i].prompt && strcmp(r->contexts[i].prompt, prompt) == 0) {
+            *c = r->contexts[i];
+            c->shared = true;
+            return T3V_OK;
+        }
+    int32_t ids[T3V_TEXT_LEN];
+    int n = 0, max = (int)(r->model->config.text_len < T3V_TEXT_LEN ? r->model->config.text_len : T3V_TEXT_LEN);
+    const char *cut = NULL;
+    T3V_TRY(t3v_tokenizer_encode(r->model->tokenizer, prompt, T3V_CLEAN_FULL, ids, max, &n, &cut));
+    if (cut) t3v_warn("the prompt is longer than %d tokens; it is cut before \"%s\"", max - 1, cut);
+    t3v_arena_back(ctx->arena, 0);
+    t3v_tensor *rows = t3v_umt5_encode(ctx, &r->model->text, ids, n);
+    if (!rows) return ctx->status;
+    *c = (context){.prompt = prompt, .rows = rows->shape[0], .dim = rows->shape[1]};
+    c->data = malloc((size_t)t3v_numel(rows) * sizeof *c->data);
+    if (!c->data) return t3v_fail(T3V_E_NOMEM, "no memory for a prompt's context");
+    memcpy(c->data, rows->data, (size_t)t3v_numel(rows) * sizeof *c->data);
+    return T3V_OK;
+}
+
+static t3v_status encode_prompts(run *r)
+{
+    double start = now();
+    int64_t n = r->want.outputs + (r->want.cfg != 1.0);
+    t3v_arena arena = {0};
+    r->contexts = calloc((size_t)n, sizeof *r->contexts);
+    if (!r->contexts) return t3v_fail(T3V_E_NOMEM, "no memory for %lld prompts", (long long)n);
+    T3V_TRY(t3v_model_load(r->model, &r->paths, T3V_PART_TEXT, false));
+    t3v_status st = t3v_arena_open(&arena, (size_t)16 << 30);
+    t3v_ctx ctx = {.arena = &arena, .compute = r->want.compute};
+    for (int64_t i = 0; i < n && !st; i++) {
+        bool negative = i == r->want.outputs;
+        st = encode_prompt(r, &ctx, i, negative ? r->want.negative : r->want.output[i].prompt);
+        if (st && r->want.outputs > 1) st = t3v_fail_in(st, negative ? "the negative prompt" : "prompt %lld", (long long)i);
+        if (!st) st = t3v_report(&r->want.progress, "text", i + 1, n);
+    }
+    t3v_arena_close(&arena);
+    t3v_model_unload(r->model, T3V_PART_TEXT);
+    r->result.seconds_text = now() - start;
+    return st;
+}
+
+/* ---- 3. resuming ---------------------------------------------------------------------------------- */
+
+/* What must agree for a saved state to be continued. */
+static void state_key(const run *r, int64_t index, char *key, size_t n)
+{
+    const t3v_job *w = &r->want;
+    snprintf(key, n, "%s|%s|%s|%s|%lldx%lldx%lld|%s %lld %.17g %.17g|%llu %s %s|%s", w->model, w->output[index].prompt,
+             w->cfg == 1.0 ? "" : w->negative, w->plan, (long long)w->width, (long long)w->height, (long long)w->frames,
+             w->sampler, (long long)w->steps, w->shift, w->cfg, (unsigned long long)w->seed, w->rng,
+             w->noise ? w->noise : "", t3v_dtype_name(w->compute));
+    for (int64_t i = 0; i < w->loras; i++) {
+        size_t used = strlen(key);
+        snprintf(key + used, n - used, "|%s:%.17g", w->lora[i].path, w->lora[i].strength);
+    }
+}
+
+static char *state_path(const run *r, int64_t index)
+{
+    char *path = NULL;
+    return asprintf(&path, "%s.t3v-state", r->want.output[index].path) < 0 ? NULL : path;
+}
+
+static t3v_status save_state(run *r, int64_t index, int step)
+{
+    char key[16384], text[32], *path = state_path(r, index);
+    size_t size = t3v_sampler_state_size(r->sampler, r->n);
+    void *history = malloc(size ? size : 1);
+    t3v_status st = path && history ? T3V_OK : t3v_fail(T3V_E_NOMEM, "no memory to save the run's state");
+    if (!st) st = t3v_sampler_state_save(r->sampler, history, size);
+    if (!st) {
+        state_key(r, index, key, sizeof key);
+        snprintf(text, sizeof text, "%d", step);
+        t3v_tensor_entry e[2] = {
+            {.name = "latent", .dtype = T3V_F32, .ndim = 4, .numel = r->n, .nbytes = 4 * r->n, .data = r->x},
+            {.name = "sampler", .dtype = T3V_U8, .ndim = 1, .shape = {(int64_t)size}, .numel = (int64_t)size,
+             .nbytes = (int64_t)size, .data = history}};
+        memcpy(e[0].shape, r->latent, sizeof r->latent);
+        st = t3v_safetensors_write(path, e, 2, (t3v_meta[]){{"step", text}, {"job", key}}, 2);
+    }
+    free(history);
+    free(path);
+    return st;
+}
+
+/* The next step of a saved run; 0 when there is none that fits. */
+static t3v_status load_state(run *r, int64_t index, int *step)
+{
+    char key[16384], *path = state_path(r, index);
+    *step = 0;
+    if (!path) return t3v_fail(T3V_E_NOMEM, "no memory for a path");
+    t3v_tensor_file *f = NULL;
+    t3v_status st = T3V_OK;
+    if (t3v_is_file(path) && (st = t3v_tensors_open(&f, path)) == T3V_OK) {
+        const char *job = "", *at = "0";
+        for (int64_t i = 0; i < f->meta_count; i++) {
+            if (strcmp(f->meta[i].key, "job") == 0) job = f->meta[i].value;
+            if (strcmp(f->meta[i].key, "step") == 0) at = f->meta[i].value;
+        }
+        state_key(r, index, key, sizeof key);
+        const t3v_tensor_entry *e = NULL;
+        if (strcmp(job, key) != 0)
+            st = t3v_fail(T3V_E_ARG, "%s belongs to a run with other settings; repeat those, or delete the file", path);
+        if (!st) st = t3v_tensors_read(f, "latent", 4, r->latent, r->x, T3V_F32);
+        if (!st) st = t3v_tensors_get(f, "sampler", &e);
+        if (!st) st = t3v_sampler_state_load(r->sampler, e->data, (size_t)e->nbytes);
+        if (!st) *step = (int)strtol(at, NULL, 10);
+        if (!st) t3v_info("resuming at step %d of %d", *step + 1, r->schedule.steps);
+        t3v_tensors_close(f);
+    }
+    free(path);
+    return st;
+}
+
+static void drop_state(const run *r, int64_t index)
+{
+    char *path = state_path(r, index);
+    if (path) unlink(path);
+    free(path);
+}
+
+/* ---- 4. denoising --------------------------------------------------------------------------------- */
+
+static t3v_status first_noise(run *r)
+{
+    if (r->want.noise) {
+        t3v_tensor_file *f = NULL;
+        T3V_TRY(t3v_tensors_open(&f, r->want.noise));
+        t3v_status st = t3v_tensors_read(f, "noise", 4, r->latent, r->x, T3V_F32);
+        t3v_tensors_close(f);
+        return st;
+    }
+    t3v_noise_rng rng;
+    T3V_TRY(t3v_noise_parse(r->want.rng, &rng));
+    t3v_noise_fill(r->x, r->n, rng, r->want.seed);
+    return T3V_OK;
+}
+
+/* One forward pass: velocity into v. */
+static t3v_status predict(run *r, const t3v_step *s, const t3v_dit_prompt *prompt, float *v, const t3v_progress *progress)
+{
+    size_t mark = t3v_arena_mark(&r->memory);
+    t3v_ctx ctx = {.arena = &r->memory, .compute = r->want.compute};
+    t3v_tensor *x = t3v_wrap(&ctx, r->x, T3V_F32, 4, r->latent);
+    t3v_dit_call call = {.plan = s->plan, .prompt = prompt, .timestep = s->timestep, .progress = progress};
+    t3v_tensor *y = t3v_dit_forward(&ctx, &r->model->dit, x, &call);
+    if (y) memcpy(v, y->data, (size_t)r->n * sizeof *v);
+    t3v_arena_back(&r->memory, mark);
+    return ctx.status;
+}
+
+/* Progress within a step: blocks of its passes, as parts of the whole. */
+typedef struct inner_progress {
+    const t3v_progress *outer;
+    int64_t pass, passes;
+} inner_progress;
+
+static bool inner_report(void *user, const char *phase, int64_t done, int64_t total)
+{
+    (void)phase;
+    inner_progress *p = user;
+    return !p->outer->fn || p->outer->fn(p->outer->user, "denoise", p->pass * total + done, p->passes * total);
+}
+
+static t3v_status prepare_prompt(run *r, t3v_ctx *ctx, int64_t index, t3v_dit_prompt *out)
+{
+    const context *c = &r->contexts[index];
+    t3v_tensor *rows = t3v_wrap(ctx, c->data, T3V_F32, T3V_SHAPE(c->rows, c->dim));
+    return rows ? t3v_dit_prompt_make(ctx, &r->model->dit, rows, out) : ctx->status;
+}
+
+static t3v_status denoise(run *r, int64_t index)
+{
+    size_t mark = t3v_arena_mark(&r->memory);
+    t3v_ctx ctx = {.arena = &r->memory, .compute = r->want.compute};
+    t3v_dit_prompt positive, negative;
+    T3V_TRY(prepare_prompt(r, &ctx, index, &positive));
+    if (r->want.cfg != 1.0) T3V_TRY(prepare_prompt(r, &ctx, r->want.outputs, &negative));
+    int first = 0;
+    if (r->want.resume) T3V_TRY(load_state(r, index, &first));
+    if (first == 0) T3V_TRY(first_noise(r));
+    inner_progress in = {.outer = &r->want.progress, .passes = t3v_schedule_passes(&r->schedule)};
+    t3v_progress inner = {inner_report, &in};
+    for (int i = 0; i < r->schedule.steps; i++) {
+        const t3v_step *s = &r->schedule.step[i];
+        int64_t passes = s->cfg == 1.0 ? 1 : 2;
+        if (i >= first) {
+            T3V_TRY(predict(r, s, &positive, r->v, &inner));
+            in.pass++;
+            if (passes == 2) {
+                T3V_TRY(predict(r, s, &negative, r->v_neg, &inner));
+                in.pass++;
+                t3v_rows_lincomb(r->v, T3V_F32, (float)s->cfg, r->v, T3V_F32, (float)(1 - s->cfg), r->v_neg, T3V_F32, r->n);
+            }
+            if (!t3v_rows_all_finite(r->v, T3V_F32, r->n))
+                return t3v_fail(T3V_E_INTERNAL, "step %d gave numbers that are not finite; are the weights whole? "
+                                "`t3v inspect` looks at them, --precision f32 avoids overflow", i + 1);
+            T3V_TRY(t3v_sampler_step(r->sampler, i, r->x, r->v, r->n));
+            T3V_TRY(save_state(r, index, i + 1));
+        } else {
+            in.pass += passes;
+        }
+    }
+    T3V_TRY(t3v_report(&r->want.progress, "denoise", 1, 1));
+    t3v_arena_back(&r->memory, mark);
+    return T3V_OK;
+}
+
+/* ---- 5. decoding ---------------------------------------------------------------------------------- */
+
+typedef struct sink {
+    t3v_video_writer *writer;
+    int64_t row, plane;
+} sink;
+
+static t3v_status write_frame(void *user, int64_t index, const float *rgb)
+{
+    (void)index;
+    sink *s = user;
+    return t3v_video_writer_frame(s->writer, rgb, s->plane, s->row);
+}
+
+static t3v_status write_latent(const run *r, const char *path)
+{
+    t3v_tensor_entry e = {.name = "latent", .dtype = T3V_F32, .ndim = 4, .numel = r->n, .nbytes = 4 * r->n, .data = r->x};
+    memcpy(e.shape, r->latent, sizeof r->latent);
+    return t3v_safetensors_write(path, &e, 1, NULL, 0);
+}
+
+static t3v_status decode(run *r, int64_t index)
+{
+    const t3v_job *w = &r->want;
+    char settings[1024], seed[32];
+    snprintf(settings, sizeof settings, "t3v %s; model %s; %s, %lld steps, shift %g, cfg %g; %s", T3V_VERSION, w->model,
+             w->sampler, (long long)w->steps, w->shift, w->cfg, t3v_dtype_name(w->compute));
+    snprintf(seed, sizeof seed, "%llu %s", (unsigned long long)w->seed, w->rng);
+    const t3v_video_tag tags[] = {{"comment", w->output[index].prompt}, {"t3v_prompt", w->output[index].prompt},
+                                  {"t3v_negative", w->negative}, {"t3v_seed", seed}, {"t3v_plan", w->plan},
+                                  {"t3v_settings", settings}};
+    t3v_video_options o = {.width = w->width, .height = w->height, .fps_num = (int)lround(w->fps * 1000), .fps_den = 1000,
+                           .codec = w->codec, .tags = tags, .tag_count = (int)(sizeof tags / sizeof *tags)};
+    sink s = {.row = 8 * r->latent[3], .plane = 64 * r->latent[2] * r->latent[3]};
+    T3V_TRY(t3v_video_writer_open(&s.writer, w->output[index].path, &o));
+    t3v_vae_clip clip = {.frames = w->frames, .height = 8 * r->latent[2], .width = 8 * r->latent[3], .tile_h = w->tile_h,
+                         .tile_w = w->tile_w, .memory_limit = (size_t)w->memory_limit, .compute = w->compute,
+                         .progress = &w->progress};
+    t3v_status st = t3v_vae_decode(&r->model->vae, &clip, r->x, write_frame, &s);
+    if (st) t3v_video_writer_abort(&s.writer);
+    return st ? st : t3v_video_writer_close(&s.writer);
+}
+
+/* A latent that cost hours is not lost to a full disk: it stays in the state file, and its path is said. */
+static t3v_status decode_or_keep(run *r, int64_t index)
+{
+    t3v_status st = decode(r, index);
+    if (!st || st == T3V_E_CANCEL) return st;
+    char *path = state_path(r, index);
+    if (path && t3v_is_file(path))
+        t3v_warn("the finished latent is kept in %s; --resume decodes it again", path);
+    free(path);
+    return st;
+}
+
+/* ---- the run -------------------------------------------------------------------------------------- */
+
+static int64_t peak_rss(void)
+{
+    FILE *f = fopen("/proc/self/status", "r");
+    char line[256];
+    long long kb = 0;
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "VmHWM: %lld", &kb) == 1) break;
+    if (f) fclose(f);
+    return kb * 1024;
+}
+
+static t3v_status one_output(run *r, int64_t index)
+{
+    const t3v_output *o = &r->want.output[index];
+    if (r->want.resume && t3v_is_file(o->path)) {
+        t3v_info("%s exists: skipped", o->path);
+        return T3V_OK;
+    }
+    double start = now();
+    T3V_TRY(t3v_model_load(r->model, &r->paths, T3V_PART_DIT, false));
+    if (!r->loras.attached) T3V_TRY(t3v_loras_attach(&r->loras, r->want.lora, r->want.loras, &r->model->dit));
+    T3V_TRY(denoise(r, index));
+    r->result.seconds_denoise = now() - start;
+    if (r->want.save_latent) T3V_TRY(write_latent(r, r->want.save_latent));
+    if (index + 1 == r->want.outputs) { /* the DiT's memory goes back before the VAE asks for its own */
+        t3v_loras_detach(&r->loras, &r->model->dit);
+        t3v_model_unload(r->model, T3V_PART_DIT);
+        t3v_arena_close(&r->memory);
+    }
+    start = now();
+    T3V_TRY(t3v_model_load(r->model, &r->paths, T3V_PART_VAE, false));
+    T3V_TRY(decode_or_keep(r, index));
+    r->result.seconds_decode = now() - start;
+    drop_state(r, index);
+    return T3V_OK;
+}
+
+/* Whether a file can be made at `path`. */
+static t3v_status check_writable(const char *path)
+{
+    if (strcmp(path, "-") == 0) return T3V_OK;
+    char *copy = strdup(path), *slash = copy ? strrchr(copy, '/') : NULL;
+    if (!copy) return t3v_fail(T3V_E_NOMEM, "no memory for a path");
+    if (slash) slash[slash == copy] = 0;
+    bool ok = access(slash ? copy : ".", W_OK) == 0;
+    t3v_status st = ok ? T3V_OK : t3v_fail(T3V_E_IO, "cannot write %s: %s", path, strerror(errno));
+    free(copy);
+    return st;
+}
+
+static t3v_status run_all(run *r)
+{
+    T3V_TRY(t3v_model_open(&r->model, &r->paths, 0, r->job->compute, false));
+    T3V_TRY(fill_request(r));
+    T3V_TRY(make_schedule(r));
+    T3V_TRY(t3v_cost_check(r->model, &r->paths, &r->want, &r->schedule, r->latent, &r->result));
+    if (r->want.dry_run) return T3V_OK;
+    for (int64_t i = 0; i < r->want.outputs; i++) /* hours later would be too late to learn that nothing can be written */
+        T3V_TRY(check_writable(r->want.output[i].path));
+    T3V_TRY(encode_prompts(r));
+    r->x = malloc((size_t)r->n * sizeof *r->x);
+    r->v = malloc((size_t)r->n * sizeof *r->v);
+    r->v_neg = malloc((size_t)r->n * sizeof *r->v_neg);
+    if (!r->x || !r->v || !r->v_neg) return t3v_fail(T3V_E_NOMEM, "no memory for latents of %lld numbers", (long long)r->n);
+    T3V_TRY(t3v_arena_open(&r->memory, (size_t)r->result.peak_bytes + ((size_t)1 << 30)));
+    for (int64_t i = 0; i < r->want.outputs; i++) {
+        t3v_status st = one_output(r, i);
+        if (st) return r->want.outputs > 1 ? t3v_fail_in(st, "%s", r->want.output[i].path) : st;
+    }
+    r->result.peak_bytes = peak_rss();
+    return T3V_OK;
+}
+
+t3v_status t3v_generate(const t3v_job *job, t3v_result *result)
+{
+    if (!job->model || job->outputs < 1 || !job->output) return t3v_fail(T3V_E_ARG, "a job needs a model and an output");
+    run *r = calloc(1, sizeof *r);
+    if (!r) return t3v_fail(T3V_E_NOMEM, "no memory");
+    r->job = job;
+    r->paths = (t3v_model_paths){job->model, job->vae, job->text_encoder, job->tokenizer};
+    t3v_status st = run_all(r);
+    if (result) *result = r->result;
+    if (r->model) t3v_loras_detach(&r->loras, &r->model->dit);
+    t3v_model_close(r->model);
+    t3v_schedule_free(&r->schedule);
+    t3v_sampler_close(&r->sampler);
+    t3v_plan_free(r->plan);
+    for (int64_t i = 0; r->contexts && i <= r->want.outputs - (r->want.cfg == 1.0); i++)
+        if (!r->contexts[i].shared) free(r->contexts[i].data);
+    free(r->contexts);
+    t3v_arena_close(&r->memory);
+    free(r->x);
+    free(r->v);
+    free(r->v_neg);
+    free(r);
+    return st;
+}

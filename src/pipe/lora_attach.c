@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* LoRA: from matched files to the layers' lists of updates. */
+#include "pipe/lora_attach.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "io/lora.h"
+#include "ops/rows/rows.h"
+#include "tensor/dtype.h"
+
+/* The layer whose matrix is `t`. */
+static t3v_weight *layer_of(t3v_dit *dit, const t3v_tensor *t)
+{
+    t3v_weight *ends[] = {&dit->patch_embedding, &dit->text_up, &dit->text_down, &dit->time_up, &dit->time_down,
+                          &dit->time_projection, &dit->head};
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
+        if (&ends[i]->w == t) return ends[i];
+    for (int64_t i = 0; i < dit->config.layers; i++) {
+        t3v_dit_block *b = &dit->block[i];
+        t3v_weight *in[] = {&b->q, &b->k, &b->v, &b->o, &b->cross_q, &b->cross_k, &b->cross_v, &b->cross_o, &b->ffn_up,
+                            &b->ffn_down};
+        for (size_t j = 0; j < sizeof in / sizeof *in; j++)
+            if (&in[j]->w == t) return in[j];
+    }
+    return NULL;
+}
+
+static t3v_status factor(t3v_tensor *out, const t3v_tensor_entry *e, int64_t rows, t3v_dtype type, t3v_arena *arena)
+{
+    *out = (t3v_tensor){.type = type, .ndim = 2, .shape = {rows, e->numel / rows}};
+    out->data = t3v_arena_take(arena, (size_t)e->numel, t3v_dtype_size(type));
+    if (!out->data) return t3v_fail(T3V_E_NOMEM, "no memory for %s", e->name);
+    return t3v_tensor_copy(e, out->data, type);
+}
+
+/* t += strength * diff, in memory of its own. */
+static t3v_status add_diff(t3v_tensor *t, const t3v_tensor_entry *e, double strength, t3v_arena *arena)
+{
+    int64_t n = t3v_numel(t);
+    float *diff = t3v_arena_take(arena, (size_t)n, sizeof *diff);
+    void *own = t3v_arena_take(arena, (size_t)n, t3v_dtype_size(t->type));
+    if (!diff || !own) return t3v_fail(T3V_E_NOMEM, "no memory for %s", e->name);
+    T3V_TRY(t3v_tensor_copy(e, diff, T3V_F32));
+    t3v_rows_lincomb(own, t->type, 1.0f, t->data, t->type, (float)strength, diff, T3V_F32, n);
+    t->data = own;
+    return T3V_OK;
+}
+
+static t3v_status attach_item(t3v_loras *l, const t3v_lora_item *item, double strength, t3v_dit *dit, int64_t *used)
+{
+    t3v_tensor *t = dit->params.item[item->weight].tensor;
+    if (item->kind == T3V_LORA_DIFF) return add_diff(t, item->diff, strength, &l->arena);
+    t3v_weight *w = layer_of(dit, t);
+    if (!w) return t3v_fail(T3V_E_FORMAT, "%s: low-rank updates go to linear layers", dit->params.item[item->weight].name);
+    t3v_lora_pair *p = &l->pair[(*used)++];
+    p->strength = (float)(strength * item->scale);
+    T3V_TRY(factor(&p->a, item->a, item->rank, w->w.type, &l->arena));
+    return factor(&p->b, item->b, item->b->shape[0], w->w.type, &l->arena);
+}
+
+t3v_status t3v_loras_attach(t3v_loras *l, const t3v_lora_use *use, int64_t n, t3v_dit *dit)
+{
+    l->attached = true;
+    if (n == 0) return T3V_OK;
+    const t3v_params *p = &dit->params;
+    t3v_tensor_entry *names = calloc((size_t)p->count, sizeof *names);
+    t3v_lora **file = calloc((size_t)n, sizeof *file);
+    t3v_status st = names && file ? T3V_OK : t3v_fail(T3V_E_NOMEM, "no memory for LoRA files");
+    for (int64_t i = 0; i < p->count && names; i++) {
+        names[i] = (t3v_tensor_entry){.name = p->item[i].name, .ndim = p->item[i].tensor->ndim};
+        memcpy(names[i].shape, p->item[i].tensor->shape, sizeof p->item[i].tensor->shape);
+    }
+    int64_t pairs = 0;
+    for (int64_t i = 0; i < n && !st; i++) {
+        st = t3v_lora_open(&file[i], use[i].path, names, p->count);
+        if (!st) pairs += file[i]->count;
+    }
+    if (!st) st = t3v_arena_open(&l->arena, (size_t)64 << 30);
+    if (!st && !(l->pair = calloc((size_t)pairs + 1, sizeof *l->pair))) st = t3v_fail(T3V_E_NOMEM, "no memory for LoRA pairs");
+
+    /* Layer by layer, so that a layer's updates lie side by side. */
+    int64_t used = 0;
+    for (int64_t w = 0; w < p->count && !st; w++) {
+        int64_t first = used;
+        for (int64_t i = 0; i < n && !st; i++)
+            for (int64_t k = 0; k < file[i]->count && !st; k++)
+                if (file[i]->items[k].weight == w) st = attach_item(l, &file[i]->items[k], use[i].strength, dit, &used);
+        t3v_weight *layer = used > first ? layer_of(dit, p->item[w].tensor) : NULL;
+        if (layer) {
+            layer->lora = &l->pair[first];
+            layer->loras = (int)(used - first);
+        }
+    }
+    if (!st) t3v_info("%lld LoRA updates on the model", (long long)pairs);
+    for (int64_t i = 0; i < n && file; i++) t3v_lora_close(file[i]);
+    free(file);
+    free(names);
+    return st;
+}
+
+void t3v_loras_detach(t3v_loras *l, t3v_dit *dit)
+{
+    for (int64_t i = 0; dit->block && i < dit->params.count; i++) {
+        t3v_weight *w = layer_of(dit, dit->params.item[i].tensor);
+        if (w) {
+            w->lora = NULL;
+            w->loras = 0;
+        }
+    }
+    free(l->pair);
+    t3v_arena_close(&l->arena);
+    *l = (t3v_loras){0};
+}

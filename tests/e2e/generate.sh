@@ -1,0 +1,98 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# From a prompt to a video on the tiny model: the official latents, the same bytes with any thread count and after a
+# kill at any step, lists of prompts, and requests that cannot be met.
+set -euo pipefail
+t3v=$1
+compare=${T3V_BUILD:?}/tests/compare_tensors
+golden=tests/golden/wan
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+base=(generate --quiet --model $golden/tiny --size 48x32 --frames 5 --steps 6 --cfg 5 --shift 5)
+prompt=(--prompt "A heron lands on a frozen lake." --negative "blurry, low quality, text")
+
+echo "# official trajectories, end to end"
+for sampler in unipc dpm++ euler; do
+    for precision in f32 bf16; do
+        "$t3v" "${base[@]}" "${prompt[@]}" --noise $golden/pipeline.safetensors --sampler $sampler --precision $precision \
+            --save-latent "$dir/latent.safetensors" -o "$dir/a.mp4" > /dev/null
+        limit=1e-3
+        [ $precision = bf16 ] && limit=2e-2
+        "$compare" "$dir/latent.safetensors" latent $golden/pipeline.safetensors "latent_$sampler" $limit
+    done
+done
+
+echo "# the same bytes with 1 and 2 threads"
+for precision in f32 bf16; do
+    for threads in 1 2; do
+        "$t3v" "${base[@]}" "${prompt[@]}" --seed 7 --precision $precision --threads $threads -o "$dir/t$threads.mp4" > /dev/null
+    done
+    cmp "$dir/t1.mp4" "$dir/t2.mp4"
+done
+
+echo "# killed at some step, resumed: the same bytes"
+"$t3v" "${base[@]}" "${prompt[@]}" --seed 3 -o "$dir/whole.mp4" > /dev/null
+for try in 1 2 3; do
+    rm -f "$dir"/cut.mp4*
+    "$t3v" "${base[@]}" "${prompt[@]}" --seed 3 -o "$dir/cut.mp4" > /dev/null &
+    pid=$!
+    for _ in $(seq 400); do [ -e "$dir/cut.mp4.t3v-state" ] && break; sleep 0.01; done
+    sleep 0.0$((try * 3))
+    kill -9 $pid 2> /dev/null || true
+    wait $pid 2> /dev/null || true
+    [ ! -e "$dir/cut.mp4" ] || cmp "$dir/whole.mp4" "$dir/cut.mp4"
+    "$t3v" "${base[@]}" "${prompt[@]}" --seed 3 --resume -o "$dir/cut.mp4" > /dev/null
+    cmp "$dir/whole.mp4" "$dir/cut.mp4"
+    [ ! -e "$dir/cut.mp4.t3v-state" ]
+done
+# a state of another job is refused, not continued
+"$t3v" "${base[@]}" "${prompt[@]}" --seed 3 -o "$dir/other.mp4" > /dev/null & pid=$!
+for _ in $(seq 400); do [ -e "$dir/other.mp4.t3v-state" ] && break; sleep 0.01; done
+kill -9 $pid 2> /dev/null || true; wait $pid 2> /dev/null || true
+if [ -e "$dir/other.mp4.t3v-state" ]; then
+    rc=0; "$t3v" "${base[@]}" "${prompt[@]}" --seed 4 --resume -o "$dir/other.mp4" 2> "$dir/err" || rc=$?
+    [ $rc = 2 ] && grep -q "other settings" "$dir/err"
+fi
+
+echo "# a list of prompts; clips that exist are kept"
+printf '[{"prompt_en": "a red circle", "data_file": "one.mp4"}, {"prompt_en": "a blue square", "data_file": ""}]' > "$dir/list.json"
+"$t3v" "${base[@]}" --prompts "$dir/list.json" --out-dir "$dir/set" > /dev/null
+[ -s "$dir/set/one.mp4" ] && [ -s "$dir/set/00001.mp4" ]
+stamp=$(stat -c %Y.%i "$dir/set/one.mp4")
+rm "$dir/set/00001.mp4"
+"$t3v" "${base[@]}" --prompts "$dir/list.json" --out-dir "$dir/set" > /dev/null
+[ "$stamp" = "$(stat -c %Y.%i "$dir/set/one.mp4")" ] && [ -s "$dir/set/00001.mp4" ]
+
+echo "# metadata, sizes that are not whole tokens, one pass a step, an empty prompt, a long one"
+ffprobe -v error -show_entries format_tags=comment -of csv=p=0 "$dir/whole.mp4" | grep -q "A heron lands on a frozen lake."
+"$t3v" "${base[@]}" --size 50x38 --frames 1 --cfg 1 --prompt "" -o "$dir/odd.mp4" > /dev/null
+[ "$(ffprobe -v error -select_streams v -show_entries stream=width,height -of csv=p=0 "$dir/odd.mp4")" = 50,38 ]
+long=$(printf 'word%.0s ' $(seq 600))
+"$t3v" generate --model $golden/tiny --size 32x32 --frames 1 --steps 1 --cfg 1 --prompt "$long" -o "$dir/long.png" > /dev/null 2> "$dir/err"
+grep -q 'it is cut before "word' "$dir/err"
+
+echo "# dry run: numbers, nothing written"
+"$t3v" generate --model $golden/tiny --size 48x32 --frames 5 --dry-run --json > "$dir/dry.json"
+grep -q '"peak_bytes": [1-9]' "$dir/dry.json"
+
+echo "# requests that cannot be met: exit status and words"
+bad() { # status, words, arguments...
+    local want=$1 words=$2 rc=0
+    shift 2
+    "$t3v" "$@" > "$dir/out" 2> "$dir/err" || rc=$?
+    if [ $rc != "$want" ] || ! grep -q -- "$words" "$dir/err"; then
+        echo "t3v $*: exit $rc (wanted $want), said: $(cat "$dir/err")" >&2
+        exit 1
+    fi
+    [ ! -e "$dir/bad.mp4" ] || { echo "t3v $*: something was written" >&2; exit 1; }
+}
+bad 2 "the nearest is 9" "${base[@]}" --frames 8 --prompt x -o "$dir/bad.mp4"
+bad 2 "the nearest is 34" "${base[@]}" --size 33x32 --prompt x -o "$dir/bad.mp4"
+bad 2 "the nearest is 16" "${base[@]}" --size 32x2 --prompt x -o "$dir/bad.mp4"
+bad 2 "expected a model directory" generate --model "$dir/nowhere" --prompt x -o "$dir/bad.mp4"
+bad 1 "needs .* GiB" "${base[@]}" --memory-limit 4M --prompt x -o "$dir/bad.mp4"
+bad 1 "cannot write" "${base[@]}" --prompt x -o "$dir/no/such/dir/bad.mp4"
+bad 1 "UTF-8.*offset 2\|UTF-8: byte 0xff at offset 2" "${base[@]}" --prompt $'ab\xff' -o "$dir/bad.mp4"
+bad 2 "sampler" "${base[@]}" --sampler heun --prompt x -o "$dir/bad.mp4"
+bad 2 "plan" "${base[@]}" --plan nonsense --prompt x -o "$dir/bad.mp4"
+echo "ok"
