@@ -10,6 +10,8 @@
 #define COMMANDS(X) \
     X(generate) \
     X(init) \
+    X(encode) \
+    X(decode) \
     X(train) \
     X(data) \
     X(eval) \

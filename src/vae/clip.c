@@ -105,8 +105,8 @@ static t3v_status measure(job *j, const t3v_vae *packed, size_t weights)
     t3v_vae_stream s = {.arena = &caches};
     t3v_status st = t3v_arena_count(&work);
     if (!st) st = t3v_arena_count(&caches);
-    /* The first chunk is shorter, the second fills the last caches, the third is like all others. */
-    for (int64_t t = 0; t < j->T && t < 3 && !st; t++) {
+    /* Caches of two frames fill one frame a chunk, from the second chunk on: the fourth is like all later ones. */
+    for (int64_t t = 0; t < j->T && t < 4 && !st; t++) {
         t3v_arena_back(&work, 0);
         chunk(&ctx, packed, &s, j->decoder, j->decoder ? load_latent(&ctx, j, NULL, t, 0, 0) : new_frames(&ctx, j, t));
         st = ctx.status;

@@ -263,8 +263,8 @@ static void memory(void **state)
     (void)state;
     model m;
     open_model(&m, NULL, 32, T3V_BF16);
-    t3v_vae_clip how = {.frames = 9, .height = 160, .width = 208, .compute = T3V_BF16};
-    float *z = noise(16 * 3 * 20 * 26);
+    t3v_vae_clip how = {.frames = 21, .height = 96, .width = 160, .compute = T3V_BF16};
+    float *z = noise(16 * 6 * 12 * 20);
     size_t bytes, limited;
     must(t3v_vae_decode_bytes(&m.vae, &how, &bytes, NULL, NULL));
     FILE *f = fopen("/proc/self/clear_refs", "w"); /* VmHWM starts anew */
