@@ -159,6 +159,8 @@ static t3v_status train_dit(const json_t *j, const args *a, const cli_common *co
     T3V_TRY(t3v_json_int(j, f, "clips", false, 1, 1 << 24, &task.clips));
     T3V_TRY(t3v_json_real(j, f, "shift", false, 0.01, 100, &task.shift));
     T3V_TRY(t3v_json_real(j, f, "drop", false, 0, 1, &task.drop));
+    T3V_TRY(t3v_json_bool(j, f, "recompute", false, &task.recompute));
+    T3V_TRY(t3v_json_int(j, f, "range", false, 0, 1 << 30, &task.range));
     t3v_model_paths paths = {.model = init};
     t3v_status st = t3v_model_open(&task.model, &paths, T3V_PART_ALL, common->bf16 ? T3V_BF16 : T3V_F32, true);
     if (!st) st = t3v_task_dit_open(&task, plan, cache, progress);

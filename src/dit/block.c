@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A DiT block in three parts: before attention, (attention), after attention. The first and the last work on
- * any range of tokens. */
+ * any range of tokens; and the walk over all ranges. */
 #include "attn/attend_op.h"
 #include "dit/dit.h"
 
@@ -43,4 +43,47 @@ t3v_tensor *t3v_dit_post(t3v_ctx *ctx, const t3v_dit *dit, const t3v_dit_block *
     a = t3v_layernorm(ctx, x, scale, shift, true, c->eps, ctx->compute);
     t3v_tensor *h = t3v_gelu(ctx, t3v_linear(ctx, &b->ffn_up, a, T3V_F32), ctx->compute);
     return t3v_gate_residual(ctx, x, t3v_linear(ctx, &b->ffn_down, h, T3V_F32), t3v_view(ctx, m, 5, 1));
+}
+
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+t3v_qkv t3v_dit_pre_all(t3v_ctx *ctx, const t3v_dit *dit, const t3v_dit_block *b, t3v_tensor *x, t3v_tensor *m,
+                        const t3v_rope *rope, int64_t range)
+{
+    int64_t n = x->shape[0];
+    if (ctx->tape && range >= n) return t3v_dit_pre(ctx, dit, b, x, m, rope, 0);
+    t3v_tensor *q = t3v_new_like(ctx, x, ctx->compute);
+    t3v_qkv all = {q, t3v_new_like(ctx, x, ctx->compute), t3v_new_like(ctx, x, ctx->compute)};
+    for (int64_t r = 0; r < n && !ctx->status; r += range) {
+        size_t mark = t3v_arena_mark(ctx->arena);
+        t3v_qkv p = t3v_dit_pre(ctx, dit, b, t3v_view(ctx, x, r, least(range, n - r)), m, rope, r);
+        t3v_put(ctx, all.q, r, p.q);
+        t3v_put(ctx, all.k, r, p.k);
+        t3v_put(ctx, all.v, r, p.v);
+        if (!ctx->tape) t3v_arena_back(ctx->arena, mark);
+    }
+    return all;
+}
+
+t3v_tensor *t3v_dit_block_run(t3v_ctx *ctx, const t3v_dit *dit, int64_t layer, t3v_tensor *x, t3v_tensor *m,
+                              const t3v_rope *rope, const t3v_dit_call *call, int64_t range, t3v_tensor *into)
+{
+    if (ctx->status) return NULL;
+    int64_t n = x->shape[0];
+    const t3v_dit_block *b = &dit->block[layer];
+    const t3v_site *site = call->plan->layer[layer].site;
+    size_t start = t3v_arena_mark(ctx->arena);
+    t3v_qkv p = t3v_dit_pre_all(ctx, dit, b, x, m, rope, range);
+    t3v_tensor *o = t3v_attend(ctx, &site[T3V_SITE_SELF], dit->config.heads, p.q, p.k, p.v, NULL);
+    if (ctx->tape && range >= n) return t3v_dit_post(ctx, dit, b, x, o, m, &site[T3V_SITE_CROSS_TEXT], call->prompt, layer);
+    t3v_tensor *next = ctx->tape ? t3v_new_like(ctx, x, T3V_F32) : into;
+    for (int64_t r = 0; r < n && !ctx->status; r += range) {
+        size_t mark = t3v_arena_mark(ctx->arena);
+        int64_t len = least(range, n - r);
+        t3v_put(ctx, next, r, t3v_dit_post(ctx, dit, b, t3v_view(ctx, x, r, len), t3v_view(ctx, o, r, len), m,
+                                           &site[T3V_SITE_CROSS_TEXT], call->prompt, layer));
+        if (!ctx->tape) t3v_arena_back(ctx->arena, mark);
+    }
+    if (!ctx->tape) t3v_arena_back(ctx->arena, start);
+    return ctx->status ? NULL : next;
 }

@@ -62,9 +62,10 @@ typedef struct t3v_dit_call {
 /* Velocity [out_dim, T, H, W] F32 of latent [in_dim, T, H, W] F32; H and W even. */
 t3v_tensor *t3v_dit_forward(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *latent, const t3v_dit_call *call);
 
-/* Forward, loss = mean((v - target)^2) * weight, and backward with recomputation: only the blocks' inputs
- * are kept; every block is run again, range by range, recorded, on the way back. Gradients accumulate in
- * ctx->param_grad; that of the context, if it needs one, in its grad. */
+/* Forward, *loss = mean((v - target)^2), and the gradient of weight * loss: of the parameters in ctx->param_grad, of
+ * latent and context in theirs if they need one. Everything on ctx->tape is walked back, also what made the context.
+ * recompute: of the blocks only the inputs are kept; on the way back each is run again, recorded range by range. The
+ * sums over ranges are in fixed order. call->prompt is not read: the prompt is made of `context` [L, text_dim]. */
 t3v_status t3v_dit_loss(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *latent, t3v_tensor *context,
                         const float *target, double weight, const t3v_dit_call *call, bool recompute,
                         double *loss);
@@ -73,10 +74,19 @@ t3v_status t3v_dit_loss(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *latent, t3
 
 /* e [1, dim] and e0 [1, 6 dim] of a timestep. */
 void t3v_dit_time(t3v_ctx *ctx, const t3v_dit *dit, double timestep, t3v_tensor **e, t3v_tensor **e0);
+/* The token grid of a latent. E_SHAPE when the model does not take it. */
+t3v_status t3v_dit_grid(const t3v_dit *dit, const t3v_tensor *latent, int64_t grid[3]);
+t3v_rope *t3v_dit_rope(t3v_ctx *ctx, const t3v_dit *dit, const int64_t grid[3]);
+/* Tokens walked at a time of n: the call's choice, else all (`whole`) or some thousands. */
+int64_t t3v_dit_range(const t3v_dit_call *call, bool whole, int64_t n);
 /* Rows of tokens [first, first + n): [n, dim]. */
 t3v_tensor *t3v_dit_embed(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *latent, int64_t first, int64_t n);
+/* All n tokens, `range` at a time. */
+t3v_tensor *t3v_dit_embed_all(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *latent, int64_t n, int64_t range);
 /* [n, 4 out_dim] of the last block's rows. */
 t3v_tensor *t3v_dit_head(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *x, t3v_tensor *e);
+/* The same of all rows, into the velocity. */
+void t3v_dit_head_all(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *x, t3v_tensor *e, int64_t range, t3v_tensor *velocity);
 
 /* ---- block.c: the three parts of a block ---------------------------------------------------------- */
 
@@ -91,5 +101,11 @@ t3v_qkv t3v_dit_pre(t3v_ctx *ctx, const t3v_dit *dit, const t3v_dit_block *b, t3
 /* x after self-attention's output o, cross-attention and FFN, for the rows given. */
 t3v_tensor *t3v_dit_post(t3v_ctx *ctx, const t3v_dit *dit, const t3v_dit_block *b, t3v_tensor *x, t3v_tensor *o,
                          t3v_tensor *m, const t3v_site *cross, const t3v_dit_prompt *prompt, int64_t layer);
+/* q, k, v of all tokens, `range` at a time. */
+t3v_qkv t3v_dit_pre_all(t3v_ctx *ctx, const t3v_dit *dit, const t3v_dit_block *b, t3v_tensor *x, t3v_tensor *m,
+                        const t3v_rope *rope, int64_t range);
+/* Block `layer` on x [n, dim]. The result is written to `into` (may be x), or is a new tensor when recorded. */
+t3v_tensor *t3v_dit_block_run(t3v_ctx *ctx, const t3v_dit *dit, int64_t layer, t3v_tensor *x, t3v_tensor *m,
+                              const t3v_rope *rope, const t3v_dit_call *call, int64_t range, t3v_tensor *into);
 
 #endif

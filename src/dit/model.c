@@ -164,9 +164,10 @@ t3v_tensor *t3v_dit_head(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *x, t3v_te
     return t3v_linear(ctx, &dit->head, x, T3V_F32);
 }
 
-static t3v_status check_latent(const t3v_dit *dit, const t3v_tensor *latent)
+t3v_status t3v_dit_grid(const t3v_dit *dit, const t3v_tensor *latent, int64_t grid[3])
 {
     char text[96];
+    for (int i = 0; i < 3; i++) grid[i] = latent->ndim == 4 ? latent->shape[i + 1] / (i ? 2 : 1) : 0;
     if (latent->ndim == 4 && latent->type == T3V_F32 && latent->shape[0] == dit->config.in_dim &&
         latent->shape[1] >= 1 && latent->shape[2] >= 2 && latent->shape[3] >= 2 && latent->shape[2] % 2 == 0 &&
         latent->shape[3] % 2 == 0)
@@ -175,9 +176,9 @@ static t3v_status check_latent(const t3v_dit *dit, const t3v_tensor *latent)
                     t3v_tensor_shape_text(latent, text, sizeof text), (long long)dit->config.in_dim);
 }
 
-static t3v_rope *make_rope(t3v_ctx *ctx, const int64_t grid[3], int64_t hd)
+t3v_rope *t3v_dit_rope(t3v_ctx *ctx, const t3v_dit *dit, const int64_t grid[3])
 {
-    int64_t floats = 0;
+    int64_t floats = 0, hd = dit->config.dim / dit->config.heads;
     t3v_ctx_keep(ctx, t3v_rope_tables_size(&floats, grid[0], grid[1], grid[2], hd));
     t3v_rope *rope = t3v_temp(ctx, 1, sizeof *rope);
     float *tables = t3v_temp(ctx, floats, sizeof(float));
@@ -186,66 +187,60 @@ static t3v_rope *make_rope(t3v_ctx *ctx, const int64_t grid[3], int64_t hd)
     return rope;
 }
 
+t3v_tensor *t3v_dit_embed_all(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *latent, int64_t n, int64_t range)
+{
+    if (ctx->tape && range >= n) return t3v_dit_embed(ctx, dit, latent, 0, n);
+    t3v_tensor *x = t3v_new(ctx, T3V_F32, T3V_SHAPE(n, dit->config.dim));
+    for (int64_t r = 0; r < n && !ctx->status; r += range) {
+        size_t mark = t3v_arena_mark(ctx->arena);
+        t3v_put(ctx, x, r, t3v_dit_embed(ctx, dit, latent, r, r + range < n ? range : n - r));
+        if (!ctx->tape) t3v_arena_back(ctx->arena, mark);
+    }
+    return x;
+}
+
+void t3v_dit_head_all(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *x, t3v_tensor *e, int64_t range, t3v_tensor *velocity)
+{
+    int64_t n = ctx->status ? 0 : x->shape[0];
+    for (int64_t r = 0; r < n && !ctx->status; r += range) {
+        size_t mark = t3v_arena_mark(ctx->arena);
+        t3v_tensor *rows = range >= n ? x : t3v_view(ctx, x, r, r + range < n ? range : n - r);
+        t3v_unpatchify(ctx, velocity, r, t3v_dit_head(ctx, dit, rows, e));
+        if (!ctx->tape) t3v_arena_back(ctx->arena, mark);
+    }
+}
+
 enum { RANGE = 2048 }; /* tokens: an FFN hidden of 8960 is 73 MB in F32 */
+
+int64_t t3v_dit_range(const t3v_dit_call *call, bool whole, int64_t n)
+{
+    return call->range > 0 ? call->range : whole ? n : RANGE;
+}
 
 t3v_tensor *t3v_dit_forward(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *latent, const t3v_dit_call *call)
 {
     const t3v_dit_config *c = &dit->config;
     if (ctx->status) return NULL;
-    t3v_status st = check_latent(dit, latent);
+    int64_t grid[3];
+    t3v_status st = t3v_dit_grid(dit, latent, grid);
     if (st) return t3v_ctx_fail(ctx, st);
-    int64_t grid[3] = {latent->shape[1], latent->shape[2] / 2, latent->shape[3] / 2};
-    int64_t n = grid[0] * grid[1] * grid[2], d = c->dim;
-    int64_t range = call->range ? call->range : ctx->tape ? n : RANGE;
     bool record = ctx->tape != NULL;
+    int64_t n = grid[0] * grid[1] * grid[2], range = t3v_dit_range(call, record, n);
 
     t3v_tensor *velocity = t3v_new(ctx, T3V_F32, T3V_SHAPE(c->out_dim, grid[0], latent->shape[2], latent->shape[3]));
     size_t whole = t3v_arena_mark(ctx->arena);
-    t3v_rope *rope = make_rope(ctx, grid, d / c->heads);
+    t3v_rope *rope = t3v_dit_rope(ctx, dit, grid);
     t3v_tensor *e, *e0;
     t3v_dit_time(ctx, dit, call->timestep, &e, &e0);
-
-    t3v_tensor *x = t3v_new(ctx, T3V_F32, T3V_SHAPE(n, d));
-    for (int64_t r = 0; r < n; r += range) {
-        size_t mark = t3v_arena_mark(ctx->arena);
-        t3v_put(ctx, x, r, t3v_dit_embed(ctx, dit, latent, r, r + range < n ? range : n - r));
-        if (!record) t3v_arena_back(ctx->arena, mark);
-    }
+    t3v_tensor *x = t3v_dit_embed_all(ctx, dit, latent, n, range);
     for (int64_t i = 0; i < c->layers && !ctx->status; i++) {
-        const t3v_dit_block *b = &dit->block[i];
         if ((st = t3v_report(call->progress, "blocks", i, c->layers))) return t3v_ctx_fail(ctx, st);
         size_t layer = t3v_arena_mark(ctx->arena);
-        t3v_tensor *m = t3v_dit_modulation(ctx, b, e0);
-        t3v_tensor *q = t3v_new(ctx, ctx->compute, T3V_SHAPE(n, d)), *k = t3v_new_like(ctx, q, ctx->compute);
-        t3v_tensor *v = t3v_new_like(ctx, q, ctx->compute);
-        for (int64_t r = 0; r < n && !ctx->status; r += range) {
-            size_t mark = t3v_arena_mark(ctx->arena);
-            t3v_tensor *xr = t3v_view(ctx, x, r, r + range < n ? range : n - r);
-            t3v_qkv p = t3v_dit_pre(ctx, dit, b, xr, m, rope, r);
-            t3v_put(ctx, q, r, p.q);
-            t3v_put(ctx, k, r, p.k);
-            t3v_put(ctx, v, r, p.v);
-            if (!record) t3v_arena_back(ctx->arena, mark);
-        }
-        t3v_tensor *o = t3v_attend(ctx, &call->plan->layer[i].site[T3V_SITE_SELF], c->heads, q, k, v, NULL);
-        t3v_tensor *next = record ? t3v_new_like(ctx, x, T3V_F32) : x; /* in place unless recorded */
-        for (int64_t r = 0; r < n && !ctx->status; r += range) {
-            size_t mark = t3v_arena_mark(ctx->arena);
-            int64_t len = r + range < n ? range : n - r;
-            t3v_put(ctx, next, r,
-                    t3v_dit_post(ctx, dit, b, t3v_view(ctx, x, r, len), t3v_view(ctx, o, r, len), m,
-                                 &call->plan->layer[i].site[T3V_SITE_CROSS_TEXT], call->prompt, i));
-            if (!record) t3v_arena_back(ctx->arena, mark);
-        }
-        x = next;
+        t3v_tensor *m = t3v_dit_modulation(ctx, &dit->block[i], e0);
+        x = t3v_dit_block_run(ctx, dit, i, x, m, rope, call, range, x); /* in place unless recorded */
         if (!record) t3v_arena_back(ctx->arena, layer);
     }
-    for (int64_t r = 0; r < n && !ctx->status; r += range) {
-        size_t mark = t3v_arena_mark(ctx->arena);
-        t3v_tensor *y = t3v_dit_head(ctx, dit, t3v_view(ctx, x, r, r + range < n ? range : n - r), e);
-        t3v_unpatchify(ctx, velocity, r, y);
-        if (!record) t3v_arena_back(ctx->arena, mark);
-    }
+    t3v_dit_head_all(ctx, dit, x, e, range, velocity);
     if (!record) t3v_arena_back(ctx->arena, whole);
     return ctx->status ? NULL : velocity;
 }

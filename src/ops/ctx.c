@@ -124,6 +124,13 @@ float *t3v_grad(t3v_ctx *ctx, t3v_tensor *t)
     return g;
 }
 
+bool t3v_grad_pass(t3v_ctx *ctx, t3v_tensor *from, t3v_tensor *to)
+{
+    if (ctx->status || !to->needs_grad || to->param || to->base || to->grad || from->base || !from->grad) return false;
+    to->grad = from->grad;
+    return true;
+}
+
 static bool has_grad(const t3v_tensor *t) { return t && (t->base ? t->base->grad : t->grad); }
 
 t3v_status t3v_backward(t3v_ctx *ctx, t3v_tensor *out, const float *dout)

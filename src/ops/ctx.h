@@ -85,6 +85,10 @@ float *t3v_grad(t3v_ctx *ctx, t3v_tensor *t);
  * *accumulate = false. */
 float *t3v_grad_write(t3v_ctx *ctx, t3v_tensor *t, bool *accumulate);
 
+/* Makes the gradient of `from`, an output whose record is being walked, that of `to`, when nothing has arrived there
+ * yet: an identity then costs nothing. False: it has to be added. */
+bool t3v_grad_pass(t3v_ctx *ctx, t3v_tensor *from, t3v_tensor *to);
+
 /* Gradients of `out` with respect to everything recorded, starting from dout (same shape as out; NULL if
  * out's gradient is already there). Nothing is recorded meanwhile. The tape is empty afterwards. */
 t3v_status t3v_backward(t3v_ctx *ctx, t3v_tensor *out, const float *dout);

@@ -75,8 +75,8 @@ static void gate_backward(t3v_ctx *ctx, const t3v_record *r)
 {
     t3v_tensor *x = r->in[0], *y = r->in[1], *gate = r->in[2];
     const float *dout = t3v_grad(ctx, r->out[0]);
-    bool accumulate;
-    float *dx = t3v_grad(ctx, x), *dy = t3v_grad_write(ctx, y, &accumulate), *dgate = t3v_grad(ctx, gate);
+    bool accumulate, stays = t3v_grad_pass(ctx, r->out[0], x);
+    float *dx = stays ? NULL : t3v_grad(ctx, x), *dy = t3v_grad_write(ctx, y, &accumulate), *dgate = t3v_grad(ctx, gate);
     if (t3v_runs(ctx))
         t3v_ctx_keep(ctx, t3v_rows_gate_residual_bwd(dx, dy, T3V_F32, accumulate, dgate, dout, gate ? gate->data : NULL,
                                                      y->data, y->type, t3v_rows(x), t3v_cols(x)));

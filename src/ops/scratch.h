@@ -15,6 +15,7 @@ typedef enum t3v_scratch_slot {
     T3V_SCRATCH_CONV_X, /* frames of a convolution in f32 */
     T3V_SCRATCH_CONV_Y,
     T3V_SCRATCH_CONV_W, /* weight gradients of a slice, plain layout */
+    T3V_SCRATCH_SUMS,   /* column sums of row blocks */
     T3V_SCRATCH_COUNT
 } t3v_scratch_slot;
 

@@ -140,28 +140,23 @@ static t3v_status sample(void *self, t3v_ctx *ctx, int worker, int64_t step, int
 
     double u = t3v_rng_uniform(&rng), sigma = s->shift * u / (1 + (s->shift - 1) * u);
     t3v_tensor *x = t3v_new(ctx, T3V_F32, T3V_SHAPE(T3V_VAE_Z, T, n, n)), *x0 = t3v_new_like(ctx, x, T3V_F32);
-    t3v_tensor *eps = t3v_new_like(ctx, x, T3V_F32), *dv = t3v_new_like(ctx, x, T3V_F32);
+    t3v_tensor *eps = t3v_new_like(ctx, x, T3V_F32);
     if (ctx->status) return ctx->status;
     t3v_normal_fill(eps->data, s->latent_size, s->seed + 2, stream, 0);
     t3v_rows_convert(x0->data, T3V_F32, s->latents + clip * s->latent_size, T3V_BF16, s->latent_size);
     t3v_rows_lincomb(x->data, T3V_F32, (float)(1 - sigma), x0->data, T3V_F32, (float)sigma, eps->data, T3V_F32, s->latent_size);
     t3v_rows_lincomb(x0->data, T3V_F32, 1.0f, eps->data, T3V_F32, -1.0f, x0->data, T3V_F32, s->latent_size); /* target */
 
-    t3v_dit_prompt prompt;
     t3v_tensor *context = t3v_umt5_encode(ctx, &m->text, ids, count);
-    if (!context) return ctx->status;
-    T3V_TRY(t3v_dit_prompt_make(ctx, &m->dit, context, &prompt));
-    t3v_dit_call call = {.plan = s->plan, .prompt = &prompt, .timestep = 1000 * sigma};
-    t3v_tensor *v = t3v_dit_forward(ctx, &m->dit, x, &call);
-    if (!v) return ctx->status;
-    *loss = t3v_rows_mse(dv->data, (float)scale, v->data, x0->data, s->latent_size);
+    t3v_dit_call call = {.plan = s->plan, .timestep = 1000 * sigma, .range = s->range};
+    T3V_TRY(t3v_dit_loss(ctx, &m->dit, x, context, x0->data, scale, &call, s->recompute, loss));
     int level = (int)(4 * sigma) < 3 ? (int)(4 * sigma) : 3;
 #pragma omp critical(levels)
     {
         s->by_level[level][0] += *loss;
         s->by_level[level][1] += 1;
     }
-    return t3v_backward(ctx, v, dv->data);
+    return T3V_OK;
 }
 
 static void log_words(void *self, char *text, size_t n)

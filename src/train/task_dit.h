@@ -16,6 +16,8 @@ typedef struct t3v_task_dit {
     int64_t clips;         /* distinct scenes cached as latents */
     double shift;          /* of the noise levels: sigma = shift u / (1 + (shift - 1) u), u uniform */
     double drop;           /* share of samples with the empty prompt, for CFG */
+    bool recompute;        /* keep only the blocks' inputs and run blocks again on the way back: less memory, 4/3 the time */
+    int64_t range;         /* tokens walked at a time; 0: chosen */
     t3v_plan *plan;
     uint16_t *latents;     /* BF16 [clips, 16, T, h, w] */
     int64_t latent_size;   /* elements of one */

@@ -24,7 +24,7 @@
 enum { WORKERS_MAX = 64 };
 
 typedef struct worker {
-    t3v_arena arena;
+    t3v_arena arena;     /* values of one sample */
     float *grads;        /* [total] */
     float **param_grad;  /* [count] into grads */
     double loss;
@@ -38,6 +38,7 @@ typedef struct run {
     const t3v_param **param; /* [count] */
     int64_t *offset;         /* [count + 1] elements before each parameter */
     int64_t count, total, step, skipped;
+    t3v_arena state;             /* huge pages: every step passes over all of it */
     float *master, *m, *v, *ema; /* [total] */
     int workers;
     worker worker[WORKERS_MAX];
@@ -69,13 +70,14 @@ static t3v_status collect(run *r)
         }
     r->total = r->offset[r->count];
     float **buffers[] = {&r->master, &r->m, &r->v, r->o->ema > 0 ? &r->ema : NULL};
-    for (int k = 0; k < 4; k++)
-        if (buffers[k] && !(*buffers[k] = calloc((size_t)r->total, sizeof(float))))
+    T3V_TRY(t3v_arena_open(&r->state, (size_t)(4 + r->workers) * ((size_t)r->total * sizeof(float) + 4096)));
+    for (int k = 0; k < 4; k++) /* fresh pages are zero */
+        if (buffers[k] && !(*buffers[k] = t3v_arena_take(&r->state, (size_t)r->total, sizeof(float))))
             return t3v_fail(T3V_E_NOMEM, "no memory for the optimizer state of %lld weights", (long long)r->total);
     for (int w = 0; w < r->workers; w++) {
         worker *k = &r->worker[w];
         T3V_TRY(t3v_arena_open(&k->arena, r->o->arena_bytes ? r->o->arena_bytes : (size_t)4 << 30));
-        k->grads = calloc((size_t)r->total, sizeof(float));
+        k->grads = t3v_arena_take(&r->state, (size_t)r->total, sizeof(float));
         k->param_grad = calloc((size_t)r->count, sizeof *k->param_grad);
         if (!k->grads || !k->param_grad) return t3v_fail(T3V_E_NOMEM, "no memory for the gradients of worker %d", w);
         for (i = 0; i < r->count; i++) k->param_grad[i] = k->grads + r->offset[i];
@@ -99,15 +101,11 @@ static void release(run *r)
         }
     for (int w = 0; w < r->workers; w++) {
         t3v_arena_close(&r->worker[w].arena);
-        free(r->worker[w].grads);
         free(r->worker[w].param_grad);
     }
     free(r->param);
     free(r->offset);
-    free(r->master);
-    free(r->m);
-    free(r->v);
-    free(r->ema);
+    t3v_arena_close(&r->state);
     if (r->log) fclose(r->log);
 }
 

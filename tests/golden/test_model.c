@@ -110,7 +110,28 @@ static float **train_params(t3v_params *p)
     return grads;
 }
 
-static void dit_gradients(int64_t range)
+enum { FIRST_MAX = 256 };
+static float *first[FIRST_MAX]; /* gradients of the plain tape in one range */
+
+/* Keeps the first gradient of parameter i; later ones must equal it up to the order of sums. */
+static void keep_or_compare(int64_t i, const float *grad, int64_t n, const char *name)
+{
+    assert_true(i < FIRST_MAX);
+    if (!first[i]) {
+        first[i] = malloc((size_t)n * sizeof(float));
+        memcpy(first[i], grad, (size_t)n * sizeof(float));
+        return;
+    }
+    double d = 0, all = 0;
+    for (int64_t j = 0; j < n; j++) {
+        d += ((double)grad[j] - first[i][j]) * ((double)grad[j] - first[i][j]);
+        all += (double)first[i][j] * first[i][j];
+    }
+    if (!(sqrt(d) <= 1e-5 * sqrt(all) + 1e-12)) fail_msg("%s: %.3g from the plain tape's, limit 1e-5", name, sqrt(d / all));
+}
+
+/* The loss and every gradient, with the plain tape or recomputed. */
+static void dit_gradients(int64_t range, bool recompute)
 {
     t3v_model *m = open_model(T3V_F32, true);
     t3v_tensor_file *f = open_file("dit"), *g = open_file("dit_grad");
@@ -120,15 +141,15 @@ static void dit_gradients(int64_t range)
     t3v_ctx ctx = {.arena = &arena, .compute = T3V_F32, .tape = &tape, .param_grad = grads};
     t3v_tensor *x = input(&ctx, f, "latent"), *c = input(&ctx, f, "context"), *target = input(&ctx, f, "target");
     x->needs_grad = c->needs_grad = true;
-    t3v_dit_prompt prompt;
     t3v_plan *plan = NULL;
     assert_int_equal(t3v_plan_make(&plan, "full", (t3v_grid){x->shape[1], x->shape[2] / 2, x->shape[3] / 2}, 5), T3V_OK);
-    assert_int_equal(t3v_dit_prompt_make(&ctx, &m->dit, c, &prompt), T3V_OK);
-    t3v_dit_call call = {.plan = plan, .prompt = &prompt, .timestep = 731, .range = range};
-    t3v_tensor *v = t3v_dit_forward(&ctx, &m->dit, x, &call), *dv = t3v_new_like(&ctx, x, T3V_F32);
-    float loss = (float)t3v_rows_mse(dv->data, 1.0f, v->data, target->data, t3v_numel(v));
+    t3v_dit_call call = {.plan = plan, .timestep = 731, .range = range};
+    double mean = 0;
+    size_t before = t3v_arena_mark(&arena);
+    arena.peak = before;
+    if (t3v_dit_loss(&ctx, &m->dit, x, c, target->data, 1, &call, recompute, &mean)) fail_msg("%s", t3v_error_text());
+    float loss = (float)mean;
     expect_close(&loss, g, "loss", 1e-5);
-    if (t3v_backward(&ctx, v, dv->data)) fail_msg("%s", t3v_error_text());
     expect_close(x->grad, g, "grad_latent", 1e-4);
     expect_close(c->grad, g, "grad_context", 1e-4);
     double worst = 0;
@@ -138,9 +159,11 @@ static void dit_gradients(int64_t range)
         double d = distance(grads[i], g, name);
         if (!(d < 1e-3)) fail_msg("%s: relative L2 %.3g, limit 1e-3", name, d);
         if (d > worst) worst = d;
+        keep_or_compare(i, grads[i], t3v_numel(m->dit.params.item[i].tensor), name);
         free(grads[i]);
     }
-    print_message("    worst of %d weight gradients: %.2e\n", (int)m->dit.params.count, worst);
+    print_message("    worst of %d weight gradients: %.2e; %zu KiB\n", (int)m->dit.params.count, worst,
+                  (arena.peak - before) >> 10);
     free(grads);
     t3v_plan_free(plan);
     t3v_tensors_close(f);
@@ -151,8 +174,11 @@ static void dit_gradients(int64_t range)
 static void dit_backward(void **state)
 {
     (void)state;
-    dit_gradients(0);
-    dit_gradients(13); /* seven ragged ranges */
+    dit_gradients(0, false);
+    dit_gradients(13, false); /* seven ragged ranges */
+    dit_gradients(0, true);
+    dit_gradients(13, true);
+    for (int i = 0; i < FIRST_MAX; i++) free(first[i]);
 }
 
 static void text_encoder(void **state)

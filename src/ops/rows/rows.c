@@ -3,11 +3,11 @@
 #include "ops/rows/rows.h"
 
 #include <math.h>
-#include <stdlib.h>
 
 #include "base/checked.h"
 #include "base/threads.h"
 #include "ops/rows/rows_impl.h"
+#include "ops/scratch.h"
 
 /* Best first; every row kernel is in each of them. */
 static const t3v_rows_impl *const impls[] = {
@@ -81,7 +81,7 @@ static t3v_status column_sums(chunk_fn *fn, const void *args, float *g0, float *
     int64_t each = (int64_t)(2 * sizeof(double) + 2 * sizeof(float));
     if (!t3v_mul3(parts, d, each, &bytes))
         return t3v_fail(T3V_E_TOO_BIG, "column sums of %lld columns", (long long)d);
-    double *sums = malloc((size_t)bytes);
+    double *sums = t3v_thread_scratch(T3V_SCRATCH_SUMS, (size_t)bytes);
     if (!sums)
         return t3v_fail(T3V_E_NOMEM, "column sums of %lld columns need %lld bytes of scratch", (long long)d,
                         (long long)bytes);
@@ -104,7 +104,6 @@ static t3v_status column_sums(chunk_fn *fn, const void *args, float *g0, float *
         if (g0) g0[j] = (float)(g0[j] + s0);
         if (g1) g1[j] = (float)(g1[j] + s1);
     }
-    free(sums);
     return T3V_OK;
 }
 
