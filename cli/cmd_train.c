@@ -120,7 +120,7 @@ static t3v_status train_vae(const json_t *j, const args *a, const cli_common *co
 {
     const char *f = a->config, *init = NULL;
     int64_t dim = 16;
-    bool fold = false;
+    bool fold = false, inflate = false;
     t3v_vae vae = {0};
     t3v_arena arena = {0};
     t3v_task_vae task = {.vae = &vae, .seed = o->seed, .crop = 64, .frames = 9, .kl = 1e-4, .edge = 1.0};
@@ -131,11 +131,13 @@ static t3v_status train_vae(const json_t *j, const args *a, const cli_common *co
     T3V_TRY(t3v_json_real(j, f, "kl", false, 0, 1, &task.kl));
     T3V_TRY(t3v_json_real(j, f, "edge", false, 0, 100, &task.edge));
     T3V_TRY(t3v_json_bool(j, f, "fold", false, &fold));
+    T3V_TRY(t3v_json_bool(j, f, "inflate", false, &inflate));
     if (task.crop % 8 || task.frames % 4 != 1)
         return t3v_fail(T3V_E_ARG, "%s: crop %lld and frames %lld; expected a multiple of 8 and 4n+1", f, (long long)task.crop,
                         (long long)task.frames);
     t3v_dtype compute = common->bf16 ? T3V_BF16 : T3V_F32;
     t3v_status st = fill_vae(&vae, init, dim, o->seed, &arena, compute);
+    if (!st && inflate) t3v_task_vae_inflate(&vae);
     t3v_task t = t3v_task_vae_make(&task, compute);
     if (!st) st = t3v_train(&t, o, a->out, a->resume, a->stop_after, settings, progress);
     if (!st && fold) st = finish_vae(&task, a->out, progress);

@@ -94,6 +94,35 @@ static void picture_loss(const float *x, const float *target, float *dx, int64_t
     *edges = e / (double)(3 * n);
 }
 
+/* Element i of a parameter of type F32 or BF16. */
+static double get(const t3v_tensor *t, int64_t i)
+{
+    return t->type == T3V_F32 ? ((const float *)t->data)[i] : t3v_bf16_to_f32(((const t3v_bf16 *)t->data)[i]);
+}
+
+static void set(t3v_tensor *t, int64_t i, double v)
+{
+    if (t->type == T3V_F32) ((float *)t->data)[i] = (float)v;
+    else ((t3v_bf16 *)t->data)[i] = t3v_f32_to_bf16((float)v);
+}
+
+/* ---- from frames to clips --------------------------------------------------------------------------- */
+
+void t3v_task_vae_inflate(t3v_vae *vae)
+{
+    for (int64_t i = 0; i < vae->params.count; i++) {
+        t3v_tensor *t = vae->params.item[i].tensor;
+        if (t->ndim != 5 || t->shape[2] != 3) continue; /* [out, in, 3, k, k] */
+        int64_t k = t->shape[3] * t->shape[4];
+        for (int64_t o = 0; o < t->shape[0]; o++)
+            for (int64_t c = 0; c < t->shape[1]; c++) {
+                int64_t at = (o * t->shape[1] + c) * 3 * k;
+                for (int64_t j = 0; j < 2 * k; j++) set(t, at + j, 0);
+                if (k == 1) set(t, at + 2, o % t->shape[1] == c); /* time_conv: the newest frame, as it is */
+            }
+    }
+}
+
 /* ---- one sample ------------------------------------------------------------------------------------- */
 
 /* A random crop of a scene rendered at a random size, channels last. */
@@ -225,18 +254,6 @@ static t3v_status measure(t3v_task_vae *s, int64_t clips, int64_t size, const t3
     t3v_arena_close(&arena);
     t3v_arena_close(&caches);
     return st;
-}
-
-/* Element i of a parameter of type F32 or BF16. */
-static double get(const t3v_tensor *t, int64_t i)
-{
-    return t->type == T3V_F32 ? ((const float *)t->data)[i] : t3v_bf16_to_f32(((const t3v_bf16 *)t->data)[i]);
-}
-
-static void set(t3v_tensor *t, int64_t i, double v)
-{
-    if (t->type == T3V_F32) ((float *)t->data)[i] = (float)v;
-    else ((t3v_bf16 *)t->data)[i] = t3v_f32_to_bf16((float)v);
 }
 
 t3v_status t3v_task_vae_fold(t3v_task_vae *s, int64_t clips, int64_t size, const t3v_progress *progress)

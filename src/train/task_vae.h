@@ -19,6 +19,11 @@ typedef struct t3v_task_vae {
  * Charbonnier distance sqrt(d^2 + 1e-6), d = decode(mu + sigma * eps) - video, frames of [-1, 1]. */
 t3v_task t3v_task_vae_make(t3v_task_vae *self, t3v_dtype compute);
 
+/* From a VAE trained on single frames to one for clips (the weights that only a second frame reaches are still random
+ * then): convolutions ignore earlier frames, the encoder keeps every second frame, the decoder doubles frames. Clips
+ * then start from what single frames have taught. */
+void t3v_task_vae_inflate(t3v_vae *vae);
+
 /* After training: rewrites the 1x1x1 convolutions at the latent's two sides so that mu has the mean and standard
  * deviation that Wan's constants expect, measured on `clips` scenes. The VAE computes the same function. */
 t3v_status t3v_task_vae_fold(t3v_task_vae *self, int64_t clips, int64_t size, const t3v_progress *progress);
