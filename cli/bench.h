@@ -11,7 +11,7 @@ typedef struct bench_args {
     const char *plan, *grid_text, *config, *model; /* NULL: not given */
     int64_t t, h, w;                /* --grid */
     int64_t width, height, frames;  /* --size, --frames; 0: not given */
-    int64_t heads, dim, repeat;
+    int64_t heads, dim, repeat; /* repeat 0: not given */
     bool backward;
 } bench_args;
 
@@ -21,7 +21,7 @@ typedef struct bench_row {
     int (*run)(const bench_args *args); /* exit status */
 } bench_row;
 
-extern const bench_row bench_attention, bench_gemm, bench_conv;
+extern const bench_row bench_attention, bench_vae, bench_gemm, bench_conv;
 
 typedef struct bench_result {
     const char *what;
