@@ -89,6 +89,20 @@ void t3v_arena_back(t3v_arena *a, size_t mark)
     a->used = mark;
 }
 
+void *t3v_arena_sink(t3v_arena *a, size_t mark, const void *p, size_t n)
+{
+    size_t top = a->used;
+    T3V_ASSERT(mark <= (size_t)((const unsigned char *)p - a->base) && (const unsigned char *)p + n <= a->base + top);
+    if (!a->counting) {
+        UNPOISON(a->base + mark, n);
+        memmove(a->base + mark, p, n);
+    }
+    a->used = mark;
+    void *to = t3v_arena_take(a, n, 1);
+    if (!a->counting && a->used < top) POISON(a->base + a->used, top - a->used);
+    return to;
+}
+
 void t3v_arena_trim(t3v_arena *a)
 {
     if (a->counting || !a->base) return;

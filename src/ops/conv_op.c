@@ -58,18 +58,30 @@ static const t3v_op conv_op = {"conv", conv_backward};
 t3v_tensor *t3v_conv(t3v_ctx *ctx, const t3v_conv_weight *w, t3v_tensor *x, const t3v_conv_geom *g, t3v_dtype out)
 {
     if (ctx->status || !x) return NULL;
-    T3V_ASSERT(x->ndim == 4 && x->shape[3] == w->w.shape[1] && x->type == ctx->compute);
     t3v_conv_shape s = conv_shape(&w->w, x->shape, g, x->type);
     int64_t to, ho, wo;
     t3v_status st = t3v_conv_out(&s, &to, &ho, &wo);
     if (st) return t3v_ctx_fail(ctx, st);
     t3v_tensor *y = t3v_new(ctx, out, T3V_SHAPE(to, ho, wo, s.cout));
     t3v_tape_add(ctx, &conv_op, T3V_INS(x, (t3v_tensor *)&w->w, (t3v_tensor *)&w->bias), y, g, sizeof *g);
+    t3v_conv_into(ctx, w, x, g, y, false);
+    return ctx->status ? NULL : y;
+}
+
+void t3v_conv_into(t3v_ctx *ctx, const t3v_conv_weight *w, t3v_tensor *x, const t3v_conv_geom *g, t3v_tensor *y, bool add)
+{
+    if (ctx->status || !x || !y) return;
+    T3V_ASSERT(x->ndim == 4 && x->shape[3] == w->w.shape[1] && x->type == ctx->compute);
+    t3v_conv_shape s = conv_shape(&w->w, x->shape, g, x->type);
+    int64_t to, ho, wo;
+    t3v_ctx_keep(ctx, t3v_conv_out(&s, &to, &ho, &wo));
+    T3V_ASSERT(ctx->status || t3v_numel(y) == to * ho * wo * s.cout);
     size_t mark = t3v_arena_mark(ctx->arena);
     const void *p = w->packed ? w->packed : pack(ctx, &s, T3V_CONV_FORWARD, &w->w);
-    if (t3v_runs(ctx)) t3v_ctx_keep(ctx, t3v_conv_forward(&s, x->data, p, w->bias.data, y->data, out));
+    if (t3v_runs(ctx))
+        t3v_ctx_keep(ctx, add ? t3v_conv_forward_add(&s, x->data, p, w->bias.data, y->data)
+                              : t3v_conv_forward(&s, x->data, p, w->bias.data, y->data, y->type));
     t3v_arena_back(ctx->arena, mark);
-    return ctx->status ? NULL : y;
 }
 
 t3v_status t3v_conv_prepare(t3v_ctx *ctx, t3v_conv_weight *w, int64_t t, int64_t height, int64_t width)

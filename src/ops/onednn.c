@@ -306,12 +306,17 @@ static t3v_status dims_of(const t3v_conv_shape *s, conv_dims *d)
     return T3V_OK;
 }
 
+/* What a convolution does besides: adds a bias, adds to what is there. */
+enum { WITH_BIAS = 1, WITH_SUM = 2 };
+
 static t3v_status make_conv(node **out, const int64_t key[KEY], const t3v_conv_shape *s, t3v_dtype in,
-                            t3v_dtype result, bool with_bias, const dnnl_memory_desc_t *layout)
+                            t3v_dtype result, int with, const dnnl_memory_desc_t *layout)
 {
     node *n = NULL;
     conv_dims d;
     dnnl_primitive_attr_t attr = NULL;
+    dnnl_post_ops_t ops = NULL;
+    bool with_bias = with & WITH_BIAS;
     dnnl_primitive_desc_t pd = NULL, hint = NULL;
     dnnl_convolution_desc_t op;
     dnnl_memory_desc_t x, w, b, y, rx, rw, ry;
@@ -325,6 +330,9 @@ static t3v_status make_conv(node **out, const int64_t key[KEY], const t3v_conv_s
     if (!e) e = dnnl_memory_desc_init_by_tag(&w, 5, d.w, type, dnnl_format_tag_any);
     if (!e) e = dnnl_memory_desc_init_by_tag(&b, 1, d.b, dnnl_f32, dnnl_a);
     if (!e) e = user_scratch_attr(&attr);
+    if (!e && with & WITH_SUM) e = dnnl_post_ops_create(&ops);
+    if (!e && with & WITH_SUM) e = dnnl_post_ops_append_sum(ops, 1);
+    if (!e && with & WITH_SUM) e = dnnl_primitive_attr_set_post_ops(attr, ops);
     rx = x, rw = w, ry = y;
     rx.data_type = rw.data_type = ry.data_type = r;
     if (layout) w = *layout;
@@ -367,6 +375,7 @@ static t3v_status make_conv(node **out, const int64_t key[KEY], const t3v_conv_s
         }
     }
     if (hint) dnnl_primitive_desc_destroy(hint);
+    if (ops) dnnl_post_ops_destroy(ops);
     if (attr) dnnl_primitive_attr_destroy(attr);
     t3v_status st = T3V_OK;
     if (e) {
@@ -386,15 +395,15 @@ static t3v_status make_conv(node **out, const int64_t key[KEY], const t3v_conv_s
 
 /* layout NULL: the fastest. */
 static t3v_status get_conv(node **out, int kind, const t3v_conv_shape *s, t3v_dtype in, t3v_dtype result,
-                           bool with_bias, const dnnl_memory_desc_t *layout)
+                           int with, const dnnl_memory_desc_t *layout)
 {
     T3V_TRY(get_cache());
     int64_t wanted = layout ? (int64_t)hash_words(layout, sizeof *layout / 8) : 0;
     int64_t key[KEY] = {kind,   t3v_threads(), s->t,   s->h,   s->w,   s->cin, s->cout, s->kt,
                         s->kh,  s->kw,         s->st,  s->sh,  s->sw,  s->pt0, s->pt1,  s->ph0,
-                        s->ph1, s->pw0,        s->pw1, in,     result, with_bias, wanted};
+                        s->ph1, s->pw0,        s->pw1, in,     result, with,    wanted};
     *out = *find(key);
-    return *out ? T3V_OK : make_conv(out, key, s, in, result, with_bias, layout);
+    return *out ? T3V_OK : make_conv(out, key, s, in, result, with, layout);
 }
 
 static t3v_status reorder(const dnnl_memory_desc_t *from, const void *src, const dnnl_memory_desc_t *to, void *dst)
@@ -441,7 +450,7 @@ static t3v_status do_conv_layout(const t3v_conv_shape *s, t3v_conv_dir dir, t3v_
 {
     node *n;
     T3V_TRY(get_conv(&n, dir == T3V_CONV_FORWARD ? OP_FORWARD : OP_BACKWARD_DATA, s, type, type,
-                     dir == T3V_CONV_FORWARD, NULL));
+                     dir == T3V_CONV_FORWARD ? WITH_BIAS : 0, NULL));
     if (layout) memcpy(layout, &n->weights, sizeof n->weights);
     *bytes = dnnl_memory_desc_get_size(&n->weights);
     return T3V_OK;
@@ -476,16 +485,17 @@ static bool is_slow(const node *n) { return strncmp(n->impl, "ref", 3) == 0 || s
 
 /* Runs with the packed weights as they are, or, where only a slow kernel takes them, reordered. */
 static t3v_status run_conv(int kind, const t3v_conv_shape *s, t3v_dtype in, const void *input, const void *layout,
-                           const void *packed, const float *bias, void *output, t3v_dtype out)
+                           const void *packed, const float *bias, bool sum, void *output, t3v_dtype out)
 {
     dnnl_memory_desc_t md;
     node *n, *best;
+    int with = (bias ? WITH_BIAS : 0) | (sum ? WITH_SUM : 0);
     memcpy(&md, layout, sizeof md);
-    t3v_status st = get_conv(&n, kind, s, in, out, bias != NULL, &md);
+    t3v_status st = get_conv(&n, kind, s, in, out, with, &md);
     if (st == T3V_E_NOMEM) return st;
     const void *w = packed;
     if (st || is_slow(n)) {
-        T3V_TRY(get_conv(&best, kind, s, in, out, bias != NULL, NULL));
+        T3V_TRY(get_conv(&best, kind, s, in, out, with, NULL));
         if (st || !is_slow(best)) {
             n = best;
             if (!dnnl_memory_desc_equal(&n->weights, &md)) {
@@ -494,7 +504,7 @@ static t3v_status run_conv(int kind, const t3v_conv_shape *s, t3v_dtype in, cons
                 if (!copy) return t3v_fail(T3V_E_NOMEM, "no memory to reorder weights");
                 T3V_TRY(reorder(&md, packed, &want, copy));
                 /* Making the reorder may have emptied a full cache. */
-                T3V_TRY(get_conv(&n, kind, s, in, out, bias != NULL, NULL));
+                T3V_TRY(get_conv(&n, kind, s, in, out, with, NULL));
                 w = copy;
             }
         }
@@ -504,10 +514,10 @@ static t3v_status run_conv(int kind, const t3v_conv_shape *s, t3v_dtype in, cons
 }
 
 t3v_status t3v_dnn_conv_forward(const t3v_conv_shape *s, t3v_dtype in, const void *x, const void *layout,
-                                const void *packed, const float *bias, void *y, t3v_dtype out)
+                                const void *packed, const float *bias, bool sum, void *y, t3v_dtype out)
 {
     int threads = enter();
-    t3v_status st = run_conv(OP_FORWARD, s, in, x, layout, packed, bias, y, out);
+    t3v_status st = run_conv(OP_FORWARD, s, in, x, layout, packed, bias, sum, y, out);
     leave(threads);
     return st;
 }
@@ -516,7 +526,7 @@ t3v_status t3v_dnn_conv_backward_data(const t3v_conv_shape *s, t3v_dtype in, con
                                       const void *packed, void *dx, t3v_dtype out)
 {
     int threads = enter();
-    t3v_status st = run_conv(OP_BACKWARD_DATA, s, in, dy, layout, packed, NULL, dx, out);
+    t3v_status st = run_conv(OP_BACKWARD_DATA, s, in, dy, layout, packed, NULL, false, dx, out);
     leave(threads);
     return st;
 }
@@ -526,7 +536,7 @@ static t3v_status do_conv_backward_weights(const t3v_conv_shape *s, t3v_dtype in
 {
     node *n;
     dnnl_memory_desc_t plain;
-    T3V_TRY(get_conv(&n, OP_BACKWARD_WEIGHTS, s, in, T3V_F32, false, NULL));
+    T3V_TRY(get_conv(&n, OP_BACKWARD_WEIGHTS, s, in, T3V_F32, 0, NULL));
     T3V_TRY(plain_weights(s, T3V_F32, &plain));
     dnnl_memory_desc_t md = n->weights;
     void *blocked = dw;

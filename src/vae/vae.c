@@ -191,28 +191,48 @@ static void keep(t3v_ctx *ctx, t3v_vae_stream *s, int slot, t3v_tensor *in, int6
     s->slot[slot].kept = kept;
 }
 
-/* A causal convolution of f(x) (see t3v_cat_norm): frames of earlier chunks, or zeros, come in front. */
-static t3v_tensor *causal(t3v_ctx *ctx, t3v_vae_stream *s, const t3v_conv_weight *w, t3v_tensor *x,
-                          const t3v_tensor *gamma, t3v_dtype out)
+/* A causal convolution of f(x) (see t3v_cat_norm) into y, or added to it: frames of earlier chunks, or zeros, come in
+ * front. y NULL: a new value of type `out`, recorded. */
+static t3v_tensor *causal_into(t3v_ctx *ctx, t3v_vae_stream *s, const t3v_conv_weight *w, t3v_tensor *x,
+                               const t3v_tensor *gamma, t3v_dtype out, t3v_tensor *y, bool add)
 {
     int slot = s->next++;
     T3V_ASSERT(slot < T3V_VAE_SLOTS);
     t3v_tensor *kept = s->slot[slot].kept;
     int64_t have = kept ? kept->shape[0] : 0;
+    size_t mark = t3v_arena_mark(ctx->arena);
     t3v_tensor *in = t3v_cat_norm(ctx, kept, x, gamma, gamma != NULL);
     int64_t pad = w->w.shape[w->w.ndim - 1] / 2;
     t3v_conv_geom g = {1, 1, 2 - have, pad, pad};
-    t3v_tensor *y = t3v_conv(ctx, w, in, &g, out);
+    if (y) t3v_conv_into(ctx, w, in, &g, y, add);
+    else y = t3v_conv(ctx, w, in, &g, out);
     if (in) keep(ctx, s, slot, in, in->shape[0] < 2 ? in->shape[0] : 2);
-    return y;
+    if (!ctx->tape) t3v_arena_back(ctx->arena, mark);
+    return ctx->status ? NULL : y;
 }
 
+static t3v_tensor *causal(t3v_ctx *ctx, t3v_vae_stream *s, const t3v_conv_weight *w, t3v_tensor *x,
+                          const t3v_tensor *gamma, t3v_dtype out)
+{
+    if (ctx->tape) return causal_into(ctx, s, w, x, gamma, out, NULL, false);
+    if (ctx->status || !x) return NULL;
+    t3v_tensor *y = t3v_new(ctx, out, T3V_SHAPE(x->shape[0], x->shape[1], x->shape[2], w->w.shape[0]));
+    return causal_into(ctx, s, w, x, gamma, out, y, false);
+}
+
+/* Overwrites x when nothing is recorded and the channels stay. */
 static t3v_tensor *res_block(t3v_ctx *ctx, t3v_vae_stream *s, const t3v_vae_res *r, t3v_tensor *x)
 {
+    t3v_tensor *sum = r->shortcut.w.ndim ? t3v_linear(ctx, &r->shortcut, x, T3V_F32) : x;
+    size_t mark = t3v_arena_mark(ctx->arena);
     t3v_tensor *h = causal(ctx, s, &r->conv1, x, &r->gamma1, T3V_F32);
-    h = causal(ctx, s, &r->conv2, h, &r->gamma2, T3V_F32);
-    if (r->shortcut.w.ndim) x = t3v_linear(ctx, &r->shortcut, x, T3V_F32);
-    return t3v_gate_residual(ctx, x, h, NULL);
+    if (ctx->tape) {
+        h = causal(ctx, s, &r->conv2, h, &r->gamma2, T3V_F32);
+        return t3v_gate_residual(ctx, sum, h, NULL);
+    }
+    causal_into(ctx, s, &r->conv2, h, &r->gamma2, T3V_F32, sum, true);
+    t3v_arena_back(ctx->arena, mark);
+    return ctx->status ? NULL : sum;
 }
 
 /* Single-head attention over the positions of each frame. */
@@ -220,6 +240,7 @@ static t3v_tensor *attn_block(t3v_ctx *ctx, const t3v_vae_attn *a, t3v_tensor *x
 {
     if (ctx->status || !x) return NULL;
     int64_t t = x->shape[0], n = x->shape[1] * x->shape[2], c = x->shape[3];
+    size_t start = t3v_arena_mark(ctx->arena);
     t3v_tensor *out = t3v_new_like(ctx, x, T3V_F32), *u = t3v_cat_norm(ctx, NULL, x, &a->gamma, false);
     t3v_weight part[3];
     for (int i = 0; i < 3; i++) {
@@ -241,7 +262,10 @@ static t3v_tensor *attn_block(t3v_ctx *ctx, const t3v_vae_attn *a, t3v_tensor *x
         t3v_put(ctx, out, i, o);
         if (!ctx->tape) t3v_arena_back(ctx->arena, mark);
     }
-    return t3v_gate_residual(ctx, x, out, NULL);
+    if (ctx->tape) return t3v_gate_residual(ctx, x, out, NULL);
+    if (t3v_runs(ctx)) t3v_rows_axpy(x->data, 1.0f, out->data, t3v_numel(x));
+    t3v_arena_back(ctx->arena, start);
+    return ctx->status ? NULL : x;
 }
 
 static t3v_tensor *middle(t3v_ctx *ctx, t3v_vae_stream *s, const t3v_vae_half *h, t3v_tensor *x)
@@ -274,14 +298,26 @@ static t3v_tensor *downsample(t3v_ctx *ctx, t3v_vae_stream *s, const t3v_vae_lay
     return x;
 }
 
-/* Entries [first, last) of the list. */
-static t3v_tensor *run_layers(t3v_ctx *ctx, t3v_vae_stream *s, const t3v_vae_half *h, int first, int last, t3v_tensor *x)
+/* y in the place of all that was made since `mark`, unless it is recorded. */
+static t3v_tensor *sink(t3v_ctx *ctx, size_t mark, t3v_tensor *y)
+{
+    if (ctx->tape || ctx->status || !y) return y;
+    t3v_tensor t = *y;
+    void *data = t3v_arena_sink(ctx->arena, mark, t.data, (size_t)t3v_numel(&t) * t3v_dtype_size(t.type));
+    return t3v_wrap(ctx, data, t.type, t.ndim, t.shape);
+}
+
+/* Entries [first, last) of the list; x and what it came from are above `mark` and gone afterwards, or below. */
+static t3v_tensor *run_layers(t3v_ctx *ctx, t3v_vae_stream *s, const t3v_vae_half *h, int first, int last, size_t mark,
+                              t3v_tensor *x)
 {
     for (int i = first; i < last && !ctx->status; i++) {
         const t3v_vae_layer *l = &h->layer[i];
+        t3v_tensor *in = x;
         if (l->kind == T3V_VAE_RES) x = res_block(ctx, s, &l->res, x);
         else if (l->kind == T3V_VAE_UP2 || l->kind == T3V_VAE_UP3) x = upsample(ctx, s, l, x);
         else x = downsample(ctx, s, l, x);
+        if (x != in) x = sink(ctx, mark, x);
     }
     return x;
 }
@@ -303,13 +339,14 @@ t3v_tensor *t3v_vae_decode_chunk(t3v_ctx *ctx, const t3v_vae *v, t3v_vae_stream 
     int last3 = 0;
     for (int i = 0; i < d->layers; i++)
         if (d->layer[i].kind == T3V_VAE_UP3) last3 = i + 1;
-    x = run_layers(ctx, s, d, 0, last3, x);
+    x = run_layers(ctx, s, d, 0, last3, mark, x);
     int64_t step = ctx->tape ? frames : 1;
     int slot = s->next;
     for (int64_t f = 0; f < frames && !ctx->status; f += step) {
         size_t inner = t3v_arena_mark(ctx->arena);
         s->next = slot;
-        t3v_tensor *y = run_layers(ctx, s, d, last3, d->layers, t3v_view(ctx, x, f, step));
+        t3v_tensor *frame = t3v_view(ctx, x, f, step);
+        t3v_tensor *y = run_layers(ctx, s, d, last3, d->layers, t3v_arena_mark(ctx->arena), frame);
         t3v_put(ctx, out, f, causal(ctx, s, &d->conv_out, y, &d->gamma_out, T3V_F32));
         if (!ctx->tape) t3v_arena_back(ctx->arena, inner);
     }
@@ -321,11 +358,25 @@ t3v_tensor *t3v_vae_encode_chunk(t3v_ctx *ctx, const t3v_vae *v, t3v_vae_stream 
 {
     const t3v_vae_half *e = &v->encoder;
     if (ctx->status || !x) return NULL;
-    s->next = 0;
-    t3v_tensor *out = t3v_new(ctx, T3V_F32, T3V_SHAPE(1, x->shape[1] / 8, x->shape[2] / 8, 2 * T3V_VAE_Z));
+    int64_t frames = x->shape[0], height = x->shape[1], width = x->shape[2];
+    t3v_tensor *out = t3v_new(ctx, T3V_F32, T3V_SHAPE(1, height / 8, width / 8, 2 * T3V_VAE_Z));
     size_t mark = t3v_arena_mark(ctx->arena);
-    x = causal(ctx, s, &e->conv_in, x, NULL, T3V_F32);
-    x = run_layers(ctx, s, e, 0, e->layers, x);
+
+    /* Before the first halving in time frames can go one by one, as in the decoder. */
+    int first3 = 0;
+    while (e->layer[first3].kind != T3V_VAE_DOWN3) first3++;
+    int64_t step = ctx->tape ? frames : 1;
+    t3v_tensor *half = ctx->tape ? NULL : t3v_new(ctx, T3V_F32, T3V_SHAPE(frames, height / 2, width / 2, 2 * v->dim));
+    for (int64_t f = 0; f < frames && !ctx->status; f += step) {
+        size_t inner = t3v_arena_mark(ctx->arena);
+        s->next = 0;
+        t3v_tensor *y = causal(ctx, s, &e->conv_in, t3v_view(ctx, x, f, step), NULL, T3V_F32);
+        y = run_layers(ctx, s, e, 0, first3, inner, y);
+        if (ctx->tape) half = y;
+        else t3v_put(ctx, half, f, y);
+        if (!ctx->tape) t3v_arena_back(ctx->arena, inner);
+    }
+    x = run_layers(ctx, s, e, first3, e->layers, t3v_arena_mark(ctx->arena), half);
     x = middle(ctx, s, e, x);
     x = causal(ctx, s, &e->conv_out, x, &e->gamma_out, T3V_F32);
     t3v_put(ctx, out, 0, t3v_linear(ctx, &v->quant, x, T3V_F32));

@@ -276,7 +276,7 @@ static void memory(void **state)
     if (reset) assert_true(fabs((double)grown / (double)bytes - 1) < 0.1);
     else print_message("    the peak cannot be reset here: not checked\n");
     /* A limit is kept by tiles; one that is too low is refused with the number. */
-    how.memory_limit = bytes * 2 / 3;
+    how.memory_limit = bytes * 4 / 5;
     int64_t th, tw;
     must(t3v_vae_decode_bytes(&m.vae, &how, &limited, &th, &tw));
     assert_true(limited <= how.memory_limit && th * tw < how.height * how.width);

@@ -167,16 +167,16 @@ static t3v_conv_shape part(const t3v_conv_shape *s, int64_t o0, int64_t o1, int6
 
 /* Products at each position: y [P,n] = x [P,k] W. */
 static t3v_status pointwise(const t3v_conv_shape *s, const void *x, int64_t k, const void *w, bool w_trans, int64_t n,
-                            const float *bias, void *y, t3v_dtype y_type)
+                            const float *bias, bool add, void *y, t3v_dtype y_type)
 {
     t3v_gemm_args g = {.batch = 1, .m = s->t * s->h * s->w, .n = n, .k = k, .a = x, .a_type = s->type, .lda = k,
                        .b = w, .b_type = s->type, .ldb = w_trans ? k : n, .b_trans = w_trans, .bias = bias, .c = y,
-                       .c_type = y_type, .ldc = n};
+                       .c_type = y_type, .ldc = n, .accumulate = add};
     return t3v_gemm(&g);
 }
 
-t3v_status t3v_conv_forward(const t3v_conv_shape *s, const void *x, const void *packed, const float *bias, void *y,
-                            t3v_dtype y_type)
+static t3v_status forward(const t3v_conv_shape *s, const void *x, const void *packed, const float *bias, bool add,
+                          void *y, t3v_dtype y_type)
 {
     head h;
     int64_t to, ho, wo;
@@ -185,14 +185,18 @@ t3v_status t3v_conv_forward(const t3v_conv_shape *s, const void *x, const void *
     T3V_TRY(check_type(y_type));
     T3V_TRY(open_packed(s, T3V_CONV_FORWARD, packed, &h));
     if (h.kind == KIND_GEMM)
-        return pointwise(s, x, s->cin, data, true, s->cout, bias, y, y_type);
+        return pointwise(s, x, s->cin, data, true, s->cout, bias, add, y, y_type);
     if (h.kind == KIND_REF) {
-        t3v_conv_forward_ref(s, x, (const float *)(const void *)data, bias, y, y_type);
+        int64_t n = to * ho * wo * s->cout;
+        float *sum = y, *dst = add ? frames(T3V_SCRATCH_CONV_Y, n) : y;
+        if (!dst) return T3V_E_NOMEM;
+        t3v_conv_forward_ref(s, x, (const float *)(const void *)data, bias, dst, y_type);
+        for (int64_t i = 0; add && i < n; i++) sum[i] += dst[i];
         return T3V_OK;
     }
     t3v_dtype type = (t3v_dtype)h.type;
     if (type == s->type && (y_type == T3V_F32 || type == T3V_BF16))
-        return t3v_dnn_conv_forward(s, type, x, layout, data, bias, y, y_type);
+        return t3v_dnn_conv_forward(s, type, x, layout, data, bias, add, y, y_type);
     int64_t frame = s->h * s->w * s->cin, out = ho * wo * s->cout;
     for (int64_t o = 0; o < to; o++) {
         int64_t first;
@@ -207,10 +211,21 @@ t3v_status t3v_conv_forward(const t3v_conv_shape *s, const void *x, const void *
             in = (const char *)wide;
         }
         if (y_type == T3V_BF16 && !(dst = frames(T3V_SCRATCH_CONV_Y, out))) return T3V_E_NOMEM;
-        T3V_TRY(t3v_dnn_conv_forward(&p, type, in, layout, data, bias, dst, T3V_F32));
+        T3V_TRY(t3v_dnn_conv_forward(&p, type, in, layout, data, bias, add, dst, T3V_F32));
         if (y_type == T3V_BF16) narrow((t3v_bf16 *)(void *)result, dst, out);
     }
     return T3V_OK;
+}
+
+t3v_status t3v_conv_forward(const t3v_conv_shape *s, const void *x, const void *packed, const float *bias, void *y,
+                            t3v_dtype y_type)
+{
+    return forward(s, x, packed, bias, false, y, y_type);
+}
+
+t3v_status t3v_conv_forward_add(const t3v_conv_shape *s, const void *x, const void *packed, const float *bias, float *y)
+{
+    return forward(s, x, packed, bias, true, y, T3V_F32);
 }
 
 t3v_status t3v_conv_backward_data(const t3v_conv_shape *s, const void *dy, const void *packed, void *dx,
@@ -222,7 +237,7 @@ t3v_status t3v_conv_backward_data(const t3v_conv_shape *s, const void *dy, const
     T3V_TRY(t3v_conv_out(s, &to, &ho, &wo));
     T3V_TRY(check_type(dx_type));
     T3V_TRY(open_packed(s, T3V_CONV_BACKWARD_DATA, packed, &h));
-    if (h.kind == KIND_GEMM) return pointwise(s, dy, s->cout, data, false, s->cin, NULL, dx, dx_type);
+    if (h.kind == KIND_GEMM) return pointwise(s, dy, s->cout, data, false, s->cin, NULL, false, dx, dx_type);
     if (h.kind == KIND_REF) {
         t3v_conv_backward_data_ref(s, dy, (const float *)(const void *)data, dx, dx_type);
         return T3V_OK;

@@ -35,6 +35,8 @@ t3v_status t3v_conv_pack(const t3v_conv_shape *s, t3v_conv_dir dir, const void *
 /* bias may be NULL. y_type F32 or BF16. The result does not depend on the number of threads. */
 t3v_status t3v_conv_forward(const t3v_conv_shape *s, const void *x, const void *packed, const float *bias, void *y,
                             t3v_dtype y_type);
+/* The same, added to what y [to,ho,wo,cout] holds. */
+t3v_status t3v_conv_forward_add(const t3v_conv_shape *s, const void *x, const void *packed, const float *bias, float *y);
 /* dx [t,h,w,cin] of dx_type F32 or BF16 is overwritten; `packed` is for T3V_CONV_BACKWARD_DATA. */
 t3v_status t3v_conv_backward_data(const t3v_conv_shape *s, const void *dy, const void *packed, void *dx,
                                   t3v_dtype dx_type);
