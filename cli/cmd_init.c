@@ -134,7 +134,7 @@ static const struct argp argp = {
     "Writes a model with random weights in Wan2.1's layout, to train, measure or test with."
     "\vThe part text is a small encoder of the right width. For the Wan configurations, text-full is the whole UMT5-XXL "
     "(5.7 billion weights, 11 GB in bf16); for the others it is the same as text. Numbers depend on the seed alone. "
-    "A model needs no more memory than 100 MB, whatever its size.",
+    "Writing takes less than 100 MB of memory, whatever the model's size.",
     0, 0, 0};
 
 /* ---- writing --------------------------------------------------------------------------------------- */
@@ -167,7 +167,8 @@ static t3v_status make_dir(const char *path)
         if (*p && *p != '/') continue;
         char end = *p;
         *p = 0;
-        if (mkdir(copy, 0777) && errno != EEXIST) st = t3v_fail(T3V_E_IO, "%s: cannot make the directory: %s", copy, strerror(errno));
+        if (mkdir(copy, 0777) && errno != EEXIST)
+            st = t3v_fail(T3V_E_IO, "%s: cannot make the directory: %s", copy, strerror(errno));
         *p = end;
         if (!end) break;
     }
@@ -176,7 +177,7 @@ static t3v_status make_dir(const char *path)
     return st;
 }
 
-/* All tensors of a part through `put`, a piece at a time. */
+/* All tensors of a part, a piece at a time. */
 static t3v_status write_part(job *j, const part *p, uint64_t seed)
 {
     enum { PIECE = 1 << 22 };

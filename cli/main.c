@@ -9,7 +9,10 @@
 /* One row per file cmd_*.c, in the order of the help text. */
 #define COMMANDS(X) \
     X(generate) \
+    X(inspect) \
     X(init) \
+    X(text) \
+    X(dit) \
     X(encode) \
     X(decode) \
     X(train) \

@@ -51,8 +51,9 @@ const t3v_tensor_entry *t3v_tensors_find(const t3v_tensor_file *f, const char *n
 t3v_status t3v_tensors_get(const t3v_tensor_file *f, const char *name, const t3v_tensor_entry **out);
 
 /* Some files put one prefix before every name ("model.diffusion_model.", "vae.", ...). If `probe` is absent but
- * present behind a known prefix, that prefix is removed from all names that have it. */
-void t3v_tensors_strip_prefix(t3v_tensor_file *f, const char *probe);
+ * present behind a known prefix, that prefix is removed from all names that have it. E_FORMAT when two names are
+ * equal without it; the view is of no use then. */
+t3v_status t3v_tensors_strip_prefix(t3v_tensor_file *f, const char *probe);
 
 /* E_SHAPE unless the shape is the wanted one, up to leading axes of 1; -1 accepts any size. */
 t3v_status t3v_tensor_expect(const t3v_tensor_entry *t, int ndim, const int64_t *shape);

@@ -157,14 +157,10 @@ static int by_name(const void *a, const void *b)
     return c ? c : (*x > *y) - (*x < *y);
 }
 
-t3v_status t3v_view_seal(t3v_tensor_file *f)
+/* Sorts the index; E_FORMAT when two names are equal. */
+static t3v_status sort_index(t3v_tensor_file *f)
 {
-    free(f->store->index);
-    f->store->index = malloc((size_t)(f->count + 1) * sizeof *f->store->index);
-    if (!f->store->index) return t3v_fail(T3V_E_NOMEM, "%s: no memory for the index of tensors", f->path);
-    for (int64_t i = 0; i < f->count; i++) f->store->index[i] = &f->tensors[i];
     qsort(f->store->index, (size_t)f->count, sizeof *f->store->index, by_name);
-    f->store->sealed = true;
     for (int64_t i = 1; i < f->count; i++) {
         const t3v_tensor_entry *a = f->store->index[i - 1], *b = f->store->index[i];
         if (strcmp(a->name, b->name) != 0) continue;
@@ -173,6 +169,16 @@ t3v_status t3v_view_seal(t3v_tensor_file *f)
         return t3v_fail(T3V_E_FORMAT, "tensor '%s' is in %s and again in %s", a->name, a->file, b->file);
     }
     return T3V_OK;
+}
+
+t3v_status t3v_view_seal(t3v_tensor_file *f)
+{
+    free(f->store->index);
+    f->store->index = malloc((size_t)(f->count + 1) * sizeof *f->store->index);
+    if (!f->store->index) return t3v_fail(T3V_E_NOMEM, "%s: no memory for the index of tensors", f->path);
+    for (int64_t i = 0; i < f->count; i++) f->store->index[i] = &f->tensors[i];
+    f->store->sealed = true;
+    return sort_index(f);
 }
 
 const t3v_tensor_entry *t3v_tensors_find(const t3v_tensor_file *f, const char *name)
@@ -189,15 +195,15 @@ const t3v_tensor_entry *t3v_tensors_find(const t3v_tensor_file *f, const char *n
     return NULL;
 }
 
-void t3v_tensors_strip_prefix(t3v_tensor_file *f, const char *probe)
+t3v_status t3v_tensors_strip_prefix(t3v_tensor_file *f, const char *probe)
 {
     static const char *const prefixes[] = {"model.diffusion_model.", "diffusion_model.", "model.", "net.",
                                            "transformer.", "vae.", "first_stage_model.", "module."};
-    if (t3v_tensors_find(f, probe)) return;
+    if (t3v_tensors_find(f, probe)) return T3V_OK;
     for (size_t p = 0; p < sizeof prefixes / sizeof *prefixes; p++) {
         size_t n = strlen(prefixes[p]), m = strlen(probe);
         char *name = malloc(n + m + 1);
-        if (!name) return;
+        if (!name) return t3v_fail(T3V_E_NOMEM, "%s: no memory for a name", f->path);
         memcpy(name, prefixes[p], n);
         memcpy(name + n, probe, m + 1);
         bool found = t3v_tensors_find(f, name) != NULL;
@@ -205,9 +211,10 @@ void t3v_tensors_strip_prefix(t3v_tensor_file *f, const char *probe)
         if (!found) continue;
         for (int64_t i = 0; i < f->count; i++)
             if (strncmp(f->tensors[i].name, prefixes[p], n) == 0) f->tensors[i].name += n;
-        qsort(f->store->index, (size_t)f->count, sizeof *f->store->index, by_name);
-        return;
+        t3v_status st = sort_index(f);
+        return st ? t3v_fail_in(st, "%s, read without the prefix '%s'", f->path, prefixes[p]) : T3V_OK;
     }
+    return T3V_OK;
 }
 
 /* ---- nearest name ---------------------------------------------------------------------------- */

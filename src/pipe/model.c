@@ -145,7 +145,7 @@ static t3v_status fill(t3v_model *m, int part, const t3v_params *p, bool writabl
 static t3v_status load_dit(t3v_model *m, bool writable)
 {
     t3v_status st = t3v_tensors_open(&m->file[DIT], m->path);
-    if (!st) t3v_tensors_strip_prefix(m->file[DIT], "patch_embedding.weight");
+    if (!st) st = t3v_tensors_strip_prefix(m->file[DIT], "patch_embedding.weight");
     if (!st) st = axis_of(m->file[DIT], "text_embedding.0.weight", 2, 1, &m->config.text_dim);
     if (!st) st = t3v_dit_open(&m->dit, &m->config);
     if (!st) st = fill(m, DIT, &m->dit.params, writable);

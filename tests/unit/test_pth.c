@@ -107,6 +107,35 @@ static void torch_reads_what_we_write(void **state)
     assert_false(t3v_is_file(in_dir("x.pth")));
 }
 
+static void pieces_make_the_same_file(void **state)
+{
+    (void)state;
+    static float f[600];
+    for (int i = 0; i < 600; i++) f[i] = (float)i / 7;
+    const t3v_tensor_entry in[] = {entry("none", T3V_F32, f, 1, 0, 0), entry("a", T3V_F32, f, 2, 300, 2),
+                                   entry("b", T3V_F32, f + 9, 0, 0, 0), entry("last", T3V_BF16, f, 2, 3, 0)};
+    t3v_pth_writer *w;
+    t3v_map one, two;
+    assert_int_equal(t3v_pth_write(in_dir("whole.pth"), in, 4), T3V_OK);
+    assert_int_equal(t3v_pth_begin(&w, in_dir("pieces.pth"), in, 4), T3V_OK);
+    failed(t3v_pth_append(w, f, 2401), T3V_E_ARG, "more than it has left");
+    for (int i = 0; i < 24; i++) assert_int_equal(t3v_pth_append(w, f + 25 * i, 100), T3V_OK);
+    failed(t3v_pth_append(w, f + 9, 8), T3V_E_ARG, "more than it has left");
+    assert_int_equal(t3v_pth_append(w, f + 9, 4), T3V_OK);
+    failed(t3v_pth_append(w, f, 1), T3V_E_ARG, "more than it has left");
+    assert_int_equal(t3v_pth_finish(w), T3V_OK);
+    assert_int_equal(t3v_map_open(&one, in_dir("whole.pth")), T3V_OK);
+    assert_int_equal(t3v_map_open(&two, in_dir("pieces.pth")), T3V_OK);
+    assert_int_equal(one.size, two.size);
+    assert_memory_equal(one.data, two.data, one.size);
+    t3v_map_close(&one);
+    t3v_map_close(&two);
+    assert_int_equal(t3v_pth_begin(&w, in_dir("short.pth"), in, 4), T3V_OK);
+    assert_int_equal(t3v_pth_append(w, f, 100), T3V_OK);
+    failed(t3v_pth_finish(w), T3V_E_ARG, "100 of its 2400 bytes");
+    assert_false(t3v_is_file(in_dir("short.pth")));
+}
+
 static void we_read_what_torch_writes(void **state)
 {
     (void)state;
@@ -454,7 +483,8 @@ static int remove_dir(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(torch_reads_what_we_write),   cmocka_unit_test(we_read_what_torch_writes),
+        cmocka_unit_test(torch_reads_what_we_write),   cmocka_unit_test(pieces_make_the_same_file),
+        cmocka_unit_test(we_read_what_torch_writes),
         cmocka_unit_test(pickles_are_refused_by_name), cmocka_unit_test(archives_are_refused_by_name),
         cmocka_unit_test(damage_never_crashes),        cmocka_unit_test(archives_beyond_4_gb),
     };

@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* t3v dit: one pass of the transformer on tensors from files, with gradients on request. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli.h"
+#include "io/safetensors.h"
+#include "pipe/model.h"
+#include "probe.h"
+
+typedef struct args {
+    t3v_model_paths paths;
+    const char *plan, *latent, *context, *target, *grad, *out;
+    double timestep;
+    int64_t range;
+} args;
+
+enum { OPT_MODEL = 0x100, OPT_PLAN, OPT_LATENT, OPT_CONTEXT, OPT_TIMESTEP, OPT_TARGET, OPT_GRAD, OPT_RANGE };
+
+static const struct argp_option options[] = {
+    {"model", OPT_MODEL, "DIR", 0, "Model directory", 1},
+    {"plan", OPT_PLAN, "PLAN", 0, "Attention plan (default: the model's)", 1},
+    {"latent", OPT_LATENT, "F", 0, "safetensors file with `latent` [C,T,H,W]", 1},
+    {"context", OPT_CONTEXT, "F", 0, "safetensors file with `context` [L,dim]; zero rows follow up to text_len", 1},
+    {"timestep", OPT_TIMESTEP, "T", 0, "0 to 1000", 1},
+    {"output", 'o', "F", 0, "safetensors file: `velocity` [C,T,H,W]", 1},
+    {"target", OPT_TARGET, "F", 0, "safetensors file with `target`, the velocity wanted", 1},
+    {"grad", OPT_GRAD, "G", 0, "safetensors file: `loss` (mean squared error against the target), `grad.<weight>`, "
+                               "`grad_latent`, `grad_context`", 1},
+    {"range", OPT_RANGE, "N", 0, "Tokens walked at a time (default: chosen)", 1},
+    {0},
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+    args *a = state->input;
+    switch (key) {
+    case OPT_MODEL: a->paths.model = arg; return 0;
+    case OPT_PLAN: a->plan = arg; return 0;
+    case OPT_LATENT: a->latent = arg; return 0;
+    case OPT_CONTEXT: a->context = arg; return 0;
+    case OPT_TARGET: a->target = arg; return 0;
+    case OPT_GRAD: a->grad = arg; return 0;
+    case 'o': a->out = arg; return 0;
+    case OPT_TIMESTEP:
+        if (!cli_float(arg, 0, 1000, &a->timestep)) argp_error(state, "--timestep %s: expected 0 to 1000", arg);
+        return 0;
+    case OPT_RANGE:
+        if (!cli_int(arg, 1, INT32_MAX, &a->range)) argp_error(state, "--range %s: expected a number above 0", arg);
+        return 0;
+    case ARGP_KEY_ARG: argp_error(state, "unexpected argument '%s'", arg); return 0;
+    case ARGP_KEY_END:
+        if (!a->paths.model || !a->latent || !a->context || a->timestep < 0 || !a->out)
+            argp_error(state, "--model, --latent, --context, --timestep and -o are needed");
+        if (!a->target != !a->grad) argp_error(state, "--target and --grad go together");
+        return 0;
+    default: return ARGP_ERR_UNKNOWN;
+    }
+}
+
+/* A zeroed gradient buffer for every parameter. */
+static t3v_status track(t3v_ctx *ctx, t3v_params *p, float ***out)
+{
+    float **grad = t3v_temp(ctx, p->count, sizeof *grad);
+    for (int64_t i = 0; i < p->count && !ctx->status; i++) {
+        t3v_tensor *t = p->item[i].tensor;
+        t->needs_grad = true;
+        t->param = (int32_t)i + 1;
+        grad[i] = t3v_temp(ctx, t3v_numel(t), sizeof(float));
+        if (grad[i]) memset(grad[i], 0, (size_t)t3v_numel(t) * sizeof(float));
+    }
+    *out = grad;
+    return ctx->status;
+}
+
+static t3v_status write_grads(const char *path, const t3v_params *p, float *const *grad, const float *loss,
+                              const t3v_tensor *latent, const t3v_tensor *context)
+{
+    char(*name)[T3V_NAME_MAX + 8] = calloc((size_t)p->count, sizeof *name);
+    t3v_tensor_entry *e = calloc((size_t)p->count + 3, sizeof *e);
+    t3v_status st = name && e ? T3V_OK : t3v_fail(T3V_E_NOMEM, "no memory to write %s", path);
+    for (int64_t i = 0; i < p->count && !st; i++) {
+        const t3v_tensor *t = p->item[i].tensor;
+        snprintf(name[i], sizeof *name, "grad.%s", p->item[i].name);
+        e[i + 3] = cli_probe_entry(name[i], T3V_F32, t->ndim, t->shape, grad[i]);
+    }
+    if (!st) {
+        e[0] = cli_probe_entry("loss", T3V_F32, 0, NULL, loss);
+        e[1] = cli_probe_entry("grad_latent", T3V_F32, latent->ndim, latent->shape, latent->grad);
+        e[2] = cli_probe_entry("grad_context", T3V_F32, context->ndim, context->shape, context->grad);
+        st = t3v_safetensors_write(path, e, p->count + 3, NULL, 0);
+    }
+    free(name);
+    free(e);
+    return st;
+}
+
+static t3v_status forward(const args *a, t3v_dtype compute, const t3v_progress *progress, float *loss)
+{
+    t3v_model *m = NULL;
+    t3v_plan *plan = NULL;
+    t3v_arena arena = {0};
+    t3v_tape tape = {0};
+    t3v_ctx ctx = {.arena = &arena, .compute = compute};
+    t3v_tensor *x, *c, *target = NULL, *v;
+    float **grad = NULL;
+    t3v_status st;
+    T3V_TRY_GOTO(st, done, t3v_arena_open(&arena, CLI_PROBE_ARENA));
+    T3V_TRY_GOTO(st, done, t3v_model_open(&m, &a->paths, T3V_PART_DIT, compute, false));
+    const t3v_dit_config *k = &m->config;
+    T3V_TRY_GOTO(st, done, cli_probe_read(&ctx, a->latent, "latent", 4, (int64_t[]){k->in_dim, -1, -1, -1}, &x));
+    T3V_TRY_GOTO(st, done, cli_probe_read(&ctx, a->context, "context", 2, (int64_t[]){-1, k->text_dim}, &c));
+    if (x->shape[2] % 2 || x->shape[3] % 2) {
+        char text[96];
+        st = t3v_fail(T3V_E_SHAPE, "%s: latent is %s, height and width must be even", a->latent,
+                      t3v_tensor_shape_text(x, text, sizeof text));
+        goto done;
+    }
+    if (a->grad) {
+        T3V_TRY_GOTO(st, done, cli_probe_read(&ctx, a->target, "target", 4,
+                                              (int64_t[]){k->out_dim, x->shape[1], x->shape[2], x->shape[3]}, &target));
+        T3V_TRY_GOTO(st, done, track(&ctx, &m->dit.params, &grad));
+        x->needs_grad = c->needs_grad = true;
+        ctx.tape = &tape;
+        ctx.param_grad = grad;
+    }
+    T3V_TRY_GOTO(st, done, t3v_plan_make(&plan, a->plan ? a->plan : m->defaults.plan,
+                                         (t3v_grid){x->shape[1], x->shape[2] / 2, x->shape[3] / 2}, (int)k->layers));
+    t3v_dit_prompt prompt;
+    T3V_TRY_GOTO(st, done, t3v_dit_prompt_make(&ctx, &m->dit, c, &prompt));
+    t3v_dit_call call = {.plan = plan, .prompt = &prompt, .timestep = a->timestep, .range = a->range, .progress = progress};
+    if (!(v = t3v_dit_forward(&ctx, &m->dit, x, &call))) {
+        st = ctx.status;
+        goto done;
+    }
+    if (a->grad) {
+        t3v_tensor *dv = t3v_new_like(&ctx, v, T3V_F32);
+        if (!dv) {
+            st = ctx.status;
+            goto done;
+        }
+        *loss = (float)t3v_rows_mse(dv->data, 1.0f, v->data, target->data, t3v_numel(v));
+        T3V_TRY_GOTO(st, done, t3v_backward(&ctx, v, dv->data));
+        T3V_TRY_GOTO(st, done, write_grads(a->grad, &m->dit.params, grad, loss, x, c));
+    }
+    t3v_tensor_entry e = cli_probe_entry("velocity", T3V_F32, v->ndim, v->shape, v->data);
+    st = t3v_safetensors_write(a->out, &e, 1, NULL, 0);
+done:
+    t3v_plan_free(plan);
+    t3v_model_close(m);
+    t3v_arena_close(&arena);
+    return st;
+}
+
+static int run(int argc, char **argv)
+{
+    static const struct argp own = {.options = options, .parser = parse,
+                                    .doc = "Runs the transformer once; with --target and --grad, backwards too."};
+    args a = {.timestep = -1};
+    cli_common common;
+    int rc = cli_parse(&own, argc, argv, &common, &a);
+    if (rc >= 0) return rc;
+    t3v_progress progress = cli_progress();
+    float loss = 0;
+    t3v_status st = forward(&a, common.bf16 ? T3V_BF16 : T3V_F32, &progress, &loss);
+    if (st) return cli_fail(st);
+    if (common.json && a.grad) printf("{\"loss\":%.9g}\n", (double)loss);
+    else if (common.json) printf("{}\n");
+    else printf("%s\n", a.out);
+    return CLI_OK;
+}
+
+const cli_command cli_dit = {"dit", "one pass of the transformer on tensors from files, with gradients", run};
