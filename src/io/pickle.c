@@ -300,7 +300,7 @@ static t3v_status make_tuple(machine *m, uint32_t first)
 {
     value t;
     T3V_TRY(new_object(m, K_TUPLE, &t));
-    T3V_TRY(append(m, t, m->stack + first, m->stack_count - first));
+    if (m->stack_count > first) T3V_TRY(append(m, t, m->stack + first, m->stack_count - first));
     m->stack_count = first;
     return push(m, t);
 }
