@@ -350,7 +350,8 @@ static size_t peak_of(t3v_model *m, bool counting, int job, float *const *grads)
     t3v_tape tape = {0};
     t3v_ctx ctx = {.arena = &a, .compute = T3V_F32, .tape = job == 1 || job == 2 ? &tape : NULL, .param_grad = grads};
     if (job < 3) {
-        t3v_tensor *z = t3v_new(&ctx, T3V_F32, T3V_SHAPE(16, 2, 6, 4)), *c = t3v_new(&ctx, T3V_F32, T3V_SHAPE(5, m->config.text_dim));
+        t3v_tensor *z = t3v_new(&ctx, T3V_F32, T3V_SHAPE(16, 2, 6, 4));
+        t3v_tensor *c = t3v_new(&ctx, T3V_F32, T3V_SHAPE(5, m->config.text_dim));
         float *target = t3v_temp(&ctx, t3v_numel(z), sizeof *target);
         if (!counting) {
             t3v_normal_fill(z->data, t3v_numel(z), 1, 0, 0);
@@ -372,7 +373,8 @@ static size_t peak_of(t3v_model *m, bool counting, int job, float *const *grads)
     } else {
         t3v_vae_stream s = {.arena = &caches};
         for (int i = 0; i < 2; i++) {
-            t3v_tensor *x = job == 3 ? t3v_new(&ctx, T3V_F32, T3V_SHAPE(1, 4, 2, 16)) : t3v_new(&ctx, T3V_F32, T3V_SHAPE(i ? 4 : 1, 32, 16, 3));
+            t3v_tensor *x = job == 3 ? t3v_new(&ctx, T3V_F32, T3V_SHAPE(1, 4, 2, 16))
+                                     : t3v_new(&ctx, T3V_F32, T3V_SHAPE(i ? 4 : 1, 32, 16, 3));
             if (!counting) t3v_normal_fill(x->data, t3v_numel(x), 2, (uint64_t)i, 0);
             if (job == 3) t3v_vae_decode_chunk(&ctx, &m->vae, &s, x);
             else t3v_vae_encode_chunk(&ctx, &m->vae, &s, x);

@@ -290,7 +290,8 @@ static void run_dit(const char *dir, bool resume, int64_t stop_after, bool recom
 {
     t3v_train_options o = {.steps = 24, .batch = 4, .lr = 3e-3, .warmup = 4, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8,
                            .clip = 1, .ema = 0.9, .save_every = 100, .arena_bytes = (size_t)256 << 20};
-    t3v_task_dit task = {.seed = 1, .size = 32, .frames = 5, .clips = 2, .shift = 1, .drop = 0.1, .recompute = recompute, .range = 3};
+    t3v_task_dit task = {.seed = 1, .size = 32, .frames = 5, .clips = 2, .shift = 1, .drop = 0.1, .recompute = recompute,
+                         .range = 3};
     t3v_model_paths paths = {.model = "tests/golden/wan/tiny"};
     if (t3v_model_open(&task.model, &paths, T3V_PART_ALL, T3V_F32, true)) fail_msg("%s", t3v_error_text());
     t3v_params_randomise(&task.model->dit.params, 1);
