@@ -319,7 +319,7 @@ static t3v_status make_conv(node **out, const int64_t key[KEY], const t3v_conv_s
     bool with_bias = with & WITH_BIAS;
     dnnl_primitive_desc_t pd = NULL, hint = NULL;
     dnnl_convolution_desc_t op;
-    dnnl_memory_desc_t x, w, b, y, rx, rw, ry;
+    dnnl_memory_desc_t x = {0}, w = {0}, b = {0}, y = {0}, rx, rw, ry;
     const dnnl_memory_desc_t *w_used;
     int kind = (int)key[0];
     T3V_TRY(dims_of(s, &d));
