@@ -25,7 +25,7 @@ typedef struct args {
 enum {
     OPT_MODEL = 0x100, OPT_VAE, OPT_TEXT, OPT_TOKENIZER, OPT_PLAN, OPT_PROMPT, OPT_NEGATIVE, OPT_SIZE, OPT_FRAMES, OPT_FPS,
     OPT_STEPS, OPT_SAMPLER, OPT_SHIFT, OPT_CFG, OPT_SEED, OPT_RNG, OPT_NOISE, OPT_LORA, OPT_LATENT, OPT_RESUME, OPT_DRY,
-    OPT_CODEC, OPT_TILE, OPT_MEMORY, OPT_PROMPTS, OPT_DIR,
+    OPT_SAVE, OPT_CODEC, OPT_TILE, OPT_MEMORY, OPT_PROMPTS, OPT_DIR,
 };
 
 static const struct argp_option options[] = {
@@ -55,6 +55,7 @@ static const struct argp_option options[] = {
     {0, 0, 0, 0, "Running:", 3},
     {"dry-run", OPT_DRY, 0, 0, "Say what it would take, compute nothing", 3},
     {"resume", OPT_RESUME, 0, 0, "Go on from the last finished step of an interrupted run", 3},
+    {"save-every", OPT_SAVE, "SECONDS", 0, "How often that step is kept on disk (default 10; 0: every step)", 3},
     {"save-latent", OPT_LATENT, "FILE", 0, "Also keep the latent (safetensors)", 3},
     {"memory-limit", OPT_MEMORY, "SIZE", 0, "Refuse what needs more, e.g. 16G", 3},
     {"vae-tile", OPT_TILE, "auto|off|HxW", 0, "Tiles of the VAE, in pixels", 3},
@@ -120,6 +121,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         if (!cli_int(arg, 0, INT64_MAX, &n)) argp_error(state, "--seed %s: expected a number from 0", arg);
         j->seed = (uint64_t)n;
         return 0;
+    case OPT_SAVE:
+        if (!cli_float(arg, 0, 1e9, &j->save_every)) argp_error(state, "--save-every %s: expected seconds from 0", arg);
+        return 0;
     case OPT_MEMORY:
         if (!cli_bytes(arg, &j->memory_limit)) argp_error(state, "--memory-limit %s: expected bytes, e.g. 16G", arg);
         return 0;
@@ -172,7 +176,7 @@ static void print_result(const cli_common *common, const args *a, const t3v_resu
 
 static int run_one(args *a, const cli_common *common)
 {
-    t3v_output out = {a->prompt ? a->prompt : "", a->out ? a->out : "none.mp4"};
+    t3v_output out = {.prompt = a->prompt ? a->prompt : "", .path = a->out ? a->out : "none.mp4"};
     t3v_result result;
     a->job.output = &out;
     a->job.outputs = 1;
@@ -199,7 +203,7 @@ static int run_many(args *a, const cli_common *common)
         const char *file = list.item[i].file;
         int n = file && *file ? asprintf(&path[i], "%s/%s", a->out_dir, file) : asprintf(&path[i], "%s/%05lld.mp4", a->out_dir, (long long)i);
         if (n < 0) st = T3V_E_NOMEM;
-        out[i] = (t3v_output){list.item[i].text, path[i]};
+        out[i] = (t3v_output){.prompt = list.item[i].text, .path = path[i]};
     }
     t3v_result result;
     a->job.output = out;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* T3V: from a prompt to a video.
  *
- *     t3v_output clip = {"a heron lands on a frozen lake", "heron.mp4"};
+ *     t3v_output clip = {.prompt = "a heron lands on a frozen lake", .path = "heron.mp4"};
  *     t3v_job job = T3V_JOB_INIT;
  *     job.model = "Wan2.1-T2V-1.3B";
  *     job.output = &clip;
@@ -24,10 +24,26 @@
 extern "C" {
 #endif
 
+/* A decoded frame on its way to a sink. */
+typedef struct t3v_frame {
+    int64_t index, count;  /* which frame of how many, in order */
+    int64_t width, height; /* pixels */
+    double fps;
+    const float *rgb;      /* [3, height, width] in [-1, 1]; planes and rows lie `plane` and `row` floats apart */
+    int64_t plane, row;
+} t3v_frame;
+
+typedef struct t3v_frame_sink {
+    t3v_status (*fn)(void *user, const t3v_frame *frame); /* anything but T3V_OK ends the run with that status */
+    void *user;
+} t3v_frame_sink;
+
 /* One clip to make. */
 typedef struct t3v_output {
-    const char *prompt; /* UTF-8 */
-    const char *path;   /* the extension chooses the container */
+    const char *prompt;   /* UTF-8 */
+    const char *path;     /* the extension chooses the container */
+    t3v_frame_sink sink;  /* with fn set, gets the frames instead of a file; nothing is written and nothing resumed */
+    uint64_t seed_offset; /* added to the job's seed */
 } t3v_output;
 
 typedef struct t3v_lora_use {
@@ -58,6 +74,7 @@ typedef struct t3v_job {
     int64_t loras;
     const char *save_latent;   /* file for the final latent; NULL: not saved */
     bool resume;               /* go on from an interrupted run's state, if there is one */
+    double save_every;         /* seconds between saves of that state; < 0: 10; 0: after every step */
     bool dry_run;              /* compute nothing; report memory and cost */
     const char *codec;
     int64_t tile_h, tile_w;    /* VAE tile in pixels; 0: automatic; < 0: no tiles */
@@ -66,7 +83,7 @@ typedef struct t3v_job {
     t3v_progress progress;
 } t3v_job;
 
-#define T3V_JOB_INIT { .cfg = -1.0, .compute = T3V_BF16 }
+#define T3V_JOB_INIT { .cfg = -1.0, .save_every = -1.0, .compute = T3V_BF16 }
 
 /* What was done (the last clip's), or would be done. */
 typedef struct t3v_result {
@@ -78,7 +95,8 @@ typedef struct t3v_result {
     double seconds_text, seconds_denoise, seconds_decode;
 } t3v_result;
 
-/* Makes every output. A path that exists already is skipped when `resume` is set. `result` may be NULL.
+/* Makes every output, in order; each part of the model is loaded once. A path that exists already is skipped when
+ * `resume` is set. `result` may be NULL.
  * E_ARG: the request does not fit the model (the message says the nearest valid value); E_NOMEM: more memory than the
  * limit (the message says how much, and what to change); E_CANCEL: progress asked to stop, resume is possible. */
 t3v_status t3v_generate(const t3v_job *job, t3v_result *result);

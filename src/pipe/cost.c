@@ -103,7 +103,8 @@ t3v_status t3v_cost_check(t3v_model *m, const t3v_model_paths *paths, const t3v_
     int64_t dit = 0, vae = 0, tokens = latent[1] * (latent[2] / 2) * (latent[3] / 2);
     T3V_TRY(dit_bytes(m, job, s, latent, &dit));
     T3V_TRY(vae_bytes(m, paths, job, latent, &vae));
-    result->peak_bytes = dit > vae ? dit : vae;
+    /* With more than one output the DiT stays while the VAE decodes. */
+    result->peak_bytes = job->outputs > 1 ? dit + vae - PROGRAM : dit > vae ? dit : vae;
     result->flop = (double)t3v_schedule_passes(s) * t3v_dit_flop(&m->config, s->step[0].plan, tokens, m->config.text_len);
     int64_t limit = job->memory_limit > 0 ? job->memory_limit : available();
     if (result->peak_bytes <= limit) return T3V_OK;

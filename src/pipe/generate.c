@@ -46,6 +46,7 @@ typedef struct run {
     t3v_arena memory;         /* of the forward passes */
     context *contexts;        /* of the outputs' prompts, then the negative's: [outputs + 1] */
     float *x, *v, *v_neg;
+    int done_step, saved_step; /* of the current output: steps in x, steps in the state file (-1: no file) */
     t3v_result result;
 } run;
 
@@ -84,6 +85,7 @@ static t3v_status fill_request(run *r)
     if (!w->negative) w->negative = d->negative;
     if (!w->plan) w->plan = d->plan;
     if (!w->rng) w->rng = "philox";
+    if (!(w->save_every >= 0)) w->save_every = 10;
     T3V_TRY(check_size("width", w->width));
     T3V_TRY(check_size("height", w->height));
     if (w->frames < 1 || w->frames % 4 != 1) {
@@ -97,7 +99,8 @@ static t3v_status fill_request(run *r)
     t3v_noise_rng rng;
     T3V_TRY(t3v_noise_parse(w->rng, &rng));
     for (int64_t i = 0; i < w->outputs; i++)
-        if (!w->output[i].path || !w->output[i].prompt) return t3v_fail(T3V_E_ARG, "output %lld has no path or prompt", (long long)i);
+        if (!(w->output[i].path || w->output[i].sink.fn) || !w->output[i].prompt)
+            return t3v_fail(T3V_E_ARG, "output %lld has no path, or no prompt", (long long)i);
 
     /* The latent grid is rounded up to whole tokens (16 pixels); the surplus is cropped after decoding. */
     int64_t T = (w->frames - 1) / T3V_VAE_STRIDE_T + 1, gh = (w->height + 15) / 16, gw = (w->width + 15) / 16;
@@ -174,13 +177,15 @@ static t3v_status encode_prompts(run *r)
 
 /* ---- 3. resuming ---------------------------------------------------------------------------------- */
 
+static uint64_t seed_of(const run *r, int64_t index) { return r->want.seed + r->want.output[index].seed_offset; }
+
 /* What must agree for a saved state to be continued. */
 static void state_key(const run *r, int64_t index, char *key, size_t n)
 {
     const t3v_job *w = &r->want;
     snprintf(key, n, "%s|%s|%s|%s|%lldx%lldx%lld|%s %lld %.17g %.17g|%llu %s %s|%s", w->model, w->output[index].prompt,
              w->cfg == 1.0 ? "" : w->negative, w->plan, (long long)w->width, (long long)w->height, (long long)w->frames,
-             w->sampler, (long long)w->steps, w->shift, w->cfg, (unsigned long long)w->seed, w->rng,
+             w->sampler, (long long)w->steps, w->shift, w->cfg, (unsigned long long)seed_of(r, index), w->rng,
              w->noise ? w->noise : "", t3v_dtype_name(w->compute));
     for (int64_t i = 0; i < w->loras; i++) {
         size_t used = strlen(key);
@@ -194,8 +199,9 @@ static char *state_path(const run *r, int64_t index)
     return asprintf(&path, "%s.t3v-state", r->want.output[index].path) < 0 ? NULL : path;
 }
 
-static t3v_status save_state(run *r, int64_t index, int step)
+static t3v_status save_state(run *r, int64_t index)
 {
+    if (r->want.output[index].sink.fn || r->saved_step == r->done_step) return T3V_OK;
     char key[16384], text[32], *path = state_path(r, index);
     size_t size = t3v_sampler_state_size(r->sampler, r->n);
     void *history = malloc(size ? size : 1);
@@ -203,7 +209,7 @@ static t3v_status save_state(run *r, int64_t index, int step)
     if (!st) st = t3v_sampler_state_save(r->sampler, history, size);
     if (!st) {
         state_key(r, index, key, sizeof key);
-        snprintf(text, sizeof text, "%d", step);
+        snprintf(text, sizeof text, "%d", r->done_step);
         t3v_tensor_entry e[2] = {
             {.name = "latent", .dtype = T3V_F32, .ndim = 4, .numel = r->n, .nbytes = 4 * r->n, .data = r->x},
             {.name = "sampler", .dtype = T3V_U8, .ndim = 1, .shape = {(int64_t)size}, .numel = (int64_t)size,
@@ -211,16 +217,16 @@ static t3v_status save_state(run *r, int64_t index, int step)
         memcpy(e[0].shape, r->latent, sizeof r->latent);
         st = t3v_safetensors_write(path, e, 2, (t3v_meta[]){{"step", text}, {"job", key}}, 2);
     }
+    if (!st) r->saved_step = r->done_step;
     free(history);
     free(path);
     return st;
 }
 
-/* The next step of a saved run; 0 when there is none that fits. */
-static t3v_status load_state(run *r, int64_t index, int *step)
+/* The steps of a saved run, when there is one. */
+static t3v_status load_state(run *r, int64_t index)
 {
     char key[16384], *path = state_path(r, index);
-    *step = 0;
     if (!path) return t3v_fail(T3V_E_NOMEM, "no memory for a path");
     t3v_tensor_file *f = NULL;
     t3v_status st = T3V_OK;
@@ -237,16 +243,26 @@ static t3v_status load_state(run *r, int64_t index, int *step)
         if (!st) st = t3v_tensors_read(f, "latent", 4, r->latent, r->x, T3V_F32);
         if (!st) st = t3v_tensors_get(f, "sampler", &e);
         if (!st) st = t3v_sampler_state_load(r->sampler, e->data, (size_t)e->nbytes);
-        if (!st) *step = (int)strtol(at, NULL, 10);
-        if (!st) t3v_info("resuming at step %d of %d", *step + 1, r->schedule.steps);
+        if (!st) r->done_step = r->saved_step = (int)strtol(at, NULL, 10);
+        if (!st) t3v_info("resuming at step %d of %d", r->done_step + 1, r->schedule.steps);
         t3v_tensors_close(f);
     }
     free(path);
     return st;
 }
 
+/* Keeps what is done when a run ends early; the failure that ended it stays the last message. */
+static t3v_status keep_state(run *r, int64_t index, t3v_status why)
+{
+    char text[1024];
+    snprintf(text, sizeof text, "%s", t3v_error_text());
+    if (r->done_step > 0 && save_state(r, index)) t3v_warn("the run's state could not be saved: %s", t3v_error_text());
+    return t3v_fail(why, "%s", text);
+}
+
 static void drop_state(const run *r, int64_t index)
 {
+    if (r->want.output[index].sink.fn) return;
     char *path = state_path(r, index);
     if (path) unlink(path);
     free(path);
@@ -254,7 +270,7 @@ static void drop_state(const run *r, int64_t index)
 
 /* ---- 4. denoising --------------------------------------------------------------------------------- */
 
-static t3v_status first_noise(run *r)
+static t3v_status first_noise(run *r, int64_t index)
 {
     if (r->want.noise) {
         t3v_tensor_file *f = NULL;
@@ -265,7 +281,7 @@ static t3v_status first_noise(run *r)
     }
     t3v_noise_rng rng;
     T3V_TRY(t3v_noise_parse(r->want.rng, &rng));
-    t3v_noise_fill(r->x, r->n, rng, r->want.seed);
+    t3v_noise_fill(r->x, r->n, rng, seed_of(r, index));
     return T3V_OK;
 }
 
@@ -302,6 +318,26 @@ static t3v_status prepare_prompt(run *r, t3v_ctx *ctx, int64_t index, t3v_dit_pr
     return rows ? t3v_dit_prompt_make(ctx, &r->model->dit, rows, out) : ctx->status;
 }
 
+/* Step i of the schedule: x moves on. */
+static t3v_status take_step(run *r, int i, const t3v_dit_prompt *positive, const t3v_dit_prompt *negative, inner_progress *in)
+{
+    const t3v_step *s = &r->schedule.step[i];
+    t3v_progress inner = {inner_report, in};
+    T3V_TRY(predict(r, s, positive, r->v, &inner));
+    in->pass++;
+    if (s->cfg != 1.0) {
+        T3V_TRY(predict(r, s, negative, r->v_neg, &inner));
+        in->pass++;
+        t3v_rows_lincomb(r->v, T3V_F32, (float)s->cfg, r->v, T3V_F32, (float)(1 - s->cfg), r->v_neg, T3V_F32, r->n);
+    }
+    if (!t3v_rows_all_finite(r->v, T3V_F32, r->n))
+        return t3v_fail(T3V_E_INTERNAL, "step %d gave numbers that are not finite; are the weights whole? "
+                        "`t3v inspect` looks at them, --precision f32 avoids overflow", i + 1);
+    T3V_TRY(t3v_sampler_step(r->sampler, i, r->x, r->v, r->n));
+    r->done_step = i + 1;
+    return T3V_OK;
+}
+
 static t3v_status denoise(run *r, int64_t index)
 {
     size_t mark = t3v_arena_mark(&r->memory);
@@ -309,30 +345,19 @@ static t3v_status denoise(run *r, int64_t index)
     t3v_dit_prompt positive, negative;
     T3V_TRY(prepare_prompt(r, &ctx, index, &positive));
     if (r->want.cfg != 1.0) T3V_TRY(prepare_prompt(r, &ctx, r->want.outputs, &negative));
-    int first = 0;
-    if (r->want.resume) T3V_TRY(load_state(r, index, &first));
-    if (first == 0) T3V_TRY(first_noise(r));
+    r->done_step = 0;
+    r->saved_step = -1;
+    if (r->want.resume && !r->want.output[index].sink.fn) T3V_TRY(load_state(r, index));
+    if (r->done_step == 0) T3V_TRY(first_noise(r, index));
     inner_progress in = {.outer = &r->want.progress, .passes = t3v_schedule_passes(&r->schedule)};
-    t3v_progress inner = {inner_report, &in};
-    for (int i = 0; i < r->schedule.steps; i++) {
-        const t3v_step *s = &r->schedule.step[i];
-        int64_t passes = s->cfg == 1.0 ? 1 : 2;
-        if (i >= first) {
-            T3V_TRY(predict(r, s, &positive, r->v, &inner));
-            in.pass++;
-            if (passes == 2) {
-                T3V_TRY(predict(r, s, &negative, r->v_neg, &inner));
-                in.pass++;
-                t3v_rows_lincomb(r->v, T3V_F32, (float)s->cfg, r->v, T3V_F32, (float)(1 - s->cfg), r->v_neg, T3V_F32, r->n);
-            }
-            if (!t3v_rows_all_finite(r->v, T3V_F32, r->n))
-                return t3v_fail(T3V_E_INTERNAL, "step %d gave numbers that are not finite; are the weights whole? "
-                                "`t3v inspect` looks at them, --precision f32 avoids overflow", i + 1);
-            T3V_TRY(t3v_sampler_step(r->sampler, i, r->x, r->v, r->n));
-            T3V_TRY(save_state(r, index, i + 1));
-        } else {
-            in.pass += passes;
-        }
+    for (int i = 0; i < r->done_step; i++) in.pass += r->schedule.step[i].cfg == 1.0 ? 1 : 2;
+    double saved = now();
+    for (int i = r->done_step; i < r->schedule.steps; i++) {
+        t3v_status st = take_step(r, i, &positive, &negative, &in);
+        if (st) return keep_state(r, index, st);
+        if (now() - saved < r->want.save_every) continue;
+        T3V_TRY(save_state(r, index));
+        saved = now();
     }
     T3V_TRY(t3v_report(&r->want.progress, "denoise", 1, 1));
     t3v_arena_back(&r->memory, mark);
@@ -341,16 +366,20 @@ static t3v_status denoise(run *r, int64_t index)
 
 /* ---- 5. decoding ---------------------------------------------------------------------------------- */
 
-typedef struct sink {
+/* Where decoded frames go: the writer of a file, or the output's own sink. */
+typedef struct frame_target {
     t3v_video_writer *writer;
-    int64_t row, plane;
-} sink;
+    const t3v_frame_sink *sink;
+    t3v_frame frame;
+} frame_target;
 
-static t3v_status write_frame(void *user, int64_t index, const float *rgb)
+static t3v_status put_frame(void *user, int64_t index, const float *rgb)
 {
-    (void)index;
-    sink *s = user;
-    return t3v_video_writer_frame(s->writer, rgb, s->plane, s->row);
+    frame_target *t = user;
+    t->frame.index = index;
+    t->frame.rgb = rgb;
+    if (t->writer) return t3v_video_writer_frame(t->writer, rgb, t->frame.plane, t->frame.row);
+    return t->sink->fn(t->sink->user, &t->frame);
 }
 
 static t3v_status write_latent(const run *r, const char *path)
@@ -360,38 +389,35 @@ static t3v_status write_latent(const run *r, const char *path)
     return t3v_safetensors_write(path, &e, 1, NULL, 0);
 }
 
-static t3v_status decode(run *r, int64_t index)
+static t3v_status open_writer(const run *r, int64_t index, t3v_video_writer **out)
 {
     const t3v_job *w = &r->want;
     char settings[1024], seed[32];
     snprintf(settings, sizeof settings, "t3v %s; model %s; %s, %lld steps, shift %g, cfg %g; %s", T3V_VERSION, w->model,
              w->sampler, (long long)w->steps, w->shift, w->cfg, t3v_dtype_name(w->compute));
-    snprintf(seed, sizeof seed, "%llu %s", (unsigned long long)w->seed, w->rng);
+    snprintf(seed, sizeof seed, "%llu %s", (unsigned long long)seed_of(r, index), w->rng);
     const t3v_video_tag tags[] = {{"comment", w->output[index].prompt}, {"t3v_prompt", w->output[index].prompt},
                                   {"t3v_negative", w->negative}, {"t3v_seed", seed}, {"t3v_plan", w->plan},
                                   {"t3v_settings", settings}};
     t3v_video_options o = {.width = w->width, .height = w->height, .fps_num = (int)lround(w->fps * 1000), .fps_den = 1000,
                            .codec = w->codec, .tags = tags, .tag_count = (int)(sizeof tags / sizeof *tags)};
-    sink s = {.row = 8 * r->latent[3], .plane = 64 * r->latent[2] * r->latent[3]};
-    T3V_TRY(t3v_video_writer_open(&s.writer, w->output[index].path, &o));
+    return t3v_video_writer_open(out, w->output[index].path, &o);
+}
+
+static t3v_status decode(run *r, int64_t index)
+{
+    const t3v_job *w = &r->want;
+    frame_target t = {.sink = &w->output[index].sink,
+                      .frame = {.count = w->frames, .width = w->width, .height = w->height, .fps = w->fps,
+                                .row = 8 * r->latent[3], .plane = 64 * r->latent[2] * r->latent[3]}};
+    if (!t.sink->fn) T3V_TRY(open_writer(r, index, &t.writer));
     t3v_vae_clip clip = {.frames = w->frames, .height = 8 * r->latent[2], .width = 8 * r->latent[3], .tile_h = w->tile_h,
                          .tile_w = w->tile_w, .memory_limit = (size_t)w->memory_limit, .compute = w->compute,
                          .progress = &w->progress};
-    t3v_status st = t3v_vae_decode(&r->model->vae, &clip, r->x, write_frame, &s);
-    if (st) t3v_video_writer_abort(&s.writer);
-    return st ? st : t3v_video_writer_close(&s.writer);
-}
-
-/* A latent that cost hours is not lost to a full disk: it stays in the state file, and its path is said. */
-static t3v_status decode_or_keep(run *r, int64_t index)
-{
-    t3v_status st = decode(r, index);
-    if (!st || st == T3V_E_CANCEL) return st;
-    char *path = state_path(r, index);
-    if (path && t3v_is_file(path))
-        t3v_warn("the finished latent is kept in %s; --resume decodes it again", path);
-    free(path);
-    return st;
+    t3v_status st = t3v_vae_decode(&r->model->vae, &clip, r->x, put_frame, &t);
+    if (!t.writer) return st;
+    if (st) t3v_video_writer_abort(&t.writer);
+    return st ? st : t3v_video_writer_close(&t.writer);
 }
 
 /* ---- the run -------------------------------------------------------------------------------------- */
@@ -407,10 +433,23 @@ static int64_t peak_rss(void)
     return kb * 1024;
 }
 
+/* From the finished latent to the clip. */
+static t3v_status finish_output(run *r, int64_t index)
+{
+    if (r->want.save_latent) T3V_TRY(write_latent(r, r->want.save_latent));
+    if (index + 1 == r->want.outputs) { /* the DiT's memory goes back before the VAE asks for its own */
+        t3v_loras_detach(&r->loras, &r->model->dit);
+        t3v_model_unload(r->model, T3V_PART_DIT);
+        t3v_arena_close(&r->memory);
+    }
+    T3V_TRY(t3v_model_load(r->model, &r->paths, T3V_PART_VAE, false));
+    return decode(r, index);
+}
+
 static t3v_status one_output(run *r, int64_t index)
 {
     const t3v_output *o = &r->want.output[index];
-    if (r->want.resume && t3v_is_file(o->path)) {
+    if (r->want.resume && !o->sink.fn && t3v_is_file(o->path)) {
         t3v_info("%s exists: skipped", o->path);
         return T3V_OK;
     }
@@ -419,15 +458,14 @@ static t3v_status one_output(run *r, int64_t index)
     if (!r->loras.attached) T3V_TRY(t3v_loras_attach(&r->loras, r->want.lora, r->want.loras, &r->model->dit));
     T3V_TRY(denoise(r, index));
     r->result.seconds_denoise = now() - start;
-    if (r->want.save_latent) T3V_TRY(write_latent(r, r->want.save_latent));
-    if (index + 1 == r->want.outputs) { /* the DiT's memory goes back before the VAE asks for its own */
-        t3v_loras_detach(&r->loras, &r->model->dit);
-        t3v_model_unload(r->model, T3V_PART_DIT);
-        t3v_arena_close(&r->memory);
-    }
     start = now();
-    T3V_TRY(t3v_model_load(r->model, &r->paths, T3V_PART_VAE, false));
-    T3V_TRY(decode_or_keep(r, index));
+    t3v_status st = finish_output(r, index);
+    if (st) { /* a latent that cost hours is not lost to a full disk */
+        st = keep_state(r, index, st);
+        if (st != T3V_E_CANCEL && r->saved_step == r->done_step)
+            t3v_warn("the finished latent is kept in %s.t3v-state; --resume decodes it again", o->path);
+        return st;
+    }
     r->result.seconds_decode = now() - start;
     drop_state(r, index);
     return T3V_OK;
@@ -454,7 +492,7 @@ static t3v_status run_all(run *r)
     T3V_TRY(t3v_cost_check(r->model, &r->paths, &r->want, &r->schedule, r->latent, &r->result));
     if (r->want.dry_run) return T3V_OK;
     for (int64_t i = 0; i < r->want.outputs; i++) /* hours later would be too late to learn that nothing can be written */
-        T3V_TRY(check_writable(r->want.output[i].path));
+        if (!r->want.output[i].sink.fn) T3V_TRY(check_writable(r->want.output[i].path));
     T3V_TRY(encode_prompts(r));
     r->x = malloc((size_t)r->n * sizeof *r->x);
     r->v = malloc((size_t)r->n * sizeof *r->v);
@@ -463,7 +501,8 @@ static t3v_status run_all(run *r)
     T3V_TRY(t3v_arena_open(&r->memory, (size_t)r->result.peak_bytes + ((size_t)1 << 30)));
     for (int64_t i = 0; i < r->want.outputs; i++) {
         t3v_status st = one_output(r, i);
-        if (st) return r->want.outputs > 1 ? t3v_fail_in(st, "%s", r->want.output[i].path) : st;
+        const char *path = r->want.output[i].path;
+        if (st) return r->want.outputs > 1 ? t3v_fail_in(st, "output %lld%s%s", (long long)i, path ? ", " : "", path ? path : "") : st;
     }
     r->result.peak_bytes = peak_rss();
     return T3V_OK;

@@ -31,12 +31,13 @@ for precision in f32 bf16; do
 done
 
 echo "# killed at some step, resumed: the same bytes"
+wait_state() { for _ in $(seq 400); do [ -e "$1.t3v-state" ] && break; sleep 0.01; done; }
 "$t3v" "${base[@]}" "${prompt[@]}" --seed 3 -o "$dir/whole.mp4" > /dev/null
 for try in 1 2 3; do
     rm -f "$dir"/cut.mp4*
-    "$t3v" "${base[@]}" "${prompt[@]}" --seed 3 -o "$dir/cut.mp4" > /dev/null &
+    "$t3v" "${base[@]}" "${prompt[@]}" --seed 3 --save-every 0 -o "$dir/cut.mp4" > /dev/null &
     pid=$!
-    for _ in $(seq 400); do [ -e "$dir/cut.mp4.t3v-state" ] && break; sleep 0.01; done
+    wait_state "$dir/cut.mp4"
     sleep 0.0$((try * 3))
     kill -9 $pid 2> /dev/null || true
     wait $pid 2> /dev/null || true
@@ -45,14 +46,25 @@ for try in 1 2 3; do
     cmp "$dir/whole.mp4" "$dir/cut.mp4"
     [ ! -e "$dir/cut.mp4.t3v-state" ]
 done
-# a state of another job is refused, not continued
-"$t3v" "${base[@]}" "${prompt[@]}" --seed 3 -o "$dir/other.mp4" > /dev/null & pid=$!
-for _ in $(seq 400); do [ -e "$dir/other.mp4.t3v-state" ] && break; sleep 0.01; done
-kill -9 $pid 2> /dev/null || true; wait $pid 2> /dev/null || true
-if [ -e "$dir/other.mp4.t3v-state" ]; then
-    rc=0; "$t3v" "${base[@]}" "${prompt[@]}" --seed 4 --resume -o "$dir/other.mp4" 2> "$dir/err" || rc=$?
-    [ $rc = 2 ] && grep -q "other settings" "$dir/err"
-fi
+
+echo "# stopped by Ctrl-C, which keeps the last step whatever the interval; a state of another job is refused"
+many=(generate --model $golden/tiny --size 48x32 --frames 5 --cfg 5 --shift 5 --steps 400 --sampler euler "${prompt[@]}" --save-every 1e6)
+"$t3v" "${many[@]}" --seed 3 -o "$dir/long.mp4" --quiet > /dev/null
+for delay in 0.1 0.3 1 2 4; do # until it is caught after its first step and before its last
+    rm -f "$dir"/int.mp4*
+    : > "$dir/err"
+    (exec "$t3v" "${many[@]}" --seed 3 -o "$dir/int.mp4" > /dev/null 2> "$dir/err") & pid=$!
+    for _ in $(seq 1000); do grep -qs denoise "$dir/err" && break; sleep 0.01; done
+    sleep $delay
+    kill -INT $pid 2> /dev/null || true
+    rc=0; wait $pid || rc=$?
+    [ ! -e "$dir/int.mp4.t3v-state" ] || break
+done
+[ $rc = 130 ] && [ ! -e "$dir/int.mp4" ]
+rc=0; "$t3v" "${many[@]}" --seed 4 --resume -o "$dir/int.mp4" 2> "$dir/err" || rc=$?
+[ $rc = 2 ] && grep -q "other settings" "$dir/err"
+"$t3v" "${many[@]}" --seed 3 --resume -o "$dir/int.mp4" --quiet > /dev/null
+cmp "$dir/long.mp4" "$dir/int.mp4"
 
 echo "# a list of prompts; clips that exist are kept"
 printf '[{"prompt_en": "a red circle", "data_file": "one.mp4"}, {"prompt_en": "a blue square", "data_file": ""}]' > "$dir/list.json"
