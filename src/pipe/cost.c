@@ -10,7 +10,9 @@
 #include "io/file.h"
 #include "vae/clip.h"
 
-enum { PROGRAM = 96 << 20 }; /* code, libraries, oneDNN's kernels and per-thread scratch */
+/* Measured with 2 threads: code, libraries, oneDNN's kernels and scratch; libav with an H.264 encoder, which holds frames
+ * back to look ahead. */
+enum { PROGRAM = 32 << 20, ENCODER = 28 << 20, ENCODER_FRAMES = 64, ENCODER_PIXEL = 4 };
 
 double t3v_dit_flop(const t3v_dit_config *c, const t3v_plan *plan, int64_t tokens, int64_t text_rows)
 {
@@ -84,6 +86,18 @@ static t3v_status dit_bytes(t3v_model *m, const t3v_job *job, const t3v_schedule
     return st;
 }
 
+static int64_t encoder_bytes(const t3v_job *job)
+{
+    int64_t frames = job->frames < ENCODER_FRAMES ? job->frames : ENCODER_FRAMES;
+    for (int64_t i = 0; i < job->outputs; i++) {
+        const t3v_output *o = &job->output[i];
+        const char *dot = o->path ? strrchr(o->path, '.') : NULL;
+        if (!o->sink.fn && dot && strcmp(dot, ".y4m") != 0 && strcmp(dot, ".png") != 0)
+            return ENCODER + ENCODER_PIXEL * frames * job->width * job->height;
+    }
+    return 0;
+}
+
 static t3v_status vae_bytes(t3v_model *m, const t3v_model_paths *paths, const t3v_job *job, const int64_t latent[4], int64_t *bytes)
 {
     T3V_TRY(t3v_model_load(m, paths, T3V_PART_VAE, false));
@@ -92,7 +106,7 @@ static t3v_status vae_bytes(t3v_model *m, const t3v_model_paths *paths, const t3
     size_t b = 0;
     t3v_status st = t3v_vae_decode_bytes(&m->vae, &clip, &b, NULL, NULL);
     int64_t n = latent[0] * latent[1] * latent[2] * latent[3];
-    *bytes = (int64_t)b + 4 * 3 * n + PROGRAM;
+    *bytes = (int64_t)b + 4 * 3 * n + encoder_bytes(job) + PROGRAM;
     t3v_model_unload(m, T3V_PART_VAE);
     return st;
 }
