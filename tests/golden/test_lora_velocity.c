@@ -135,7 +135,7 @@ static void merge(const lora_set *s, double strength, t3v_model *m)
 static float *velocity(t3v_model *m, t3v_dtype compute, int64_t *n)
 {
     t3v_tensor_file *f = NULL;
-    const t3v_tensor_entry *latent, *context;
+    const t3v_tensor_entry *latent = NULL, *context = NULL;
     if (t3v_tensors_open(&f, "tests/golden/wan/dit.safetensors") || t3v_tensors_get(f, "latent", &latent) ||
         t3v_tensors_get(f, "context", &context))
         fail_msg("%s", t3v_error_text());
