@@ -50,8 +50,8 @@ static const struct argp_option options[] = {
     {"noise", OPT_NOISE, "FILE", 0, "Initial noise from a safetensors file (tensor noise)", 2},
     {"lora", OPT_LORA, "F[:S]", 0, "LoRA file with strength S (default 1); may be repeated", 2},
     {"vae", OPT_VAE, "FILE", 0, "VAE, when it is not in the model directory", 2},
-    {"text-encoder", OPT_TEXT, "FILE", 0, "Text encoder, likewise", 2},
-    {"tokenizer", OPT_TOKENIZER, "FILE", 0, "spiece.model, likewise", 2},
+    {"text-encoder", OPT_TEXT, "FILE", 0, "Text encoder, when it is not in the model directory", 2},
+    {"tokenizer", OPT_TOKENIZER, "FILE", 0, "spiece.model, when it is not in the model directory", 2},
     {0, 0, 0, 0, "Running:", 3},
     {"dry-run", OPT_DRY, 0, 0, "Say what it would take, compute nothing", 3},
     {"resume", OPT_RESUME, 0, 0, "Go on from the last finished step of an interrupted run", 3},
@@ -145,7 +145,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 static const struct argp argp = {
     options, parse, NULL,
     "Makes a video from a prompt.\v"
-    "Example:\n  t3v generate --model models/starter --prompt \"a red circle moves left\" -o clip.mp4\n\n"
+    "Example:\n  t3v generate --model models/starter --prompt \"a red circle\" -o clip.mp4\n\n"
     "What is not given comes from t3v.json beside the weights, else from the model's family. An interrupted run leaves "
     "FILE.t3v-state; --resume goes on to the same bytes.",
     0, 0, 0};

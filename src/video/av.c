@@ -22,8 +22,9 @@ static const t3v_av_host host = {T3V_AV_ABI, host_fail, host_log, t3v_threads};
 
 static void load(void)
 {
-    /* Relative to the program: the build tree, its tests, the two layouts of an installation. */
-    static const char *const places[] = {"", "../", "../lib/t3v/", "../" T3V_LIBDIR "/t3v/"};
+    /* Relative to the program: the build tree, its tests, the two layouts of an installation; then where make install
+     * puts it, for other programs that use the library. */
+    static const char *const places[] = {"", "../", "../lib/t3v/", "../" T3V_LIBDIR "/t3v/", T3V_FULL_LIBDIR "/t3v/"};
     char exe[2048], path[2560];
     ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
     exe[n > 0 ? n : 0] = 0;
@@ -32,7 +33,7 @@ static void load(void)
     void *so = NULL;
     snprintf(why, sizeof why, "it is not beside the program (%.200s)", exe);
     for (size_t i = 0; i < sizeof places / sizeof places[0] && !so; i++) {
-        snprintf(path, sizeof path, "%s%slibt3v-av.so", exe, places[i]);
+        snprintf(path, sizeof path, "%s%slibt3v-av.so", places[i][0] == '/' ? "" : exe, places[i]);
         if (access(path, F_OK)) continue;
         so = dlopen(path, RTLD_NOW | RTLD_LOCAL);
         if (!so) snprintf(why, sizeof why, "%.700s", dlerror());
