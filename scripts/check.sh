@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# The longer checks: clang, sanitizers, CPU masks, headers, include direction, fuzz smoke.
-# usage: scripts/check.sh BUILD_DIR [STEP...]   (steps: includes headers masks clang asan fuzz)
+# The longer checks: includes, symbols, pages, headers, CPU masks, clang, sanitizers, fuzz smoke.
+# usage: scripts/check.sh BUILD_DIR [STEP...]   (steps: includes symbols docs headers masks clang asan fuzz)
 # T3V_FUZZ_SECONDS (default 30) is the time for each fuzz target.
 set -uo pipefail
 [ $# -ge 1 ] || { echo "usage: scripts/check.sh BUILD_DIR [STEP...]" >&2; exit 2; }
 cd "$(dirname "$0")/.."
 build=$1
 shift
-steps=${*:-includes headers masks clang asan fuzz}
+steps=${*:-includes symbols docs headers masks clang asan fuzz}
 logs=$build-check
 passed=0
 failed=0
@@ -76,8 +76,10 @@ export UBSAN_OPTIONS=${UBSAN_OPTIONS:-print_stacktrace=1}
 for step in $steps; do
     case $step in
         includes) check includes scripts/includes.sh ;;
+        symbols) check build scripts/build.sh "$build" && check symbols scripts/symbols.sh "$build" ;;
+        docs) check docs scripts/docs.sh "$build/t3v" ;;
         headers) check headers headers ;;
-        masks) check build scripts/build.sh "$build" && masks ;;
+        masks) masks ;;
         clang)
             check build-clang scripts/build.sh "$build-clang" -DCMAKE_C_COMPILER=clang \
                 -DCMAKE_CXX_COMPILER=clang++ -DT3V_WERROR=ON && check tests-clang scripts/test.sh "$build-clang" ;;

@@ -116,8 +116,8 @@ t3v_status t3v_score_synth(const float *video, int64_t frames, int64_t h, int64_
         clip_frame(&picture, i, video, frames, f);
         clip_render(&ref_picture, i, &scene, f);
     }
-    T3V_TRY_GOTO(st, done, synth_agreement(&work, &said, out));
-    T3V_TRY_GOTO(st, done, synth_quality(&work, &ref, &picture, &ref_picture, out));
+    T3V_TRY_GOTO(st, done, t3v_synth_agreement(&work, &said, out));
+    T3V_TRY_GOTO(st, done, t3v_synth_quality(&work, &ref, &picture, &ref_picture, out));
     combine(out, said.second);
 done:
     free(work.rgb);

@@ -603,7 +603,7 @@ static double judge_colour(sight *s)
     return synth_ramp((double)all / frames, 0.002, 0.01) * synth_ramp(share, 0.3, 0.85);
 }
 
-t3v_status synth_agreement(const synth_clip *clip, const t3v_scene_attrs *said, t3v_synth_score *out)
+t3v_status t3v_synth_agreement(const synth_clip *clip, const t3v_scene_attrs *said, t3v_synth_score *out)
 {
     size_t n = (size_t)(clip->h * clip->w), all = n * (size_t)clip->frames;
     sight s = {.clip = clip, .said = said, .palette = palette_make()};

@@ -24,10 +24,10 @@ static inline double synth_clamp(double x) { return x > 0 ? x < 1 ? x : 1 : 0; }
 static inline double synth_ramp(double x, double lo, double hi) { return synth_clamp((x - lo) / (hi - lo)); }
 
 /* The parts of VTC-S. */
-t3v_status synth_agreement(const synth_clip *clip, const t3v_scene_attrs *said, t3v_synth_score *out);
+t3v_status t3v_synth_agreement(const synth_clip *clip, const t3v_scene_attrs *said, t3v_synth_score *out);
 /* The parts of VQA-S: `clip` and `ref` (a render of what is said) at working size, `picture` and `ref_picture`
  * some frames of them at full size. */
-t3v_status synth_quality(const synth_clip *clip, const synth_clip *ref, const synth_clip *picture,
+t3v_status t3v_synth_quality(const synth_clip *clip, const synth_clip *ref, const synth_clip *picture,
                          const synth_clip *ref_picture, t3v_synth_score *out);
 
 #endif

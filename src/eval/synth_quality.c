@@ -104,7 +104,7 @@ static t3v_status measure_unrest(const synth_clip *c, double *out)
     return T3V_OK;
 }
 
-t3v_status synth_quality(const synth_clip *clip, const synth_clip *ref, const synth_clip *picture,
+t3v_status t3v_synth_quality(const synth_clip *clip, const synth_clip *ref, const synth_clip *picture,
                          const synth_clip *ref_picture, t3v_synth_score *out)
 {
     still_stats a, r;

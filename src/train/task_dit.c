@@ -62,7 +62,7 @@ static t3v_status make_latents(t3v_task_dit *s, const t3v_progress *progress)
 #pragma omp for schedule(dynamic, 4)
         for (int64_t i = 0; i < s->clips; i++) {
             if (!mine && !stop) mine = encode_scene(s, i, &arena, &caches, s->latents + i * s->latent_size);
-#pragma omp critical(latents)
+#pragma omp critical(t3v_latents)
             {
                 if (mine && !st) st = mine;
                 if (!st && !stop && t3v_report(progress, "latents", ++done, s->clips)) stop = true;
@@ -151,7 +151,7 @@ static t3v_status sample(void *self, t3v_ctx *ctx, int worker, int64_t step, int
     t3v_dit_call call = {.plan = s->plan, .timestep = 1000 * sigma, .range = s->range};
     T3V_TRY(t3v_dit_loss(ctx, &m->dit, x, context, x0->data, scale, &call, s->recompute, loss));
     int level = (int)(4 * sigma) < 3 ? (int)(4 * sigma) : 3;
-#pragma omp critical(levels)
+#pragma omp critical(t3v_levels)
     {
         s->by_level[level][0] += *loss;
         s->by_level[level][1] += 1;
