@@ -98,32 +98,46 @@ static int64_t encoder_bytes(const t3v_job *job)
     return 0;
 }
 
-static t3v_status vae_bytes(t3v_model *m, const t3v_model_paths *paths, const t3v_job *job, const int64_t latent[4], int64_t *bytes)
+/* The VAE's phase. *held: what stays beside its working memory: weights, latents, encoder, program, and `others`. The
+ * rest of the limit is *room, in which tiles are chosen. */
+static t3v_status vae_bytes(t3v_model *m, const t3v_model_paths *paths, const t3v_job *job, const int64_t latent[4],
+                            int64_t others, int64_t limit, int64_t *bytes, size_t *room)
 {
     T3V_TRY(t3v_model_load(m, paths, T3V_PART_VAE, false));
-    t3v_vae_clip clip = {.frames = job->frames, .height = 8 * latent[2], .width = 8 * latent[3], .tile_h = job->tile_h,
-                         .tile_w = job->tile_w, .memory_limit = (size_t)job->memory_limit, .compute = job->compute};
-    size_t b = 0;
-    t3v_status st = t3v_vae_decode_bytes(&m->vae, &clip, &b, NULL, NULL);
     int64_t n = latent[0] * latent[1] * latent[2] * latent[3];
-    *bytes = (int64_t)b + 4 * 3 * n + encoder_bytes(job) + PROGRAM;
+    int64_t held = weight_bytes(&m->vae.params, m->file[2], job->compute) + 4 * 3 * n + encoder_bytes(job) + PROGRAM + others;
+    *room = held < limit ? (size_t)(limit - held) : 1; /* 1: nothing fits, and the message says so */
+    t3v_vae_clip clip = {.frames = job->frames, .height = 8 * latent[2], .width = 8 * latent[3], .tile_h = job->tile_h,
+                         .tile_w = job->tile_w, .memory_limit = *room, .compute = job->compute};
+    size_t b = 0;
+    int64_t h = 0, w = 0;
+    t3v_status st = t3v_vae_decode_bytes(&m->vae, &clip, &b, &h, &w);
+    *bytes = (int64_t)b + held;
+    if (!st && (h < clip.height || w < clip.width)) t3v_info("VAE in tiles of %lldx%lld", (long long)w, (long long)h);
     t3v_model_unload(m, T3V_PART_VAE);
     return st;
 }
 
-t3v_status t3v_cost_check(t3v_model *m, const t3v_model_paths *paths, const t3v_job *job, const t3v_schedule *s,
-                          const int64_t latent[4], t3v_result *result)
+static t3v_status refuse_above(int64_t bytes, int64_t limit, const t3v_job *job)
 {
-    int64_t dit = 0, vae = 0, tokens = latent[1] * (latent[2] / 2) * (latent[3] / 2);
-    T3V_TRY(dit_bytes(m, job, s, latent, &dit));
-    T3V_TRY(vae_bytes(m, paths, job, latent, &vae));
-    /* With more than one output the DiT stays while the VAE decodes. */
-    result->peak_bytes = job->outputs > 1 ? dit + vae - PROGRAM : dit > vae ? dit : vae;
-    result->flop = (double)t3v_schedule_passes(s) * t3v_dit_flop(&m->config, s->step[0].plan, tokens, m->config.text_len);
-    int64_t limit = job->memory_limit > 0 ? job->memory_limit : available();
-    if (result->peak_bytes <= limit) return T3V_OK;
+    if (bytes <= limit) return T3V_OK;
     return t3v_fail(T3V_E_NOMEM, "%lldx%lld with %lld frames needs %.2f GiB, %s is %.2f GiB; use a smaller --size or fewer "
                     "--frames%s", (long long)job->width, (long long)job->height, (long long)job->frames,
-                    (double)result->peak_bytes / 0x1p30, job->memory_limit > 0 ? "--memory-limit" : "what this machine has free",
+                    (double)bytes / 0x1p30, job->memory_limit > 0 ? "--memory-limit" : "what this machine has free",
                     (double)limit / 0x1p30, job->compute == T3V_F32 ? ", or --precision bf16" : "");
+}
+
+t3v_status t3v_cost_check(t3v_model *m, const t3v_model_paths *paths, const t3v_job *job, const t3v_schedule *s,
+                          const int64_t latent[4], t3v_result *result, size_t *vae_room)
+{
+    int64_t dit = 0, vae = 0, tokens = latent[1] * (latent[2] / 2) * (latent[3] / 2);
+    int64_t limit = job->memory_limit > 0 ? job->memory_limit : available();
+    T3V_TRY(dit_bytes(m, job, s, latent, &dit));
+    result->flop = (double)t3v_schedule_passes(s) * t3v_dit_flop(&m->config, s->step[0].plan, tokens, m->config.text_len);
+    result->peak_bytes = dit;
+    T3V_TRY(refuse_above(dit, limit, job));
+    /* With more than one output the DiT stays while the VAE decodes. */
+    T3V_TRY(vae_bytes(m, paths, job, latent, job->outputs > 1 ? dit - PROGRAM : 0, limit, &vae, vae_room));
+    if (vae > dit) result->peak_bytes = vae;
+    return refuse_above(vae, limit, job);
 }

@@ -47,6 +47,7 @@ typedef struct run {
     context *contexts;        /* of the outputs' prompts, then the negative's: [outputs + 1] */
     float *x, *v, *v_neg;
     int done_step, saved_step; /* of the current output: steps in x, steps in the state file (-1: no file) */
+    size_t vae_room;          /* bytes the VAE's decoder may take */
     t3v_result result;
 } run;
 
@@ -412,7 +413,7 @@ static t3v_status decode(run *r, int64_t index)
                                 .row = 8 * r->latent[3], .plane = 64 * r->latent[2] * r->latent[3]}};
     if (!t.sink->fn) T3V_TRY(open_writer(r, index, &t.writer));
     t3v_vae_clip clip = {.frames = w->frames, .height = 8 * r->latent[2], .width = 8 * r->latent[3], .tile_h = w->tile_h,
-                         .tile_w = w->tile_w, .memory_limit = (size_t)w->memory_limit, .compute = w->compute,
+                         .tile_w = w->tile_w, .memory_limit = r->vae_room, .compute = w->compute,
                          .progress = &w->progress};
     t3v_status st = t3v_vae_decode(&r->model->vae, &clip, r->x, put_frame, &t);
     if (!t.writer) return st;
@@ -489,7 +490,7 @@ static t3v_status run_all(run *r)
     T3V_TRY(t3v_model_open(&r->model, &r->paths, 0, r->job->compute, false));
     T3V_TRY(fill_request(r));
     T3V_TRY(make_schedule(r));
-    T3V_TRY(t3v_cost_check(r->model, &r->paths, &r->want, &r->schedule, r->latent, &r->result));
+    T3V_TRY(t3v_cost_check(r->model, &r->paths, &r->want, &r->schedule, r->latent, &r->result, &r->vae_room));
     if (r->want.dry_run) return T3V_OK;
     for (int64_t i = 0; i < r->want.outputs; i++) /* hours later would be too late to learn that nothing can be written */
         if (!r->want.output[i].sink.fn) T3V_TRY(check_writable(r->want.output[i].path));
