@@ -21,7 +21,7 @@ typedef struct bench_row {
     int (*run)(const bench_args *args); /* exit status */
 } bench_row;
 
-extern const bench_row bench_attention, bench_vae, bench_gemm, bench_conv;
+extern const bench_row bench_attention, bench_vae, bench_gemm, bench_conv, bench_block, bench_step;
 
 typedef struct bench_result {
     const char *what;
@@ -31,7 +31,7 @@ typedef struct bench_result {
     const char *extra; /* more JSON members, starting with a comma, or NULL */
 } bench_result;
 
-/* Runs `fn` once unmeasured, then `repeat` times in turn with the peak loop, and prints medians. */
+/* Runs `fn` once or twice unmeasured, then `repeat` times in turn with the peak loop, and prints medians. */
 int bench_measure(const bench_args *args, const bench_result *what, t3v_status (*fn)(void *), void *user);
 
 #endif

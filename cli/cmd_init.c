@@ -9,6 +9,7 @@
 
 #include "base/log.h"
 #include "cli.h"
+#include "dit/configs.h"
 #include "io/file.h"
 #include "io/pth.h"
 #include "io/safetensors.h"
@@ -20,8 +21,7 @@
 /* ---- the configurations ---------------------------------------------------------------------------- */
 
 typedef struct config {
-    const char *name, *summary;
-    t3v_dit_config dit;
+    const char *name; /* of the DiT's shape too, in dit/configs.h */
     t3v_umt5_config text;  /* of the part text; vocab 0: the tokenizer's */
     t3v_umt5_config full;  /* of text-full; layers 0: the same */
     int64_t vae;           /* base width */
@@ -31,23 +31,17 @@ typedef struct config {
 /* A small encoder whose rows are as wide as the DiT expects them. */
 #define SMALL_TEXT {.dim = 4096, .dim_attn = 64, .heads = 4, .dim_ffn = 128, .layers = 2, .buckets = 32}
 #define UMT5_XXL {.vocab = 256384, .dim = 4096, .dim_attn = 4096, .heads = 64, .dim_ffn = 10240, .layers = 24, .buckets = 32}
-#define WAN(d, f, h, l) {.dim = d, .ffn_dim = f, .heads = h, .layers = l, .in_dim = 16, .out_dim = 16, .freq_dim = 256, \
-                         .text_dim = 4096, .text_len = 512, .eps = 1e-6}
 
 static const config configs[] = {
-    {.name = "wan2.1-t2v-1.3b", .summary = "Wan2.1 T2V 1.3B", .dit = WAN(1536, 8960, 12, 30), .text = SMALL_TEXT,
+    {.name = "wan2.1-t2v-1.3b", .text = SMALL_TEXT,
      .full = UMT5_XXL, .vae = 96},
-    {.name = "wan2.1-t2v-14b", .summary = "Wan2.1 T2V 14B", .dit = WAN(5120, 13824, 40, 40), .text = SMALL_TEXT,
+    {.name = "wan2.1-t2v-14b", .text = SMALL_TEXT,
      .full = UMT5_XXL, .vae = 96},
-    {.name = "starter", .summary = "the model that this project trains",
-     .dit = {.dim = 256, .ffn_dim = 512, .heads = 4, .layers = 10, .in_dim = 16, .out_dim = 16, .freq_dim = 256,
-             .text_dim = 128, .text_len = 512, .eps = 1e-6},
+    {.name = "starter",
      .text = {.dim = 128, .dim_attn = 128, .heads = 4, .dim_ffn = 256, .layers = 3, .buckets = 32}, .vae = 16,
      .defaults = {.width = 256, .height = 256, .frames = 17, .steps = 20, .fps = 16, .shift = 3, .cfg = 4,
                   .sampler = "unipc", .plan = "full"}},
-    {.name = "tiny", .summary = "for tests: everything in well under a second",
-     .dit = {.dim = 64, .ffn_dim = 96, .heads = 2, .layers = 5, .in_dim = 16, .out_dim = 16, .freq_dim = 256,
-             .text_dim = 32, .text_len = 512, .eps = 1e-6},
+    {.name = "tiny",
      .text = {.dim = 32, .dim_attn = 32, .heads = 4, .dim_ffn = 48, .layers = 2, .buckets = 32}, .vae = 6,
      .defaults = {.width = 64, .height = 64, .frames = 5, .steps = 4, .fps = 16, .shift = 3, .cfg = 4,
                   .sampler = "unipc", .plan = "full"}},
@@ -60,6 +54,7 @@ enum { DIT = 1, VAE = 2, TEXT = 4, TEXT_FULL = 8, TOKENIZER = 16 };
 
 typedef struct args {
     const config *config;
+    t3v_dit_config dit;
     unsigned parts;
     t3v_dtype dtype;
     int64_t seed;
@@ -103,7 +98,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_CONFIG:
         for (int i = 0; i < CONFIGS; i++)
             if (strcmp(arg, configs[i].name) == 0) a->config = &configs[i];
-        if (!a->config)
+        if (!a->config || t3v_dit_config_named(arg, &a->dit))
             argp_error(state, "--config %s: expected wan2.1-t2v-1.3b, wan2.1-t2v-14b, starter or tiny", arg);
         return 0;
     case OPT_PARTS:
@@ -268,7 +263,7 @@ static t3v_status write_settings(const args *a)
     char *path = t3v_path_join(a->out, "config.json"), *own = t3v_path_join(a->out, "t3v.json");
     t3v_status st = path && own ? T3V_OK : t3v_fail(T3V_E_NOMEM, "no memory for a path");
     bool dit = a->parts & DIT;
-    if (!st && (dit || !t3v_is_file(path))) st = t3v_dit_config_write(path, &c->dit);
+    if (!st && (dit || !t3v_is_file(path))) st = t3v_dit_config_write(path, &a->dit);
     if (!st && c->defaults.width && (dit || !t3v_is_file(own))) st = t3v_defaults_write(own, &c->defaults);
     free(path);
     free(own);
@@ -294,7 +289,7 @@ static t3v_status init(const args *a, const t3v_progress *progress)
     t3v_status st = own ? make_dir(a->out) : t3v_fail(T3V_E_NOMEM, "no memory for a path");
     if (!st && a->parts & (TEXT | TEXT_FULL | TOKENIZER)) st = get_tokenizer(a, own, &bytes, &n, &pieces);
     if (!st && a->parts & DIT) {
-        st = t3v_dit_open(&j.dit, &c->dit);
+        st = t3v_dit_open(&j.dit, &a->dit);
         j.part[0] = (part){"dit", "diffusion_pytorch_model.safetensors", DIT, false, NULL, j.dit.params};
     }
     if (!st && a->parts & VAE) {

@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* t3v bench block, t3v bench step: a layer, and a whole forward pass of the DiT for one prompt. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/cpu.h"
+#include "base/rng.h"
+#include "bench.h"
+#include "dit/configs.h"
+#include "pipe/model.h"
+#include "tensor/randomise.h"
+
+/* A prompt of 20 words or so; the text's other rows are zeros, and the DiT sees them as one. Random models above
+ * SHARE_ABOVE weights have one layer's weights in memory, which all layers read: larger than any cache, so as slow
+ * as weights of their own, and made in a moment. */
+enum { TEXT_ROWS = 20, SHARE_ABOVE = 1 << 26 };
+
+typedef struct bench {
+    bool step;
+    t3v_ctx ctx;
+    t3v_arena arena, weights;
+    t3v_dit random;
+    t3v_model *model;
+    const t3v_dit *dit;
+    bool shared;
+    t3v_plan *plan;
+    t3v_grid grid; /* tokens */
+    t3v_dit_prompt prompt;
+    t3v_dit_call call;
+    t3v_rope *rope;
+    t3v_tensor *latent, *x, *e0;
+} bench;
+
+static t3v_status random_model(bench *b, const t3v_dit_config *config, t3v_dtype compute)
+{
+    t3v_dit_config one = *config;
+    t3v_params_options options = {.matrix = compute};
+    T3V_TRY(t3v_dit_open(&b->random, config));
+    b->shared = t3v_params_numel(&b->random.params) > SHARE_ABOVE;
+    if (b->shared) {
+        t3v_dit_close(&b->random);
+        one.layers = 1;
+        T3V_TRY(t3v_dit_open(&b->random, &one));
+    }
+    T3V_TRY(t3v_arena_open(&b->weights, t3v_params_bytes(&b->random.params, NULL, &options)));
+    T3V_TRY(t3v_params_alloc(&b->random.params, &options, &b->weights));
+    t3v_params_randomise(&b->random.params, 1);
+    if (b->shared) {
+        t3v_dit_block *all = calloc((size_t)config->layers, sizeof *all);
+        if (!all) return t3v_fail(T3V_E_NOMEM, "no memory for %lld blocks", (long long)config->layers);
+        for (int64_t i = 0; i < config->layers; i++) all[i] = b->random.block[0];
+        free(b->random.block);
+        b->random.block = all;
+        b->random.config.layers = config->layers;
+    }
+    b->dit = &b->random;
+    return T3V_OK;
+}
+
+static t3v_tensor *noise(t3v_ctx *ctx, uint64_t stream, int ndim, const int64_t *shape)
+{
+    t3v_tensor *t = t3v_new(ctx, T3V_F32, ndim, shape);
+    if (t && t3v_runs(ctx)) t3v_normal_fill(t->data, t3v_numel(t), 1, stream, 0);
+    return t;
+}
+
+/* The inputs; what `pass` takes from the arena afterwards it gives back. */
+static t3v_status prepare(bench *b)
+{
+    const t3v_dit_config *c = &b->dit->config;
+    int64_t grid[3] = {b->grid.t, b->grid.h, b->grid.w};
+    t3v_tensor *e, *context = noise(&b->ctx, 1, T3V_SHAPE(TEXT_ROWS, c->text_dim));
+    T3V_TRY(t3v_dit_prompt_make(&b->ctx, b->dit, context, &b->prompt));
+    b->latent = noise(&b->ctx, 2, T3V_SHAPE(c->in_dim, b->grid.t, 2 * b->grid.h, 2 * b->grid.w));
+    b->x = noise(&b->ctx, 3, T3V_SHAPE(b->step ? 1 : b->plan->tokens, c->dim));
+    b->rope = t3v_dit_rope(&b->ctx, b->dit, grid);
+    t3v_dit_time(&b->ctx, b->dit, 731, &e, &b->e0);
+    b->call = (t3v_dit_call){.plan = b->plan, .prompt = &b->prompt, .timestep = 731};
+    return b->ctx.status;
+}
+
+static t3v_status pass(void *user)
+{
+    bench *b = user;
+    size_t mark = t3v_arena_mark(b->ctx.arena);
+    if (b->step) t3v_dit_forward(&b->ctx, b->dit, b->latent, &b->call);
+    else t3v_dit_block_run(&b->ctx, b->dit, 0, b->x, t3v_dit_modulation(&b->ctx, &b->dit->block[0], b->e0), b->rope, &b->call,
+                           t3v_dit_range(&b->call, false, b->plan->tokens), b->x);
+    t3v_arena_back(b->ctx.arena, mark);
+    return b->ctx.status;
+}
+
+/* Multiply-adds of what `pass` runs: products and attention. */
+static double macs(const bench *b)
+{
+    const t3v_dit_config *c = &b->dit->config;
+    double d = (double)c->dim, n = (double)b->plan->tokens, sum = 0;
+    for (int64_t i = 0; i < (b->step ? c->layers : 1); i++) {
+        sum += n * (6 * d * d + 2 * d * (double)c->ffn_dim);
+        for (int s = T3V_SITE_SELF; s <= T3V_SITE_CROSS_TEXT; s++) {
+            const t3v_site *site = &b->plan->layer[i].site[s];
+            int64_t keys = s == T3V_SITE_SELF ? b->plan->tokens : b->prompt.rows;
+            for (int t = 0; t < site->terms; t++)
+                sum += (double)c->heads *
+                       (double)t3v_term_macs(&site->term[t], b->plan->tokens, keys, (int)(c->dim / c->heads));
+        }
+    }
+    if (b->step) sum += n * 4 * d * (double)(c->in_dim + c->out_dim) + d * (double)c->freq_dim + 7 * d * d;
+    return sum;
+}
+
+static t3v_status open_all(bench *b, const bench_args *args)
+{
+    t3v_dtype compute = args->common.bf16 ? T3V_BF16 : T3V_F32;
+    if (args->model) {
+        t3v_model_paths paths = {.model = args->model};
+        T3V_TRY(t3v_model_open(&b->model, &paths, T3V_PART_DIT, compute, false));
+        b->dit = &b->model->dit;
+    } else {
+        t3v_dit_config config;
+        T3V_TRY(t3v_dit_config_named(args->config ? args->config : "wan2.1-t2v-1.3b", &config));
+        T3V_TRY(random_model(b, &config, compute));
+    }
+    T3V_TRY(t3v_plan_make(&b->plan, args->plan ? args->plan : "full", b->grid, (int)b->dit->config.layers));
+    b->ctx.compute = compute;
+    b->ctx.arena = &b->arena;
+    T3V_TRY(t3v_arena_count(&b->arena));
+    T3V_TRY(prepare(b));
+    T3V_TRY(pass(b));
+    size_t peak = b->arena.peak;
+    t3v_arena_close(&b->arena);
+    T3V_TRY(t3v_arena_open(&b->arena, peak));
+    return prepare(b);
+}
+
+static int run(const bench_args *args, bool step)
+{
+    int64_t width = args->width ? args->width : 832, height = args->height ? args->height : 480;
+    int64_t frames = args->frames ? args->frames : 5;
+    if (args->config && args->model) return cli_usage("bench", "--config or --model, not both");
+    if (frames % 4 != 1) return cli_usage("bench", "--frames %lld: expected 4n+1", (long long)frames);
+    bench b = {.step = step, .grid = {(frames + 3) / 4, (height + 15) / 16, (width + 15) / 16}};
+    t3v_status st = open_all(&b, args);
+    int status = CLI_FAILED;
+    if (st) {
+        status = cli_fail(st);
+    } else {
+        char extra[600];
+        snprintf(extra, sizeof extra,
+                 ",\"%s\":\"%.200s\",\"weights\":\"%s\",\"plan\":\"%.200s\",\"grid\":[%lld,%lld,%lld],\"tokens\":%lld,"
+                 "\"text_rows\":%lld",
+                 args->model ? "model" : "config", args->model ? args->model : args->config ? args->config : "wan2.1-t2v-1.3b",
+                 args->model ? "file" : b.shared ? "one layer for all" : "random", args->plan ? args->plan : "full",
+                 (long long)b.grid.t, (long long)b.grid.h, (long long)b.grid.w, (long long)b.plan->tokens,
+                 (long long)b.prompt.rows);
+        bench_result r = {step ? "step" : "block", 2 * macs(&b), b.ctx.compute, t3v_isa_name(t3v_cpu()), extra};
+        status = bench_measure(args, &r, pass, &b);
+    }
+    t3v_plan_free(b.plan);
+    t3v_arena_close(&b.arena);
+    t3v_dit_close(&b.random);
+    t3v_arena_close(&b.weights);
+    t3v_model_close(b.model);
+    return status;
+}
+
+static int run_block(const bench_args *args) { return run(args, false); }
+static int run_step(const bench_args *args) { return run(args, true); }
+
+const bench_row bench_block = {"block", "one layer of the DiT", run_block};
+const bench_row bench_step = {"step", "a forward pass of the DiT", run_step};

@@ -1,0 +1,36 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# t3v bench block and step: one JSON object with every key, and the multiply-adds that a hand count gives.
+set -u
+t3v=$1
+fail() { echo "bench: $*" >&2; exit 1; }
+number() { grep -o "\"$1\":[0-9.e+-]*" <<<"$2" | cut -d: -f2; }
+
+# tiny: dim 64, ffn 96, 2 heads of 32, 5 layers, 16 channels, freq 256. 64x48, 5 frames: 2 x 3 x 4 = 24 tokens. 20 text
+# rows and one for the padding.
+layer=$((24 * (6 * 64 * 64 + 2 * 64 * 96) + 2 * 2 * 32 * 24 * 24 + 2 * 2 * 32 * 24 * 21))
+step=$((5 * layer + 24 * 64 * (64 + 64) + 64 * 256 + 64 * 64 + 6 * 64 * 64))
+for what in block step; do
+    line=$("$t3v" bench $what --config tiny --size 64x48 --frames 5 --repeat 2 --threads 1 --json) || fail "$what failed"
+    [ "$(wc -l <<<"$line")" = 1 ] || fail "$what: more than one line: $line"
+    python3 -c 'import json, sys; json.loads(sys.argv[1])' "$line" || fail "$what: not JSON: $line"
+    for key in what seconds cpu_seconds flop gflops peak_gflops threads isa peak_rss_bytes config weights plan grid tokens text_rows; do
+        grep -q "\"$key\":" <<<"$line" || fail "$what: no $key in $line"
+    done
+    [ $what = block ] && want=$((2 * layer)) || want=$((2 * step))
+    [ "$(number flop "$line")" = "$want" ] || fail "$what: flop $(number flop "$line"), expected $want"
+    [ "$(number tokens "$line")" = 24 ] || fail "$what: $line"
+done
+expect() { # status, pattern of the message, then arguments
+    local want=$1 pattern=$2; shift 2
+    local message got
+    message=$("$t3v" bench "$@" 2>&1 >/dev/null)
+    got=$?
+    [ $got = "$want" ] || fail "bench $*: status $got, expected $want: $message"
+    grep -q -- "$pattern" <<<"$message" || fail "bench $*: unhelpful: $message"
+}
+expect 2 "known: wan2.1-t2v-1.3b" step --config nonsense
+expect 2 "4n+1" step --config tiny --frames 6
+expect 2 "not both" block --config tiny --model x
+expect 2 "config.json" block --model /nonexistent/x
+exit 0
