@@ -122,7 +122,7 @@ static t3v_status open_all(bench *b, const bench_args *args)
         T3V_TRY(t3v_dit_config_named(args->config ? args->config : "wan2.1-t2v-1.3b", &config));
         T3V_TRY(random_model(b, &config, compute));
     }
-    T3V_TRY(t3v_plan_make(&b->plan, args->plan ? args->plan : "full", b->grid, (int)b->dit->config.layers));
+    T3V_TRY(t3v_plan_make_for(&b->plan, args->plan ? args->plan : "full", b->grid, (int)b->dit->config.layers, b->dit->config.dim));
     b->ctx.compute = compute;
     b->ctx.arena = &b->arena;
     T3V_TRY(t3v_arena_count(&b->arena));

@@ -7,6 +7,7 @@
 #include "cli.h"
 #include "io/safetensors.h"
 #include "pipe/model.h"
+#include "pipe/plan_choice.h"
 #include "probe.h"
 
 typedef struct args {
@@ -125,8 +126,8 @@ static t3v_status forward(const args *a, t3v_dtype compute, const t3v_progress *
         ctx.tape = &tape;
         ctx.param_grad = grad;
     }
-    T3V_TRY_GOTO(st, done, t3v_plan_make(&plan, a->plan ? a->plan : m->defaults.plan,
-                                         (t3v_grid){x->shape[1], x->shape[2] / 2, x->shape[3] / 2}, (int)k->layers));
+    t3v_grid grid = {x->shape[1], x->shape[2] / 2, x->shape[3] / 2};
+    T3V_TRY_GOTO(st, done, t3v_plan_make_for(&plan, t3v_plan_text(&m->defaults, a->plan, grid), grid, (int)k->layers, k->dim));
     t3v_dit_prompt prompt;
     T3V_TRY_GOTO(st, done, t3v_dit_prompt_make(&ctx, &m->dit, c, &prompt));
     t3v_dit_call call = {.plan = plan, .prompt = &prompt, .timestep = a->timestep, .range = a->range, .progress = progress};

@@ -12,12 +12,15 @@ typedef struct draft {
     t3v_range *ranges;
     int64_t blocks, block_room, n_ranges, range_room;
     float weight;
+    const char *name;
 } draft;
 
 struct t3v_builder {
     int64_t tokens, slots_used;
     draft *term;
     int terms, room;
+    int64_t counts[3];
+    const char *source;
     t3v_status status; /* first failure */
 };
 
@@ -34,8 +37,26 @@ t3v_status t3v_builder_make(t3v_builder **out, int64_t tokens)
     t3v_builder *b = calloc(1, sizeof *b);
     if (!b) return t3v_fail(T3V_E_NOMEM, "no memory for an attention plan");
     b->tokens = tokens;
+    b->counts[0] = b->counts[1] = b->counts[2] = 1;
     *out = b;
     return T3V_OK;
+}
+
+void t3v_build_name(t3v_builder *b, const char *name)
+{
+    if (!b->status && b->terms) b->term[b->terms - 1].name = name;
+}
+
+void t3v_build_counts(t3v_builder *b, int64_t t, int64_t h, int64_t w, const char *source)
+{
+    b->counts[0] = t, b->counts[1] = h, b->counts[2] = w;
+    b->source = source;
+}
+
+void t3v_builder_counts(const t3v_builder *b, int64_t counts[3], const char **source)
+{
+    memcpy(counts, b->counts, sizeof b->counts);
+    *source = b->source;
 }
 
 void t3v_builder_free(t3v_builder *b)
@@ -186,6 +207,13 @@ static t3v_status canonical(const t3v_builder *b, draft *d)
         if (d->range_first[i + 1] - d->range_first[i] != 1 || r->first != d->block_first[i] || r->last != d->block_first[i + 1])
             return T3V_OK;
     }
+    bool sorted = true;
+    for (int64_t i = 0; i < d->blocks && sorted; i++) {
+        const int32_t *o = d->order, first = d->block_first[i], last = d->block_first[i + 1];
+        sorted = !i || o[d->block_first[i - 1]] < o[first];
+        for (int32_t s = first + 1; s < last && sorted; s++) sorted = o[s - 1] < o[s];
+    }
+    if (sorted) return T3V_OK;
     piece *p = malloc((size_t)d->blocks * sizeof *p);
     int32_t *order = malloc((size_t)b->tokens * sizeof *order);
     if (!p || !order) {
@@ -211,13 +239,16 @@ static t3v_status canonical(const t3v_builder *b, draft *d)
     return T3V_OK;
 }
 
+static t3v_term term_of(const t3v_builder *b, const draft *d)
+{
+    return (t3v_term){ b->tokens, d->order, d->blocks, d->block_first, d->range_first, d->ranges, d->weight, d->name };
+}
+
 static bool equal(const t3v_builder *b, const draft *x, const draft *y)
 {
-    return x->blocks == y->blocks && x->n_ranges == y->n_ranges &&
-           memcmp(x->block_first, y->block_first, (size_t)(x->blocks + 1) * sizeof *x->block_first) == 0 &&
-           memcmp(x->range_first, y->range_first, (size_t)(x->blocks + 1) * sizeof *x->range_first) == 0 &&
-           memcmp(x->ranges, y->ranges, (size_t)x->n_ranges * sizeof *x->ranges) == 0 &&
-           memcmp(x->order, y->order, (size_t)b->tokens * sizeof *x->order) == 0;
+    t3v_term s = term_of(b, x), t = term_of(b, y);
+    s.weight = t.weight = 1;
+    return t3v_term_equal(&s, &t);
 }
 
 t3v_status t3v_builder_finish(t3v_builder *b, t3v_site *out)
@@ -267,7 +298,9 @@ t3v_status t3v_builder_finish(t3v_builder *b, t3v_site *out)
         bool identity = true;
         for (int64_t s = 0; s < b->tokens && identity; s++) identity = d->order[s] == s;
         if (identity) free(d->order), d->order = NULL;
-        terms[n] = (t3v_term){ b->tokens, d->order, d->blocks, d->block_first, d->range_first, d->ranges, terms[n].weight };
+        float weight = terms[n].weight;
+        terms[n] = term_of(b, d);
+        terms[n].weight = weight;
         memset(d, 0, sizeof *d);
         n++;
     }

@@ -2,6 +2,7 @@
 /* The plan grammar: rules, selectors, options; errors point at the column. */
 #include <ctype.h>
 #include <errno.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -87,11 +88,76 @@ static t3v_status unknown_pattern(const cursor *c, size_t n)
     return wrong(c, c->at, message);
 }
 
+t3v_status t3v_option_wrong(const t3v_option_text *text, int64_t offset, const char *fmt, ...)
+{
+    char message[300];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(message, sizeof message, fmt, ap);
+    va_end(ap);
+    return t3v_fail(T3V_E_ARG, "plan, column %lld: %s", (long long)text->column + (long long)offset, message);
+}
+
+static void initial_values(const t3v_option *options, void *dst)
+{
+    for (const t3v_option *o = options; o && o->name; o++) {
+        char *to = (char *)dst + o->offset;
+        if (o->kind == T3V_OPTION_TEXT) memset(to, 0, sizeof(t3v_option_text));
+        else memcpy(to, &o->initial, sizeof o->initial);
+    }
+}
+
+/* Joins names with ", ". */
+static void join(char *out, size_t size, int *at, const char *name)
+{
+    if (*at < (int)size - 1) *at += snprintf(out + *at, size - (size_t)*at, "%s%s", *at ? ", " : "", name);
+}
+
+/* The value of one option; `column` is the key's. */
+static t3v_status option_value(const t3v_option *o, void *dst, const char *value, size_t n, int column)
+{
+    int shown = (int)(n < 40 ? n : 40);
+    if (o->kind == T3V_OPTION_TEXT) {
+        t3v_option_text text = { value, (int32_t)n, column + (int32_t)strlen(o->name) + 1 };
+        if (!n) return t3v_fail(T3V_E_ARG, "plan, column %d: %s is empty", column, o->name);
+        memcpy(dst, &text, sizeof text);
+        return T3V_OK;
+    }
+    if (o->kind == T3V_OPTION_WORD) {
+        char known[200] = "";
+        int at = 0;
+        for (int64_t i = 0; o->words[i]; i++) {
+            if (strlen(o->words[i]) == n && memcmp(o->words[i], value, n) == 0) {
+                memcpy(dst, &i, sizeof i);
+                return T3V_OK;
+            }
+            join(known, sizeof known, &at, o->words[i]);
+        }
+        return t3v_fail(T3V_E_ARG, "plan, column %d: %s is '%.*s', expected one of: %s", column, o->name, shown, value, known);
+    }
+    char digits[24];
+    long long v = 0;
+    bool ok = n > 0 && n < sizeof digits;
+    if (ok) {
+        char *rest;
+        memcpy(digits, value, n);
+        digits[n] = 0;
+        errno = 0;
+        v = strtoll(digits, &rest, 10);
+        ok = !errno && !*rest && !isspace((unsigned char)digits[0]) && v >= o->min && v <= o->max;
+    }
+    if (!ok)
+        return t3v_fail(T3V_E_ARG, "plan, column %d: %s is '%.*s', expected a number from %lld to %lld", column, o->name, shown,
+                        value, (long long)o->min, (long long)o->max);
+    int64_t found = v;
+    memcpy(dst, &found, sizeof found);
+    return T3V_OK;
+}
+
 t3v_status t3v_options_parse(const t3v_option *options, void *dst, const char *name, const char *text, size_t length,
                              int column)
 {
-    for (const t3v_option *o = options; o && o->name; o++)
-        memcpy((char *)dst + o->offset, &o->initial, sizeof o->initial);
+    initial_values(options, dst);
     const char *end = text + length;
     for (const char *p = text; p < end;) {
         const char *comma = memchr(p, ',', (size_t)(end - p));
@@ -105,28 +171,11 @@ t3v_status t3v_options_parse(const t3v_option *options, void *dst, const char *n
         if (!o || !o->name) {
             char known[200] = "none";
             int at = 0;
-            for (const t3v_option *k = options; k && k->name && at < (int)sizeof known - 1; k++)
-                at += snprintf(known + at, sizeof known - (size_t)at, "%s%s", at ? ", " : "", k->name);
+            for (const t3v_option *k = options; k && k->name; k++) join(known, sizeof known, &at, k->name);
             return t3v_fail(T3V_E_ARG, "plan, column %d: %s has no option '%.*s'; its options: %s", here, name,
                             (int)(eq - p < 40 ? eq - p : 40), p, known);
         }
-        char digits[24];
-        size_t n = (size_t)(stop - eq - 1);
-        long long v = 0;
-        bool ok = n > 0 && n < sizeof digits;
-        if (ok) {
-            char *rest;
-            memcpy(digits, eq + 1, n);
-            digits[n] = 0;
-            errno = 0;
-            v = strtoll(digits, &rest, 10);
-            ok = !errno && !*rest && !isspace((unsigned char)digits[0]) && v >= o->min && v <= o->max;
-        }
-        if (!ok)
-            return t3v_fail(T3V_E_ARG, "plan, column %d: %s is '%.*s', expected a number from %lld to %lld", here, o->name,
-                            (int)(n < 40 ? n : 40), eq + 1, (long long)o->min, (long long)o->max);
-        int64_t value = v;
-        memcpy((char *)dst + o->offset, &value, sizeof value);
+        T3V_TRY(option_value(o, (char *)dst + o->offset, eq + 1, (size_t)(stop - eq - 1), here));
         p = comma ? comma + 1 : end;
         if (comma && p == end) return t3v_fail(T3V_E_ARG, "plan, column %d: expected key=value after ','", column + (int)(p - text));
     }
@@ -204,6 +253,7 @@ static t3v_status parse_rule(cursor *c, t3v_rules *rules, int layers, bool *last
     }
     int column;
     place(c, from, &line, &column);
+    r->line = c->lines ? line : 0;
     t3v_status st = t3v_options_parse(r->pattern->options, r->store.bytes, r->pattern->name, from, (size_t)(to - from), column);
     if (st) return c->lines ? t3v_fail_in(st, "%s, line %d", c->where, line) : st;
     blanks(c);
@@ -229,6 +279,7 @@ const t3v_rule *t3v_rules_match(const t3v_rules *rules, bool cross, int layer)
 void t3v_rules_free(t3v_rules *rules)
 {
     free(rules->rule);
+    free(rules->file);
     *rules = (t3v_rules){ 0 };
 }
 
@@ -253,14 +304,13 @@ static t3v_status read_file(const char *path, char **out, size_t *size)
 t3v_status t3v_rules_parse(t3v_rules *out, const char *text, int layers)
 {
     *out = (t3v_rules){ 0 };
-    char *file = NULL;
     cursor c = { text, text, text + strlen(text), "plan", false };
     while (*c.at == ' ') c.at++;
     if (*c.at == '@') {
         const char *path = c.at + 1;
         size_t size = 0;
-        T3V_TRY(read_file(path, &file, &size));
-        c = (cursor){ file, file, file + size, path, true };
+        T3V_TRY(read_file(path, &out->file, &size));
+        c = (cursor){ out->file, out->file, out->file + size, path, true };
     }
     t3v_status st = T3V_OK;
     bool last = false;
@@ -276,7 +326,6 @@ t3v_status t3v_rules_parse(t3v_rules *out, const char *text, int layers)
         if (c.at == c.end) break;
         c.at++; /* the separator */
     }
-    free(file);
     /* The array moved while it grew: point into it only now. */
     for (int i = 0; i < out->count; i++) out->rule[i].options = out->rule[i].pattern->options ? out->rule[i].store.bytes : NULL;
     if (st) t3v_rules_free(out);

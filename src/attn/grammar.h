@@ -12,7 +12,7 @@ typedef struct t3v_rule {
     int first, last; /* layers [first, last] ... */
     int modulus;     /* ... or, when > 0, layers with index % modulus == first */
     const t3v_pattern *pattern;
-    int column;
+    int line, column; /* line 0: not from a file */
     union {
         int64_t align;
         unsigned char bytes[T3V_OPTIONS_MAX];
@@ -23,6 +23,7 @@ typedef struct t3v_rule {
 typedef struct t3v_rules {
     t3v_rule *rule;
     int count;
+    char *file; /* the text of a plan file, which options point into */
 } t3v_rules;
 
 /* Parses as t3v_plan_make says; '@' files are read here. On failure *out is empty. */

@@ -13,11 +13,25 @@
 
 #include "attn/plan.h"
 
-/* One integer option of a pattern; a table of them ends with a NULL name. */
+/* A text option's value, in the plan text: it lives as long as the plan is being made. */
+typedef struct t3v_option_text {
+    const char *at;
+    int32_t length, column; /* length 0: not given; the column of its first character, for messages */
+} t3v_option_text;
+
+typedef enum t3v_option_kind {
+    T3V_OPTION_NUMBER, /* an int64_t in [min, max] */
+    T3V_OPTION_WORD,   /* an int64_t, the index of one of `words` */
+    T3V_OPTION_TEXT,   /* a t3v_option_text, not empty when given, which build() reads; `initial` is not used */
+} t3v_option_kind;
+
+/* One option of a pattern; a table of them ends with a NULL name. */
 typedef struct t3v_option {
     const char *name, *help;
-    size_t offset; /* of an int64_t in the options struct */
+    size_t offset; /* in the options struct, of what `kind` says */
     int64_t initial, min, max;
+    t3v_option_kind kind;
+    const char *const *words; /* end with NULL */
 } t3v_option;
 
 /* What is known when a plan is made. */
@@ -25,6 +39,7 @@ typedef struct t3v_geom {
     t3v_grid grid;
     int64_t tokens;
     int layer, layers;
+    int64_t dim; /* the model's width; 0: unknown */
 } t3v_geom;
 
 typedef struct t3v_builder t3v_builder;
@@ -36,6 +51,10 @@ struct t3v_pattern {
     t3v_status (*build)(const void *options, const t3v_geom *geom, t3v_builder *b);
     /* Does query token q meet key token k in the term number `term` of build()? */
     bool (*allows)(const void *options, const t3v_geom *geom, int term, int64_t q, int64_t k);
+    /* Weights do well only with the plan they were tuned for, on its grid. */
+    bool needs_tuning;
+    /* Rounds the grid up to one a token away that the pattern prefers; may be NULL. */
+    void (*fit)(const void *options, int64_t dim, t3v_grid *grid);
 };
 
 extern const t3v_pattern *const t3v_patterns[]; /* ends with NULL */
@@ -53,12 +72,23 @@ void t3v_build_block(t3v_builder *b, int64_t queries);
 /* The current block meets key slots [first, last). Ascending; touching ranges are joined; empty ones dropped. */
 void t3v_build_keys(t3v_builder *b, int64_t first, int64_t last);
 
+/* What the present term is called in pictures; static storage. */
+void t3v_build_name(t3v_builder *b, const char *name);
+/* Into how many blocks the layer cuts each axis, and where these counts come from (a word for people; static
+ * storage). Not said: 1, 1, 1. */
+void t3v_build_counts(t3v_builder *b, int64_t t, int64_t h, int64_t w, const char *source);
+/* E_ARG that points at `offset` bytes into a text option. */
+t3v_status t3v_option_wrong(const t3v_option_text *text, int64_t offset, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+
 /* ---- used by the core and by tests ---- */
 
 t3v_status t3v_builder_make(t3v_builder **out, int64_t tokens);
 /* Checks the terms, brings partitions into canonical form, merges equal terms (their weights add) and
  * hands them over. E_ARG names the term and block of a broken description. */
 t3v_status t3v_builder_finish(t3v_builder *b, t3v_site *out);
+/* After finish: what t3v_build_counts said; *source may be NULL. */
+void t3v_builder_counts(const t3v_builder *b, int64_t counts[3], const char **source);
 void t3v_builder_free(t3v_builder *b);
 
 /* Reads "key=value,key=value" (`length` bytes) into `dst`, which first gets the initial values. On

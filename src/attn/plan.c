@@ -55,22 +55,82 @@ void t3v_site_free(t3v_site *site)
 void t3v_plan_free(t3v_plan *plan)
 {
     if (!plan) return;
-    for (int i = 0; i < plan->layers; i++) t3v_site_free(&plan->layer[i].site[T3V_SITE_SELF]);
+    for (int i = 0; i < plan->layers; i++) {
+        t3v_site *s = &plan->layer[i].site[T3V_SITE_SELF];
+        bool shared = false;
+        for (int j = i + 1; j < plan->layers && !shared; j++) shared = plan->layer[j].site[T3V_SITE_SELF].term == s->term;
+        if (!shared) t3v_site_free(s);
+    }
     free(plan->layer);
     free(plan);
 }
 
-static t3v_status make_site(const t3v_pattern *pattern, const void *options, const t3v_geom *geom, t3v_site *out)
+bool t3v_term_equal(const t3v_term *a, const t3v_term *b)
 {
+    if (a->slots != b->slots || a->weight != b->weight) return false;
+    if (!a->slots) return true;
+    if (a->blocks != b->blocks || a->range_first[a->blocks] != b->range_first[b->blocks] || !a->order != !b->order) return false;
+    return memcmp(a->block_first, b->block_first, (size_t)(a->blocks + 1) * sizeof *a->block_first) == 0 &&
+           memcmp(a->range_first, b->range_first, (size_t)(a->blocks + 1) * sizeof *a->range_first) == 0 &&
+           memcmp(a->ranges, b->ranges, (size_t)a->range_first[a->blocks] * sizeof *a->ranges) == 0 &&
+           (!a->order || memcmp(a->order, b->order, (size_t)a->slots * sizeof *a->order) == 0);
+}
+
+static bool same_site(const t3v_site *a, const t3v_site *b)
+{
+    bool same = a->terms == b->terms;
+    for (int i = 0; i < a->terms && same; i++) same = t3v_term_equal(&a->term[i], &b->term[i]);
+    return same;
+}
+
+bool t3v_plan_needs_tuning(const t3v_plan *plan)
+{
+    for (int i = 0; i < plan->layers; i++)
+        if (plan->layer[i].pattern->needs_tuning) return true;
+    return false;
+}
+
+t3v_status t3v_plan_fit(const char *text, int layers, int64_t dim, t3v_grid *grid)
+{
+    t3v_rules rules;
+    T3V_TRY(t3v_rules_parse(&rules, text, layers));
+    for (int i = 0; i < rules.count; i++)
+        if (!rules.rule[i].cross && rules.rule[i].pattern->fit) rules.rule[i].pattern->fit(rules.rule[i].options, dim, grid);
+    t3v_rules_free(&rules);
+    return T3V_OK;
+}
+
+/* The self site of one layer; shared with an earlier layer that has an equal one. */
+static t3v_status make_layer(t3v_plan *plan, const t3v_rule *rule, const t3v_geom *geom)
+{
+    t3v_layer_plan *l = &plan->layer[geom->layer];
+    t3v_site *s = &l->site[T3V_SITE_SELF];
+    l->pattern = rule ? rule->pattern : &t3v_pattern_full;
+    l->site[T3V_SITE_CROSS_TEXT] = l->site[T3V_SITE_CROSS_IMAGE] = full_site;
     t3v_builder *b;
     T3V_TRY(t3v_builder_make(&b, geom->tokens));
-    t3v_status st = pattern->build(options, geom, b);
-    if (!st) st = t3v_builder_finish(b, out);
+    t3v_status st = l->pattern->build(rule ? rule->options : NULL, geom, b);
+    if (!st) st = t3v_builder_finish(b, s);
+    t3v_builder_counts(b, l->blocks, &l->source);
     t3v_builder_free(b);
-    return st ? t3v_fail_in(st, "pattern %s, layer %d", pattern->name, geom->layer) : T3V_OK;
+    if (st && rule && rule->line) return t3v_fail_in(st, "pattern %s, layer %d, line %d", l->pattern->name, geom->layer, rule->line);
+    if (st) return t3v_fail_in(st, "pattern %s, layer %d", l->pattern->name, geom->layer);
+    for (int i = 0; i < geom->layer; i++) {
+        const t3v_site *other = &plan->layer[i].site[T3V_SITE_SELF];
+        if (!same_site(s, other)) continue;
+        t3v_site_free(s);
+        *s = *other;
+        break;
+    }
+    return T3V_OK;
 }
 
 t3v_status t3v_plan_make(t3v_plan **out, const char *text, t3v_grid grid, int layers)
+{
+    return t3v_plan_make_for(out, text, grid, layers, 0);
+}
+
+t3v_status t3v_plan_make_for(t3v_plan **out, const char *text, t3v_grid grid, int layers, int64_t dim)
 {
     *out = NULL;
     int64_t tokens;
@@ -92,12 +152,8 @@ t3v_status t3v_plan_make(t3v_plan **out, const char *text, t3v_grid grid, int la
     }
     *plan = (t3v_plan){ grid, tokens, layers, plan->layer };
     for (int i = 0; i < layers; i++) {
-        t3v_layer_plan *l = &plan->layer[i];
-        t3v_geom geom = { grid, tokens, i, layers };
-        const t3v_rule *rule = t3v_rules_match(&rules, false, i);
-        l->pattern = rule ? rule->pattern : &t3v_pattern_full;
-        l->site[T3V_SITE_CROSS_TEXT] = l->site[T3V_SITE_CROSS_IMAGE] = full_site;
-        T3V_TRY_GOTO(st, done, make_site(l->pattern, rule ? rule->options : NULL, &geom, &l->site[T3V_SITE_SELF]));
+        t3v_geom geom = { grid, tokens, i, layers, dim };
+        T3V_TRY_GOTO(st, done, make_layer(plan, t3v_rules_match(&rules, false, i), &geom));
     }
     *out = plan;
     plan = NULL;

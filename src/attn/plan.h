@@ -32,6 +32,7 @@ typedef struct t3v_term {
     const int64_t *range_first; /* [blocks + 1] a block's ranges are ranges[range_first[b] .. range_first[b+1]) */
     const t3v_range *ranges;
     float weight;               /* in the mean; the weights of a site sum to 1 */
+    const char *name;           /* for pictures; may be NULL */
 } t3v_term;
 
 typedef struct t3v_site {
@@ -45,7 +46,9 @@ typedef struct t3v_pattern t3v_pattern;
 
 typedef struct t3v_layer_plan {
     const t3v_pattern *pattern; /* of the self site */
-    t3v_site site[T3V_SITES];
+    t3v_site site[T3V_SITES];   /* equal self sites of several layers are one in memory */
+    int64_t blocks[3];          /* into which the self site cuts time, height, width; 1, 1, 1 where it does not */
+    const char *source;         /* where these counts come from; may be NULL */
 } t3v_layer_plan;
 
 typedef struct t3v_plan {
@@ -63,7 +66,24 @@ typedef struct t3v_plan {
  * comments and newlines (= ';').
  * E_ARG: bad text (the message has the column) or sizes; E_TOO_BIG: 2^31 tokens or more; E_IO; E_NOMEM. */
 t3v_status t3v_plan_make(t3v_plan **out, const char *text, t3v_grid grid, int layers);
+/* The same for a model of width `dim`, by which a pattern may choose among published settings; 0: unknown. */
+t3v_status t3v_plan_make_for(t3v_plan **out, const char *text, t3v_grid grid, int layers, int64_t dim);
 void t3v_plan_free(t3v_plan *plan); /* NULL is fine */
+
+/* Rounds a grid up to what the plan's patterns prefer (T3 at 2160x3840: its published table is for 2176x3840). */
+t3v_status t3v_plan_fit(const char *text, int layers, int64_t dim, t3v_grid *grid);
+
+/* Does a layer use a pattern whose weights must have been tuned for it? */
+bool t3v_plan_needs_tuning(const t3v_plan *plan);
+
+/* The same queries meet the same keys with the same weight, in the same order. */
+bool t3v_term_equal(const t3v_term *a, const t3v_term *b);
+
+/* The least k such that, starting at every layer (the first follows the last), k layers in a row carry what a
+ * token holds to every other, for every token: exact up to T3V_REACH_EXACT tokens, else for 64 tokens with the
+ * corners of the grid among them. -1: never. E_NOMEM. */
+enum { T3V_REACH_EXACT = 4096 };
+t3v_status t3v_plan_reach(const t3v_plan *plan, int *reach);
 
 /* Multiply-adds of one head of dimension `dim`: QK^T plus AV, 2 * dim * (query, key) pairs. n_q and n_k
  * are used by terms whose sizes come at run time. */

@@ -18,6 +18,7 @@
 #include "pipe/lora_attach.h"
 #include "pipe/model.h"
 #include "pipe/noise.h"
+#include "pipe/plan_choice.h"
 #include "pipe/schedule.h"
 #include "t3v/t3v.h"
 #include "vae/clip.h"
@@ -84,7 +85,6 @@ static t3v_status fill_request(run *r)
     if (!(w->shift > 0)) w->shift = d->shift;
     if (w->cfg < 0) w->cfg = d->cfg;
     if (!w->negative) w->negative = d->negative;
-    if (!w->plan) w->plan = d->plan;
     if (!w->rng) w->rng = "philox";
     if (!(w->save_every >= 0)) w->save_every = 10;
     T3V_TRY(check_size("width", w->width));
@@ -103,8 +103,13 @@ static t3v_status fill_request(run *r)
         if (!(w->output[i].path || w->output[i].sink.fn) || !w->output[i].prompt)
             return t3v_fail(T3V_E_ARG, "output %lld has no path, or no prompt", (long long)i);
 
-    /* The latent grid is rounded up to whole tokens (16 pixels); the surplus is cropped after decoding. */
+    /* The latent grid is rounded up to whole tokens (16 pixels) and to what the plan wants; the surplus is cropped after
+     * decoding. */
     int64_t T = (w->frames - 1) / T3V_VAE_STRIDE_T + 1, gh = (w->height + 15) / 16, gw = (w->width + 15) / 16;
+    t3v_grid grid = {T, gh, gw};
+    T3V_TRY(t3v_plan_grid(d, &r->model->config, w->plan, &grid));
+    w->plan = t3v_plan_text(d, w->plan, grid);
+    gh = grid.h, gw = grid.w;
     memcpy(r->latent, (int64_t[]){T3V_VAE_Z, T, 2 * gh, 2 * gw}, sizeof r->latent);
     r->n = T3V_VAE_Z * T * 4 * gh * gw;
     memcpy(r->result.grid, (int64_t[]){T, gh, gw}, sizeof r->result.grid);
@@ -122,7 +127,9 @@ static t3v_status make_schedule(run *r)
 {
     const t3v_job *w = &r->want;
     t3v_grid grid = {r->result.grid[0], r->result.grid[1], r->result.grid[2]};
-    T3V_TRY(t3v_plan_make(&r->plan, w->plan, grid, (int)r->model->config.layers));
+    const t3v_dit_config *c = &r->model->config;
+    T3V_TRY(t3v_plan_make_for(&r->plan, w->plan, grid, (int)c->layers, c->dim));
+    t3v_plan_check_tuned(&r->model->defaults, w->plan, r->plan);
     T3V_TRY(t3v_sampler_open(&r->sampler, w->sampler, (int)w->steps, w->shift));
     return t3v_schedule_make(&r->schedule, r->sampler, r->plan, w->cfg);
 }

@@ -46,7 +46,7 @@ static void patterns_keep_their_word(void **state)
     static const t3v_grid grids[] = { { 1, 1, 1 }, { 1, 1, 2 }, { 2, 3, 5 }, { 5, 4, 3 }, { 1, 7, 11 } };
     for (const t3v_pattern *const *p = t3v_patterns; *p; p++) {
         for (size_t i = 0; i < sizeof grids / sizeof *grids; i++) {
-            t3v_geom g = { grids[i], grids[i].t * grids[i].h * grids[i].w, 0, 2 };
+            t3v_geom g = { grids[i], grids[i].t * grids[i].h * grids[i].w, 0, 2, 0 };
             int64_t options[32] = { 0 };
             assert_int_equal(t3v_options_parse((*p)->options, options, (*p)->name, "", 0, 1), T3V_OK);
             t3v_builder *b;
@@ -129,7 +129,11 @@ static void options_are_checked(void **state)
     struct {
         int64_t a, b;
     } o;
-    static const t3v_option table[] = { { "a", "first", 0, 3, 1, 9 }, { "b", "second", 8, -1, -5, 5 }, { 0 } };
+    static const t3v_option table[] = {
+        { .name = "a", .help = "first", .initial = 3, .min = 1, .max = 9 },
+        { .name = "b", .help = "second", .offset = 8, .initial = -1, .min = -5, .max = 5 },
+        { 0 },
+    };
     assert_int_equal(t3v_options_parse(table, &o, "x", "", 0, 1), T3V_OK);
     assert_true(o.a == 3 && o.b == -1);
     assert_int_equal(t3v_options_parse(table, &o, "x", "b=-4,a=9", 8, 1), T3V_OK);
