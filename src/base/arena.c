@@ -56,7 +56,7 @@ t3v_status t3v_arena_count(t3v_arena *a)
 void t3v_arena_close(t3v_arena *a)
 {
     if (a->base) {
-        if (!a->counting) UNPOISON(a->base, a->limit);
+        if (!a->counting) UNPOISON(a->base, a->peak); /* all of the limit would touch an eighth of it */
         munmap(a->base, a->limit);
     }
     *a = (t3v_arena){0};
