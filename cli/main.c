@@ -19,6 +19,7 @@
     X(data) \
     X(eval) \
     X(attend) \
+    X(plan) \
     X(bench)
 
 #define DECLARE(name) extern const cli_command cli_##name;
