@@ -20,6 +20,7 @@
 #include "io/safetensors.h"
 #include "ops/rows/rows.h"
 #include "tensor/dtype.h"
+#include "train/muon.h"
 
 enum { WORKERS_MAX = 64 };
 
@@ -241,23 +242,59 @@ static t3v_status gradients(run *r, double *loss)
     return T3V_OK;
 }
 
-static void update(run *r, double norm)
+/* Parameter i by Muon, on one thread; the worker's gradients and arena are free by now. */
+static t3v_status update_muon(run *r, int64_t i, worker *k, const t3v_adamw *a)
 {
     const t3v_train_options *o = r->o;
-    double scale = o->clip > 0 && norm > o->clip ? o->clip / norm : 1.0;
+    t3v_tensor *t = r->param[i]->tensor;
+    int64_t at = r->offset[i], n = t3v_numel(t);
+    size_t mark = t3v_arena_mark(&k->arena);
+    float *step = t3v_arena_take(&k->arena, (size_t)n, sizeof *step);
+    if (!step) return t3v_fail(T3V_E_NOMEM, "no memory for a step of %s", r->param[i]->name);
+    t3v_status st = t3v_muon_step(r->m + at, r->worker[0].grads + at, a->grad_scale, o->momentum, t->shape[0], t->shape[1],
+                                  step, &k->arena);
+    t3v_rows_lincomb(r->master + at, T3V_F32, 1 - a->lr * a->weight_decay, r->master + at, T3V_F32, -a->lr, step, T3V_F32, n);
+    if (r->ema)
+        t3v_rows_lincomb(r->ema + at, T3V_F32, a->ema_decay, r->ema + at, T3V_F32, 1 - a->ema_decay, r->master + at, T3V_F32, n);
+    t3v_rows_convert(t->data, t->type, r->master + at, T3V_F32, n);
+    t3v_arena_back(&k->arena, mark);
+    return st;
+}
+
+static t3v_status update(run *r, double norm)
+{
+    const t3v_train_options *o = r->o;
+    /* the average starts with the last values, not the first: a decay that grows with the steps done */
+    double ema = (1.0 + (double)r->step) / (10.0 + (double)r->step);
+    t3v_adamw all = {.lr = (float)t3v_train_lr(o, r->step), .beta1 = (float)o->beta1, .beta2 = (float)o->beta2,
+                     .eps = (float)o->eps, .weight_decay = (float)o->weight_decay,
+                     .grad_scale = (float)(o->clip > 0 && norm > o->clip ? o->clip / norm : 1.0),
+                     .ema_decay = (float)(ema < o->ema ? ema : o->ema), .step = r->step + 1};
     for (int64_t i = 0; i < r->count; i++) {
+        if (o->muon && t3v_muon_takes(r->param[i])) continue;
         t3v_tensor *t = r->param[i]->tensor;
         int64_t at = r->offset[i], n = t3v_numel(t);
-        /* the average starts with the last values, not the first: a decay that grows with the steps done */
-        double ema = (1.0 + (double)r->step) / (10.0 + (double)r->step);
-        t3v_adamw a = {.lr = (float)t3v_train_lr(o, r->step), .beta1 = (float)o->beta1, .beta2 = (float)o->beta2,
-                       .eps = (float)o->eps, .weight_decay = r->param[i]->matrix ? (float)o->weight_decay : 0.0f,
-                       .grad_scale = (float)scale, .ema_decay = (float)(ema < o->ema ? ema : o->ema), .step = r->step + 1};
+        t3v_adamw a = all;
+        if (!r->param[i]->matrix) a.weight_decay = 0;
         bool half = t->type == T3V_BF16;
         t3v_rows_adamw(r->master + at, r->m + at, r->v + at, half ? t->data : NULL, r->ema ? r->ema + at : NULL,
                        r->worker[0].grads + at, &a, n);
         if (!half) memcpy(t->data, r->master + at, (size_t)n * sizeof(float));
     }
+    if (!o->muon) return T3V_OK;
+#pragma omp parallel num_threads(r->workers)
+    {
+        worker *k = &r->worker[omp_get_thread_num()];
+        k->status = T3V_OK;
+        t3v_arena_back(&k->arena, 0);
+#pragma omp for schedule(dynamic)
+        for (int64_t i = 0; i < r->count; i++)
+            if (t3v_muon_takes(r->param[i]) && !k->status && (k->status = update_muon(r, i, k, &all)))
+                snprintf(k->error, sizeof k->error, "%s", t3v_error_text());
+    }
+    for (int w = 0; w < r->workers; w++)
+        if (r->worker[w].status) return t3v_fail(r->worker[w].status, "%s", r->worker[w].error);
+    return T3V_OK;
 }
 
 static double now(void)
@@ -312,8 +349,8 @@ t3v_status t3v_train(const t3v_task *task, const t3v_train_options *o, const cha
         if ((stop = t3v_report(progress, "train", r->step, o->steps))) break;
         if ((st = gradients(r, &loss))) break;
         double norm = sqrt(t3v_rows_sumsq(r->worker[0].grads, T3V_F32, r->total));
-        if (isfinite(norm) && isfinite(loss)) update(r, norm);
-        else r->skipped++;
+        if (!(isfinite(norm) && isfinite(loss))) r->skipped++;
+        else if ((st = update(r, norm))) break;
         r->step++;
         log_step(r, loss, norm, now() - start);
         if (r->step % o->save_every == 0 && r->step < end) st = save(r);

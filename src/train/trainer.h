@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The training loop: data-parallel over samples (one thread walks one sample at a time), AdamW with warm-up and cosine
+/* The training loop: data-parallel over samples (one thread walks one sample at a time), AdamW or Muon, warm-up and cosine
  * decay, clipping, a moving average, skipped non-finite steps, and checkpoints that resume to the same bytes. */
 #ifndef T3V_TRAIN_TRAINER_H
 #define T3V_TRAIN_TRAINER_H
@@ -12,6 +12,8 @@ typedef struct t3v_train_options {
     double lr, lr_end;       /* peak, and what the cosine ends at */
     int64_t warmup;          /* steps of linear warm-up */
     double beta1, beta2, eps, weight_decay;
+    bool muon;               /* matrices of the blocks by Muon (train/muon.h) with `momentum`; the rest by AdamW */
+    double momentum;
     double clip;             /* of the global gradient norm; 0: none */
     double ema;              /* decay of the moving average; 0: none, the weights themselves are saved */
     int64_t save_every;      /* steps between checkpoints */

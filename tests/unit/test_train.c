@@ -21,6 +21,7 @@
 #include "io/safetensors.h"
 #include "io/tensors.h"
 #include "tensor/randomise.h"
+#include "train/muon.h"
 #include "train/task_dit.h"
 #include "train/task_vae.h"
 
@@ -172,6 +173,82 @@ static void steps_follow_the_formula(void **state)
     t3v_params_free(&t.params);
 }
 
+/* X <- 3.4445 X + (-4.775 A + 2.0315 A A) X with A = X X', five times, on u / |u|. */
+static void muon_reference(const double *u, int rows, int cols, double *out)
+{
+    double norm = 0, *x = calloc((size_t)(rows * cols), sizeof *x), *p = calloc((size_t)(rows * rows), sizeof *p);
+    double *q = calloc((size_t)(rows * rows), sizeof *q), *y = calloc((size_t)(rows * cols), sizeof *y);
+    for (int i = 0; i < rows * cols; i++) norm += u[i] * u[i];
+    for (int i = 0; i < rows * cols; i++) x[i] = u[i] / sqrt(norm);
+    for (int step = 0; step < 5; step++) {
+        for (int i = 0; i < rows; i++)
+            for (int j = 0; j < rows; j++) {
+                double sum = 0;
+                for (int k = 0; k < cols; k++) sum += x[i * cols + k] * x[j * cols + k];
+                p[i * rows + j] = sum;
+            }
+        for (int i = 0; i < rows; i++)
+            for (int j = 0; j < rows; j++) {
+                double sum = 0;
+                for (int k = 0; k < rows; k++) sum += p[i * rows + k] * p[k * rows + j];
+                q[i * rows + j] = -4.775 * p[i * rows + j] + 2.0315 * sum;
+            }
+        for (int i = 0; i < rows; i++)
+            for (int j = 0; j < cols; j++) {
+                double sum = 3.4445 * x[i * cols + j];
+                for (int k = 0; k < rows; k++) sum += q[i * rows + k] * x[k * cols + j];
+                y[i * cols + j] = sum;
+            }
+        memcpy(x, y, (size_t)(rows * cols) * sizeof *x);
+    }
+    double gain = 0.2 * sqrt(rows > cols ? rows : cols);
+    for (int i = 0; i < rows * cols; i++) out[i] = gain * x[i];
+    free(x);
+    free(p);
+    free(q);
+    free(y);
+}
+
+static void muon_follows_the_formula(void **state)
+{
+    (void)state;
+    enum { BIG = 128 * 128 };
+    static const int shape[][2] = {{64, 64}, {67, 101}, {113, 71}, {64, 128}};
+    static float g[BIG], m[BIG], step[BIG];
+    static double momentum[BIG], u[BIG], want[BIG];
+    t3v_arena arena;
+    assert_int_equal(t3v_arena_open(&arena, (size_t)8 << 20), T3V_OK);
+    for (int s = 0; s < 4; s++) {
+        int rows = shape[s][0], cols = shape[s][1], n = rows * cols;
+        memset(m, 0, sizeof m);
+        memset(momentum, 0, sizeof momentum);
+        for (int k = 0; k < 3; k++) {
+            t3v_normal_fill(g, n, 8, (uint64_t)(s * 3 + k), 0);
+            for (int i = 0; i < n; i++) {
+                momentum[i] = 0.95 * momentum[i] + 0.05 * 0.5 * g[i];
+                u[i] = 0.95 * momentum[i] + 0.05 * 0.5 * g[i];
+            }
+            muon_reference(u, rows, cols, want);
+            assert_int_equal(t3v_muon_step(m, g, 0.5, 0.95, rows, cols, step, &arena), T3V_OK);
+            double far = 0, size = 0;
+            for (int i = 0; i < n; i++) {
+                far += (step[i] - want[i]) * (step[i] - want[i]);
+                size += want[i] * want[i];
+                assert_true(fabs(m[i] - momentum[i]) < 1e-6);
+            }
+            /* r singular values of about one; BF16 products, whose errors the small ones magnify by up to 3.4^5 / |u| */
+            int r = rows < cols ? rows : cols, most = rows < cols ? cols : rows;
+            assert_in_range((int)(100 * size / (0.04 * most * r)), 60, 120);
+            if (!(sqrt(far / size) < 0.05)) fail_msg("%dx%d step %d: relative L2 %.3g", rows, cols, k, sqrt(far / size));
+        }
+    }
+    assert_int_equal(arena.used, 0);
+    t3v_arena_close(&arena);
+    assert_int_equal(t3v_arena_open(&arena, 4096), T3V_OK);
+    assert_int_equal(t3v_muon_step(m, g, 1, 0.95, 64, 64, step, &arena), T3V_E_NOMEM);
+    t3v_arena_close(&arena);
+}
+
 static void killed_and_stopped_runs_resume_to_the_same_bytes(void **state)
 {
     (void)state;
@@ -287,10 +364,11 @@ static void expect_falling(const char *dir, int steps)
     assert_true(part[1] < 0.95 * part[0]);
 }
 
-static void run_dit(const char *dir, bool resume, int64_t stop_after, bool recompute)
+static void run_dit(const char *dir, bool resume, int64_t stop_after, bool recompute, bool muon)
 {
     t3v_train_options o = {.steps = 24, .batch = 4, .lr = 3e-3, .warmup = 4, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8,
-                           .clip = 1, .ema = 0.9, .save_every = 100, .arena_bytes = (size_t)256 << 20};
+                           .muon = muon, .momentum = 0.95, .clip = 1, .ema = 0.9, .save_every = 100,
+                           .arena_bytes = (size_t)256 << 20};
     t3v_task_dit task = {.seed = 1, .size = 32, .frames = 5, .clips = 2, .shift = 1, .drop = 0.1, .recompute = recompute,
                          .range = 3};
     t3v_model_paths paths = {.model = "tests/golden/wan/tiny"};
@@ -307,14 +385,25 @@ static void run_dit(const char *dir, bool resume, int64_t stop_after, bool recom
 static void a_tiny_dit_learns_and_resumes(void **state)
 {
     (void)state;
-    run_dit(in_root("dit"), false, 0, false);
+    run_dit(in_root("dit"), false, 0, false, false);
     expect_falling(in_root("dit"), 24);
-    run_dit(in_root("dit2"), false, 5, false);
-    run_dit(in_root("dit2"), true, 0, false);
+    run_dit(in_root("dit2"), false, 5, false, false);
+    run_dit(in_root("dit2"), true, 0, false, false);
     expect_same_file(in_root("dit"), in_root("dit2"), "state/train.safetensors");
     expect_same_file(in_root("dit"), in_root("dit2"), "diffusion_pytorch_model.safetensors");
-    run_dit(in_root("dit3"), false, 0, true);
+    run_dit(in_root("dit3"), false, 0, true, false);
     expect_falling(in_root("dit3"), 24);
+}
+
+static void a_tiny_dit_learns_and_resumes_with_muon(void **state)
+{
+    (void)state;
+    run_dit(in_root("muon"), false, 0, false, true);
+    expect_falling(in_root("muon"), 24);
+    run_dit(in_root("muon2"), false, 5, false, true);
+    run_dit(in_root("muon2"), true, 0, false, true);
+    expect_same_file(in_root("muon"), in_root("muon2"), "state/train.safetensors");
+    expect_same_file(in_root("muon"), in_root("muon2"), "diffusion_pytorch_model.safetensors");
 }
 
 static void run_vae(const char *dir, bool resume, int64_t stop_after)
@@ -355,6 +444,8 @@ int main(void)
         cmocka_unit_test(a_nan_is_skipped_and_counted),
         cmocka_unit_test(a_full_disk_keeps_the_last_checkpoint),
         cmocka_unit_test(a_tiny_dit_learns_and_resumes),
+        cmocka_unit_test(a_tiny_dit_learns_and_resumes_with_muon),
+        cmocka_unit_test(muon_follows_the_formula),
         cmocka_unit_test(a_tiny_vae_learns_and_resumes),
     };
     t3v_threads_set(1); /* before fork: a pool of threads would not survive it */
