@@ -60,27 +60,6 @@ static inline __attribute__((always_inline)) __m512 high_half(__m512i w)
     return _mm512_castsi512_ps(_mm512_and_si512(w, _mm512_set1_epi32((int)0xffff0000)));
 }
 
-#define ROW(r)                                                    \
-    if (MR > r) {                                                 \
-        int32_t w;                                                \
-        memcpy(&w, row + r * dim, 4);                             \
-        __m512bh w##r = (__m512bh)_mm512_set1_epi32(w);           \
-        a##r = _mm512_dpbf16_ps(a##r, w##r, k0);                  \
-        b##r = _mm512_dpbf16_ps(b##r, w##r, k1);                  \
-        if (NR > 2) {                                             \
-            c##r = _mm512_dpbf16_ps(c##r, w##r, k2);              \
-            d##r = _mm512_dpbf16_ps(d##r, w##r, k3);              \
-        }                                                         \
-    }
-#define STEP                                                                                                 \
-    do {                                                                                                     \
-        __m512bh k0 = (__m512bh)_mm512_load_si512(k), k1 = (__m512bh)_mm512_load_si512(k + 32), k2 = k0, k3 = k0; \
-        if (NR > 2) k2 = (__m512bh)_mm512_load_si512(k + 64), k3 = (__m512bh)_mm512_load_si512(k + 96);      \
-        T3V_ROWS6(ROW)                                                                                       \
-        k += 32 * NR;                                                                                        \
-        row += 2;                                                                                            \
-    } while (0)
-
 /* P of MR keys x 16*NR queries. */
 static inline __attribute__((always_inline)) void tile_p(const int MR, const int NR, const tile_args *x)
 {
@@ -90,10 +69,10 @@ static inline __attribute__((always_inline)) void tile_p(const int MR, const int
     T3V_ROWS6(DECLARE)
 #undef DECLARE
     for (int i = 0; i < dim; i += 8) {
-        STEP;
-        STEP;
-        STEP;
-        STEP;
+        T3V_DOT_STEP;
+        T3V_DOT_STEP;
+        T3V_DOT_STEP;
+        T3V_DOT_STEP;
     }
     const float *lane = x->lane;
     t3v_bf16 *restrict p = x->p;
@@ -121,10 +100,10 @@ static inline __attribute__((always_inline)) void tile_ds(const int MR, const in
     T3V_ROWS6(DECLARE)
 #undef DECLARE
     for (int i = 0; i < dim; i += 8) {
-        STEP;
-        STEP;
-        STEP;
-        STEP;
+        T3V_DOT_STEP;
+        T3V_DOT_STEP;
+        T3V_DOT_STEP;
+        T3V_DOT_STEP;
     }
     const float *lane = x->lane;
     const t3v_bf16 *restrict p = x->p;

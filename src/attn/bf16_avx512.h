@@ -13,6 +13,29 @@
 #define T3V_ROWS6(X) X(0) X(1) X(2) X(3) X(4) X(5)
 #define T3V_ROWS12(X) T3V_ROWS6(X) X(6) X(7) X(8) X(9) X(10) X(11)
 
+/* Two elements of MR `row`s of `dim` against 16*NR columns at `k`, into sums a0..a5 (columns 0..15), b, c and d. For
+ * tiles of named registers: MR, NR, row, dim, k and the sums are the caller's. */
+#define T3V_DOT_ROW(r)                                            \
+    if (MR > r) {                                                 \
+        int32_t w;                                                \
+        memcpy(&w, row + r * dim, 4);                             \
+        __m512bh w##r = (__m512bh)_mm512_set1_epi32(w);           \
+        a##r = _mm512_dpbf16_ps(a##r, w##r, k0);                  \
+        b##r = _mm512_dpbf16_ps(b##r, w##r, k1);                  \
+        if (NR > 2) {                                             \
+            c##r = _mm512_dpbf16_ps(c##r, w##r, k2);              \
+            d##r = _mm512_dpbf16_ps(d##r, w##r, k3);              \
+        }                                                         \
+    }
+#define T3V_DOT_STEP                                                                                         \
+    do {                                                                                                     \
+        __m512bh k0 = (__m512bh)_mm512_load_si512(k), k1 = (__m512bh)_mm512_load_si512(k + 32), k2 = k0, k3 = k0; \
+        if (NR > 2) k2 = (__m512bh)_mm512_load_si512(k + 64), k3 = (__m512bh)_mm512_load_si512(k + 96);      \
+        T3V_ROWS6(T3V_DOT_ROW)                                                                               \
+        k += 32 * NR;                                                                                        \
+        row += 2;                                                                                            \
+    } while (0)
+
 enum {
     T3V_STRIP = 64,                     /* keys packed as one unit; the last strip of a list holds 32 or 64 */
     T3V_PANEL = 32,                     /* columns of V packed as one unit */

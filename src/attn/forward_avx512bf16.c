@@ -123,7 +123,7 @@ static inline __attribute__((always_inline)) __m512i exp_pair(const int mode, __
 static inline __attribute__((always_inline)) void tile(const int MR, const int NR, const int mode, const tile_args *x)
 {
     const int dim = x->dim;
-    const t3v_bf16 *restrict q = x->q, *restrict k = x->k;
+    const t3v_bf16 *restrict row = x->q, *restrict k = x->k;
     __m512 i0 = _mm512_setzero_ps(), i1 = i0, i2 = i0, i3 = i0;
     if (mode != FAST) {
         i0 = _mm512_load_ps(x->bias), i1 = _mm512_load_ps(x->bias + 16);
@@ -132,34 +132,12 @@ static inline __attribute__((always_inline)) void tile(const int MR, const int N
 #define DECLARE(r) __m512 a##r = i0, b##r = i1, c##r = i2, d##r = i3;
     T3V_ROWS6(DECLARE)
 #undef DECLARE
-#define ROW(r)                                                    \
-    if (MR > r) {                                                 \
-        int32_t w;                                                \
-        memcpy(&w, q + r * dim, 4);                               \
-        __m512bh w##r = (__m512bh)_mm512_set1_epi32(w);           \
-        a##r = _mm512_dpbf16_ps(a##r, w##r, k0);                  \
-        b##r = _mm512_dpbf16_ps(b##r, w##r, k1);                  \
-        if (NR > 2) {                                             \
-            c##r = _mm512_dpbf16_ps(c##r, w##r, k2);              \
-            d##r = _mm512_dpbf16_ps(d##r, w##r, k3);              \
-        }                                                         \
-    }
-#define STEP                                                                                                 \
-    do {                                                                                                     \
-        __m512bh k0 = (__m512bh)_mm512_load_si512(k), k1 = (__m512bh)_mm512_load_si512(k + 32), k2 = k0, k3 = k0; \
-        if (NR > 2) k2 = (__m512bh)_mm512_load_si512(k + 64), k3 = (__m512bh)_mm512_load_si512(k + 96);      \
-        T3V_ROWS6(ROW)                                                                                       \
-        k += 32 * NR;                                                                                        \
-        q += 2;                                                                                              \
-    } while (0)
     for (int d = 0; d < dim; d += 8) {
-        STEP;
-        STEP;
-        STEP;
-        STEP;
+        T3V_DOT_STEP;
+        T3V_DOT_STEP;
+        T3V_DOT_STEP;
+        T3V_DOT_STEP;
     }
-#undef STEP
-#undef ROW
     if (mode == MAXIMUM) {
         float *top = x->top;
 #define TOP(r)                                                                                  \

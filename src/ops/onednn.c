@@ -199,6 +199,20 @@ static void keep(node *n)
     t3v_debug("onednn op %d threads %d: %s", (int)n->key[0], (int)n->key[1], n->impl);
 }
 
+/* Ends the making of `n`, of which e says how it went so far: makes the primitive and keeps it, or frees all. */
+static t3v_status close_node(node **out, node *n, dnnl_primitive_desc_t pd, dnnl_status_t e, const char *what)
+{
+    if (e && pd) dnnl_primitive_desc_destroy(pd);
+    t3v_status st = e ? failed(e, what) : finish(n, pd);
+    if (st) {
+        node_free(n);
+        return st;
+    }
+    keep(n);
+    *out = n;
+    return T3V_OK;
+}
+
 /* ---- products ---- */
 
 static t3v_status make_matmul(node **out, const int64_t key[KEY], const t3v_dnn_matmul *p, bool with_bias)
@@ -209,8 +223,7 @@ static t3v_status make_matmul(node **out, const int64_t key[KEY], const t3v_dnn_
     dnnl_primitive_desc_t pd = NULL;
     dnnl_matmul_desc_t op;
     dnnl_memory_desc_t a, b, bias, c;
-    t3v_status st = new_node(&n, key);
-    if (st) return st;
+    T3V_TRY(new_node(&n, key));
     dnnl_dims_t a_dims = {p->m, p->k}, b_dims = {p->k, p->n}, bias_dims = {1, p->n}, c_dims = {p->m, p->n};
     dnnl_status_t e = dnnl_memory_desc_init_by_tag(&a, 2, a_dims, dnn_type(p->in), p->a_trans ? dnnl_ba : dnnl_ab);
     if (!e) e = dnnl_memory_desc_init_by_tag(&b, 2, b_dims, dnn_type(p->in), p->b_trans ? dnnl_ba : dnnl_ab);
@@ -229,19 +242,7 @@ static t3v_status make_matmul(node **out, const int64_t key[KEY], const t3v_dnn_
     if (!e && with_bias) e = add_arg(n, DNNL_ARG_BIAS, &bias);
     if (ops) dnnl_post_ops_destroy(ops);
     if (attr) dnnl_primitive_attr_destroy(attr);
-    if (e) {
-        if (pd) dnnl_primitive_desc_destroy(pd);
-        st = failed(e, "matmul");
-    } else {
-        st = finish(n, pd);
-    }
-    if (st) {
-        node_free(n);
-        return st;
-    }
-    keep(n);
-    *out = n;
-    return T3V_OK;
+    return close_node(out, n, pd, e, "matmul");
 }
 
 static t3v_status do_gemm(const t3v_dnn_matmul *p, const void *a, const void *b, const float *bias, void *c)
@@ -377,20 +378,7 @@ static t3v_status make_conv(node **out, const int64_t key[KEY], const t3v_conv_s
     if (hint) dnnl_primitive_desc_destroy(hint);
     if (ops) dnnl_post_ops_destroy(ops);
     if (attr) dnnl_primitive_attr_destroy(attr);
-    t3v_status st = T3V_OK;
-    if (e) {
-        if (pd) dnnl_primitive_desc_destroy(pd);
-        st = failed(e, "convolution");
-    } else {
-        st = finish(n, pd);
-    }
-    if (st) {
-        node_free(n);
-        return st;
-    }
-    keep(n);
-    *out = n;
-    return T3V_OK;
+    return close_node(out, n, pd, e, "convolution");
 }
 
 /* layout NULL: the fastest. */
