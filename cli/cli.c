@@ -223,6 +223,16 @@ bool cli_size(const char *s, int64_t *w, int64_t *h)
     return cli_int(copy, 1, 1 << 20, w) && cli_int(x + 1, 1, 1 << 20, h);
 }
 
+bool cli_fraction(const char *s, int64_t max, int64_t *i, int64_t *n)
+{
+    char copy[64], *slash;
+    if (strlen(s) >= sizeof copy) return false;
+    strcpy(copy, s);
+    if (!(slash = strchr(copy, '/'))) return false;
+    *slash = 0;
+    return cli_int(slash + 1, 1, max, n) && cli_int(copy, 0, *n - 1, i);
+}
+
 bool cli_bytes(const char *s, int64_t *out)
 {
     char *end;

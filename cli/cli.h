@@ -45,6 +45,7 @@ bool cli_interrupted(void);
 bool cli_int(const char *s, int64_t min, int64_t max, int64_t *out);
 bool cli_float(const char *s, double min, double max, double *out);
 bool cli_size(const char *s, int64_t *w, int64_t *h);   /* "832x480" */
+bool cli_fraction(const char *s, int64_t max, int64_t *i, int64_t *n); /* "3/50": 0 <= i < n <= max */
 bool cli_bytes(const char *s, int64_t *out);            /* "16G", "512M", "4096" */
 
 #endif

@@ -13,12 +13,13 @@
 #include "io/tensors.h"
 #include "tensor/dtype.h"
 
-enum { OPT_PLAN = 1, OPT_GRID, OPT_LAYER, OPT_GRAD };
+enum { OPT_PLAN = 1, OPT_GRID, OPT_LAYER, OPT_STEP, OPT_GRAD };
 
 static const struct argp_option options[] = {
     { "plan", OPT_PLAN, "PLAN", 0, "Attention plan", 1 },
     { "grid", OPT_GRID, "T,H,W", 0, "Tokens along time, height, width", 1 },
     { "layer", OPT_LAYER, "I", 0, "Layer of the plan (default: 0)", 1 },
+    { "step", OPT_STEP, "I/N", 0, "Step I of a generation of N, from 0 (default: 0/1)", 1 },
     { "grad", OPT_GRAD, "FILE", 0, "Read dout from FILE, write dq, dk, dv too", 1 },
     { "input", 'i', "FILE", 0, "safetensors with q, k, v [N,heads,dim]", 1 },
     { "output", 'o', "FILE", 0, "safetensors: out [N,heads,dim], lse [terms,heads,N]", 1 },
@@ -27,7 +28,7 @@ static const struct argp_option options[] = {
 
 typedef struct input {
     const char *plan, *in, *out, *grad;
-    int64_t t, h, w, layer;
+    int64_t t, h, w, layer, step, steps;
 } input;
 
 static error_t parse(int key, char *arg, struct argp_state *state)
@@ -45,6 +46,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     }
     case OPT_LAYER:
         if (!cli_int(arg, 0, 9999, &in->layer)) argp_error(state, "--layer %s: expected 0 to 9999", arg);
+        return 0;
+    case OPT_STEP:
+        if (!cli_fraction(arg, 10000, &in->step, &in->steps)) argp_error(state, "--step %s: expected I/N with 0 <= I < N", arg);
         return 0;
     case OPT_GRAD: in->grad = arg; return 0;
     case 'i': in->in = arg; return 0;
@@ -120,7 +124,8 @@ static t3v_status attend(const input *in, t3v_dtype type)
     }
     t3v_attend_args a = { .n_q = n, .n_k = n, .heads = (int)shape[1], .dim = (int)shape[2], .q = m.q, .k = m.k, .v = m.v, .type = type,
                           .q_stride = width, .k_stride = width, .v_stride = width, .out = m.out, .out_type = T3V_F32,
-                          .out_stride = width, .lse = m.lse };
+                          .out_stride = width, .lse = m.lse,
+                          .moment = { .step = in->step, .steps = in->steps, .sigma = 1 - (double)in->step / (double)in->steps } };
     t3v_attend_grad g = { .out = m.out, .dout = m.dout, .dout_type = type, .dout_stride = width, .dq = m.dq, .dk = m.dk, .dv = m.dv,
                           .dq_stride = width, .dk_stride = width, .dv_stride = width };
     size_t need = in->grad ? t3v_attend_backward_scratch(site, &a, &g) : 0;
@@ -160,7 +165,7 @@ static int run(int argc, char **argv)
 {
     static const struct argp own = { .options = options, .parser = parse,
                                      .doc = "Runs the self-attention of one layer of a plan: scale 1/sqrt(dim), no norm, no rotation." };
-    input in = { 0 };
+    input in = { .steps = 1 };
     cli_common common;
     int status = cli_parse(&own, argc, argv, &common, &in);
     if (status >= 0) return status;

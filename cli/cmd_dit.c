@@ -14,10 +14,10 @@ typedef struct args {
     t3v_model_paths paths;
     const char *plan, *latent, *context, *target, *grad, *out;
     double timestep;
-    int64_t range;
+    int64_t range, step, steps;
 } args;
 
-enum { OPT_MODEL = 0x100, OPT_PLAN, OPT_LATENT, OPT_CONTEXT, OPT_TIMESTEP, OPT_TARGET, OPT_GRAD, OPT_RANGE };
+enum { OPT_MODEL = 0x100, OPT_PLAN, OPT_LATENT, OPT_CONTEXT, OPT_TIMESTEP, OPT_TARGET, OPT_GRAD, OPT_RANGE, OPT_STEP };
 
 static const struct argp_option options[] = {
     {"model", OPT_MODEL, "DIR", 0, "Model directory", 1},
@@ -25,6 +25,7 @@ static const struct argp_option options[] = {
     {"latent", OPT_LATENT, "F", 0, "safetensors file with `latent` [C,T,H,W]", 1},
     {"context", OPT_CONTEXT, "F", 0, "safetensors file with `context` [L,dim]; zero rows follow up to text_len", 1},
     {"timestep", OPT_TIMESTEP, "T", 0, "0 to 1000", 1},
+    {"step", OPT_STEP, "I/N", 0, "Step I of a generation of N, from 0, for plans that depend on it (default: 0/1)", 1},
     {"output", 'o', "F", 0, "safetensors file: `velocity` [C,T,H,W]", 1},
     {"target", OPT_TARGET, "F", 0, "safetensors file with `target`, the velocity wanted", 1},
     {"grad", OPT_GRAD, "G", 0, "safetensors file: `loss` (mean squared error against the target), `grad.<weight>`, "
@@ -49,6 +50,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case OPT_RANGE:
         if (!cli_int(arg, 1, INT32_MAX, &a->range)) argp_error(state, "--range %s: expected a number above 0", arg);
+        return 0;
+    case OPT_STEP:
+        if (!cli_fraction(arg, 10000, &a->step, &a->steps)) argp_error(state, "--step %s: expected I/N with 0 <= I < N", arg);
         return 0;
     case ARGP_KEY_ARG: argp_error(state, "unexpected argument '%s'", arg); return 0;
     case ARGP_KEY_END:
@@ -130,7 +134,8 @@ static t3v_status forward(const args *a, t3v_dtype compute, const t3v_progress *
     T3V_TRY_GOTO(st, done, t3v_plan_make_for(&plan, t3v_plan_text(&m->defaults, a->plan, grid), grid, (int)k->layers, k->dim));
     t3v_dit_prompt prompt;
     T3V_TRY_GOTO(st, done, t3v_dit_prompt_make(&ctx, &m->dit, c, &prompt));
-    t3v_dit_call call = {.plan = plan, .prompt = &prompt, .timestep = a->timestep, .range = a->range, .progress = progress};
+    t3v_dit_call call = {.plan = plan, .prompt = &prompt, .timestep = a->timestep, .range = a->range, .progress = progress,
+                         .moment = {a->step, a->steps, a->timestep / 1000, T3V_BRANCH_COND}};
     if (!(v = t3v_dit_forward(&ctx, &m->dit, x, &call))) {
         st = ctx.status;
         goto done;
@@ -158,7 +163,7 @@ static int run(int argc, char **argv)
 {
     static const struct argp own = {.options = options, .parser = parse,
                                     .doc = "Runs the transformer once; with --target and --grad, backwards too."};
-    args a = {.timestep = -1};
+    args a = {.timestep = -1, .steps = 1};
     cli_common common;
     int rc = cli_parse(&own, argc, argv, &common, &a);
     if (rc >= 0) return rc;

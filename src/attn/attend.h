@@ -34,6 +34,7 @@ typedef struct t3v_attend_args {
     t3v_dtype out_type;          /* F32 or BF16 */
     int64_t out_stride;
     float *lse; /* [terms, heads, n_q] or NULL */
+    t3v_moment moment;
     void *scratch; /* any alignment; not shared by calls that run at the same time */
     size_t scratch_bytes;
 } t3v_attend_args;

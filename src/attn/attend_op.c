@@ -2,12 +2,11 @@
 /* Attention as an op: memory and the tape around attn/attend.h. */
 #include "attn/attend_op.h"
 
-#include "attn/attend.h"
-
 typedef struct attend_attr {
     const t3v_site *site;
     const float *key_log_weight;
     int64_t heads;
+    t3v_moment moment;
 } attend_attr;
 
 static t3v_attend_args make_args(const attend_attr *a, const t3v_tensor *q, const t3v_tensor *k, const t3v_tensor *v,
@@ -18,6 +17,7 @@ static t3v_attend_args make_args(const attend_attr *a, const t3v_tensor *q, cons
         .n_q = t3v_rows(q), .n_k = t3v_rows(k), .heads = (int)a->heads, .dim = (int)(d / a->heads),
         .q = q->data, .k = k->data, .v = v->data, .type = q->type, .q_stride = d, .k_stride = d, .v_stride = d,
         .key_log_weight = a->key_log_weight, .out = out->data, .out_type = out->type, .out_stride = d, .lse = lse,
+        .moment = a->moment,
     };
 }
 
@@ -47,12 +47,12 @@ static void attend_backward(t3v_ctx *ctx, const t3v_record *r)
 static const t3v_op attend_op = {"attend", attend_backward};
 
 t3v_tensor *t3v_attend(t3v_ctx *ctx, const t3v_site *site, int64_t heads, t3v_tensor *q, t3v_tensor *k,
-                       t3v_tensor *v, const float *key_log_weight)
+                       t3v_tensor *v, const float *key_log_weight, const t3v_moment *moment)
 {
     if (ctx->status || !q || !k || !v) return NULL;
     bool record = ctx->tape != NULL;
     t3v_tensor *out = record ? t3v_new_like(ctx, q, q->type) : q;
-    attend_attr attr = {site, key_log_weight, heads};
+    attend_attr attr = {site, key_log_weight, heads, moment ? *moment : (t3v_moment){0}};
     t3v_record *r = record ? t3v_tape_add(ctx, &attend_op, T3V_INS(q, k, v), out, &attr, sizeof attr) : NULL;
     if (r) r->saved[0] = t3v_new(ctx, T3V_F32, T3V_SHAPE(site->terms, heads, t3v_rows(q)));
     if (ctx->status) return NULL;

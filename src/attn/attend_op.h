@@ -3,13 +3,14 @@
 #ifndef T3V_ATTN_ATTEND_OP_H
 #define T3V_ATTN_ATTEND_OP_H
 
+#include "attn/attend.h"
 #include "attn/plan.h"
 #include "ops/ctx.h"
 
 /* out [n_q, heads * hd] of q [n_q, heads * hd] over k, v [n_k, heads * hd] as the site's terms say; all of the
  * same type; key_log_weight [n_k] nats or NULL, which must outlive the tape. Unless something is recorded, the
- * output takes over q's memory. */
+ * output takes over q's memory. moment is copied; NULL: nowhere in particular. */
 t3v_tensor *t3v_attend(t3v_ctx *ctx, const t3v_site *site, int64_t heads, t3v_tensor *q, t3v_tensor *k,
-                       t3v_tensor *v, const float *key_log_weight);
+                       t3v_tensor *v, const float *key_log_weight, const t3v_moment *moment);
 
 #endif

@@ -22,6 +22,16 @@ typedef struct t3v_range {
     int32_t first, last;
 } t3v_range;
 
+/* The guidance branch of a pass; state kept across steps is kept for each. */
+enum { T3V_BRANCH_COND, T3V_BRANCH_UNCOND, T3V_BRANCHES };
+
+/* Where in a generation a pass is. All zero: nowhere in particular, taken as step 0 of 1. */
+typedef struct t3v_moment {
+    int64_t step, steps; /* 0 <= step < steps */
+    double sigma;        /* noise level: 1 pure noise, 0 none */
+    int branch;          /* T3V_BRANCH_COND: with the prompt; T3V_BRANCH_UNCOND: with the negative one */
+} t3v_moment;
+
 /* One softmax. Every query slot lies in exactly one block; the ranges of a block are disjoint,
  * ascending and not empty. */
 typedef struct t3v_term {

@@ -26,7 +26,7 @@ t3v_qkv t3v_dit_pre(t3v_ctx *ctx, const t3v_dit *dit, const t3v_dit_block *b, t3
 }
 
 t3v_tensor *t3v_dit_post(t3v_ctx *ctx, const t3v_dit *dit, const t3v_dit_block *b, t3v_tensor *x, t3v_tensor *o,
-                         t3v_tensor *m, const t3v_site *cross, const t3v_dit_prompt *prompt, int64_t layer)
+                         t3v_tensor *m, const t3v_dit_call *call, int64_t layer)
 {
     const t3v_dit_config *c = &dit->config;
     x = t3v_gate_residual(ctx, x, t3v_linear(ctx, &b->o, o, T3V_F32), t3v_view(ctx, m, 2, 1));
@@ -36,7 +36,9 @@ t3v_tensor *t3v_dit_post(t3v_ctx *ctx, const t3v_dit *dit, const t3v_dit_block *
                                   ctx->compute);
     t3v_tensor *q = t3v_linear(ctx, &b->cross_q, a, T3V_F32);
     q = t3v_qk_norm_rope(ctx, q, &b->cross_norm_q, c->heads, c->eps, NULL, 0, ctx->compute);
-    t3v_tensor *t = t3v_attend(ctx, cross, c->heads, q, prompt->k[layer], prompt->v[layer], prompt->log_weight);
+    const t3v_dit_prompt *prompt = call->prompt;
+    t3v_tensor *t = t3v_attend(ctx, &call->plan->layer[layer].site[T3V_SITE_CROSS_TEXT], c->heads, q, prompt->k[layer],
+                               prompt->v[layer], prompt->log_weight, &call->moment);
     x = t3v_gate_residual(ctx, x, t3v_linear(ctx, &b->cross_o, t, T3V_F32), NULL);
 
     t3v_tensor *shift = t3v_view(ctx, m, 3, 1), *scale = t3v_view(ctx, m, 4, 1);
@@ -71,17 +73,17 @@ t3v_tensor *t3v_dit_block_run(t3v_ctx *ctx, const t3v_dit *dit, int64_t layer, t
     if (ctx->status) return NULL;
     int64_t n = x->shape[0];
     const t3v_dit_block *b = &dit->block[layer];
-    const t3v_site *site = call->plan->layer[layer].site;
+    const t3v_site *self = &call->plan->layer[layer].site[T3V_SITE_SELF];
     size_t start = t3v_arena_mark(ctx->arena);
     t3v_qkv p = t3v_dit_pre_all(ctx, dit, b, x, m, rope, range);
-    t3v_tensor *o = t3v_attend(ctx, &site[T3V_SITE_SELF], dit->config.heads, p.q, p.k, p.v, NULL);
-    if (ctx->tape && range >= n) return t3v_dit_post(ctx, dit, b, x, o, m, &site[T3V_SITE_CROSS_TEXT], call->prompt, layer);
+    t3v_tensor *o = t3v_attend(ctx, self, dit->config.heads, p.q, p.k, p.v, NULL, &call->moment);
+    if (ctx->tape && range >= n) return t3v_dit_post(ctx, dit, b, x, o, m, call, layer);
     t3v_tensor *next = ctx->tape ? t3v_new_like(ctx, x, T3V_F32) : into;
     for (int64_t r = 0; r < n && !ctx->status; r += range) {
         size_t mark = t3v_arena_mark(ctx->arena);
         int64_t len = least(range, n - r);
         t3v_put(ctx, next, r, t3v_dit_post(ctx, dit, b, t3v_view(ctx, x, r, len), t3v_view(ctx, o, r, len), m,
-                                           &site[T3V_SITE_CROSS_TEXT], call->prompt, layer));
+                                           call, layer));
         if (!ctx->tape) t3v_arena_back(ctx->arena, mark);
     }
     if (!ctx->tape) t3v_arena_back(ctx->arena, start);

@@ -4,6 +4,7 @@
 #ifndef T3V_DIT_DIT_H
 #define T3V_DIT_DIT_H
 
+#include "attn/attend.h"
 #include "attn/plan.h"
 #include "t3v/log.h"
 #include "ops/ops.h"
@@ -55,6 +56,7 @@ typedef struct t3v_dit_call {
     const t3v_plan *plan; /* for this grid */
     const t3v_dit_prompt *prompt;
     double timestep;      /* 0 .. 1000 */
+    t3v_moment moment;    /* what the plan may depend on */
     int64_t range;        /* tokens walked at a time; 0: chosen */
     const t3v_progress *progress; /* told about blocks; may be NULL */
 } t3v_dit_call;
@@ -100,7 +102,7 @@ t3v_qkv t3v_dit_pre(t3v_ctx *ctx, const t3v_dit *dit, const t3v_dit_block *b, t3
                     const t3v_rope *rope, int64_t first);
 /* x after self-attention's output o, cross-attention and FFN, for the rows given. */
 t3v_tensor *t3v_dit_post(t3v_ctx *ctx, const t3v_dit *dit, const t3v_dit_block *b, t3v_tensor *x, t3v_tensor *o,
-                         t3v_tensor *m, const t3v_site *cross, const t3v_dit_prompt *prompt, int64_t layer);
+                         t3v_tensor *m, const t3v_dit_call *call, int64_t layer);
 /* q, k, v of all tokens, `range` at a time. */
 t3v_qkv t3v_dit_pre_all(t3v_ctx *ctx, const t3v_dit *dit, const t3v_dit_block *b, t3v_tensor *x, t3v_tensor *m,
                         const t3v_rope *rope, int64_t range);

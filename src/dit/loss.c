@@ -29,7 +29,7 @@ static void block_backward(t3v_ctx *ctx, const t3v_dit *dit, int64_t layer, t3v_
                            const t3v_rope *rope, const t3v_dit_call *call, int64_t range, const float *dnext)
 {
     const t3v_dit_block *b = &dit->block[layer];
-    const t3v_site *site = call->plan->layer[layer].site;
+    const t3v_site *self = &call->plan->layer[layer].site[T3V_SITE_SELF];
     int64_t n = x->shape[0], d = dit->config.dim;
     t3v_tape attention = {0}, part = {0};
     ctx->tape = NULL;
@@ -37,7 +37,7 @@ static void block_backward(t3v_ctx *ctx, const t3v_dit *dit, int64_t layer, t3v_
     if (ctx->status) return;
     p.q->needs_grad = p.k->needs_grad = p.v->needs_grad = true;
     ctx->tape = &attention;
-    t3v_tensor *o = t3v_attend(ctx, &site[T3V_SITE_SELF], dit->config.heads, p.q, p.k, p.v, NULL);
+    t3v_tensor *o = t3v_attend(ctx, self, dit->config.heads, p.q, p.k, p.v, NULL, &call->moment);
     t3v_tensor *grads[] = {o, p.q, p.k, p.v};
     for (int i = 0; i < 4; i++) (void)t3v_grad(ctx, grads[i]);
     for (int64_t r = 0; r < n && !ctx->status; r += range) {
@@ -45,7 +45,7 @@ static void block_backward(t3v_ctx *ctx, const t3v_dit *dit, int64_t layer, t3v_
         int64_t len = r + range < n ? range : n - r;
         ctx->tape = &part;
         t3v_tensor *y = t3v_dit_post(ctx, dit, b, t3v_view(ctx, x, r, len), t3v_view(ctx, o, r, len), m,
-                                     &site[T3V_SITE_CROSS_TEXT], call->prompt, layer);
+                                     call, layer);
         if (y) (void)t3v_backward(ctx, y, dnext + r * d);
         t3v_arena_back(ctx->arena, mark);
     }

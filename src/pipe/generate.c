@@ -294,12 +294,14 @@ static t3v_status first_noise(run *r, int64_t index)
 }
 
 /* One forward pass: velocity into v. */
-static t3v_status predict(run *r, const t3v_step *s, const t3v_dit_prompt *prompt, float *v, const t3v_progress *progress)
+static t3v_status predict(run *r, int i, int branch, const t3v_dit_prompt *prompt, float *v, const t3v_progress *progress)
 {
     size_t mark = t3v_arena_mark(&r->memory);
     t3v_ctx ctx = {.arena = &r->memory, .compute = r->want.compute};
     t3v_tensor *x = t3v_wrap(&ctx, r->x, T3V_F32, 4, r->latent);
-    t3v_dit_call call = {.plan = s->plan, .prompt = prompt, .timestep = s->timestep, .progress = progress};
+    const t3v_step *s = &r->schedule.step[i];
+    t3v_dit_call call = {.plan = s->plan, .prompt = prompt, .timestep = s->timestep, .progress = progress,
+                         .moment = {i, r->schedule.steps, s->sigma, branch}};
     t3v_tensor *y = t3v_dit_forward(&ctx, &r->model->dit, x, &call);
     if (y) memcpy(v, y->data, (size_t)r->n * sizeof *v);
     t3v_arena_back(&r->memory, mark);
@@ -331,10 +333,10 @@ static t3v_status take_step(run *r, int i, const t3v_dit_prompt *positive, const
 {
     const t3v_step *s = &r->schedule.step[i];
     t3v_progress inner = {inner_report, in};
-    T3V_TRY(predict(r, s, positive, r->v, &inner));
+    T3V_TRY(predict(r, i, T3V_BRANCH_COND, positive, r->v, &inner));
     in->pass++;
     if (s->cfg != 1.0) {
-        T3V_TRY(predict(r, s, negative, r->v_neg, &inner));
+        T3V_TRY(predict(r, i, T3V_BRANCH_UNCOND, negative, r->v_neg, &inner));
         in->pass++;
         t3v_rows_lincomb(r->v, T3V_F32, (float)s->cfg, r->v, T3V_F32, (float)(1 - s->cfg), r->v_neg, T3V_F32, r->n);
     }

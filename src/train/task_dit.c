@@ -149,7 +149,10 @@ static t3v_status sample(void *self, t3v_ctx *ctx, int worker, int64_t step, int
     t3v_rows_lincomb(x0->data, T3V_F32, 1.0f, eps->data, T3V_F32, -1.0f, x0->data, T3V_F32, s->latent_size); /* target */
 
     t3v_tensor *context = t3v_umt5_encode(ctx, &m->text, ids, count);
-    t3v_dit_call call = {.plan = s->plan, .timestep = 1000 * sigma, .range = s->range};
+    /* The step of the model's usual schedule that has this noise level. */
+    int64_t steps = m->defaults.steps, at = (int64_t)((1 - u) * (double)steps);
+    t3v_dit_call call = {.plan = s->plan, .timestep = 1000 * sigma, .range = s->range,
+                         .moment = {at < steps ? at : steps - 1, steps, sigma, *caption ? T3V_BRANCH_COND : T3V_BRANCH_UNCOND}};
     T3V_TRY(t3v_dit_loss(ctx, &m->dit, x, context, x0->data, scale, &call, s->recompute, loss));
     int level = (int)(4 * sigma) < 3 ? (int)(4 * sigma) : 3;
 #pragma omp critical(t3v_levels)

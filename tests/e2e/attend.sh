@@ -33,6 +33,11 @@ expect() { # status, then arguments
 expect 2 --plan full --grid 1,2,2
 expect 2 --plan nonsense --grid 1,2,2 -i "$dir/in.safetensors" -o "$dir/x.safetensors"
 grep -q "column 1: unknown pattern 'nonsense'; known: .*full" "$dir/err" || fail "unhelpful: $(cat "$dir/err")"
+for step in 3/3 -1/3 1 x/2 2/1/2; do
+    expect 2 --plan full --grid 1,2,2 --step $step -i "$dir/in.safetensors" -o "$dir/x.safetensors"
+    grep -q -- "--step $step: expected I/N" "$dir/err" || fail "unhelpful: $(cat "$dir/err")"
+done
+expect 0 --plan full --grid 1,2,2 --step 2/3 -i "$dir/in.safetensors" -o "$dir/out.safetensors"
 expect 1 --plan full --grid 1,2,3 -i "$dir/in.safetensors" -o "$dir/x.safetensors"
 expect 1 --plan full --grid 1,2,2 -i "$dir/absent" -o "$dir/x.safetensors"
 [ ! -e "$dir/x.safetensors" ] || fail "a failed run left a file"
