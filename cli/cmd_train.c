@@ -164,6 +164,7 @@ static t3v_status train_dit(const json_t *j, const args *a, const cli_common *co
     T3V_TRY(t3v_json_real(j, f, "shift", false, 0.01, 100, &task.shift));
     T3V_TRY(t3v_json_real(j, f, "drop", false, 0, 1, &task.drop));
     T3V_TRY(t3v_json_bool(j, f, "recompute", false, &task.recompute));
+    T3V_TRY(t3v_json_bool(j, f, "freeze_text", false, &task.freeze_text));
     T3V_TRY(t3v_json_int(j, f, "range", false, 0, 1 << 30, &task.range));
     t3v_model_paths paths = {.model = init};
     t3v_status st = t3v_model_open(&task.model, &paths, T3V_PART_ALL, common->bf16 ? T3V_BF16 : T3V_F32, true);

@@ -189,7 +189,7 @@ static t3v_status save(void *self, const char *dir, float *const *values)
     t3v_status st = t3v_params_entries(dit, values, T3V_BF16, &arena, &e);
     snprintf(path, sizeof path, "%s/diffusion_pytorch_model.safetensors", dir);
     if (!st) st = t3v_safetensors_write(path, e, dit->count, NULL, 0);
-    if (!st) st = t3v_params_entries(text, values + dit->count, T3V_BF16, &arena, &e);
+    if (!st) st = t3v_params_entries(text, s->freeze_text ? NULL : values + dit->count, T3V_BF16, &arena, &e);
     snprintf(path, sizeof path, "%s/models_t5_umt5-xxl-enc-bf16.pth", dir);
     if (!st) st = t3v_pth_write(path, e, text->count);
     snprintf(path, sizeof path, "%s/config.json", dir);
@@ -200,6 +200,6 @@ static t3v_status save(void *self, const char *dir, float *const *values)
 
 t3v_task t3v_task_dit_make(t3v_task_dit *s)
 {
-    return (t3v_task){.self = s, .part = {&s->model->dit.params, &s->model->text.params}, .compute = s->model->compute,
+    return (t3v_task){.self = s, .part = {&s->model->dit.params, s->freeze_text ? NULL : &s->model->text.params}, .compute = s->model->compute,
                       .sample = sample, .save = save, .log = log_words};
 }

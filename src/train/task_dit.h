@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Training the DiT and its text encoder together on cached latents of procedural video. */
+/* Training the DiT, with its text encoder or without, on cached latents of procedural video. */
 #ifndef T3V_TRAIN_TASK_DIT_H
 #define T3V_TRAIN_TASK_DIT_H
 
@@ -16,6 +16,7 @@ typedef struct t3v_task_dit {
     int64_t clips;         /* distinct scenes cached as latents */
     double shift;          /* of the noise levels: sigma = shift u / (1 + (shift - 1) u), u uniform */
     double drop;           /* share of samples with the empty prompt, for CFG */
+    bool freeze_text;      /* train the DiT alone */
     bool recompute;        /* keep only the blocks' inputs and run blocks again on the way back: less memory, 4/3 the time */
     int64_t range;         /* tokens walked at a time; 0: chosen */
     t3v_plan *plan;

@@ -36,6 +36,15 @@ wait $pid 2> /dev/null || true
 "$t3v" train -q --threads 2 --config "$dir/c.json" -o "$dir/killed" --resume
 cmp "$dir/long/state/train.safetensors" "$dir/killed/state/train.safetensors" || fail "a killed run differs"
 
+config "$dir/c.json" 3 ',"freeze_text":true'
+"$t3v" train -q --config "$dir/c.json" -o "$dir/frozen"
+"$t3v" text --model "$dir/model" --prompt "a red cube" -o "$dir/a.safetensors"
+cp -r "$dir/model/google" "$dir/frozen/"
+"$t3v" text --model "$dir/frozen" --prompt "a red cube" -o "$dir/b.safetensors"
+cmp "$dir/a.safetensors" "$dir/b.safetensors" || fail "freeze_text: the text encoder changed"
+! cmp -s "$dir/model/diffusion_pytorch_model.safetensors" "$dir/frozen/diffusion_pytorch_model.safetensors" ||
+    fail "freeze_text: the DiT did not change"
+
 refused() { # WORDS EXTRA
     config "$dir/bad.json" 8 "$2"
     if "$t3v" train -q --config "$dir/bad.json" -o "$dir/bad" 2> "$dir/err"; then fail "$2 was accepted"; fi
