@@ -42,9 +42,10 @@ static int64_t mark(const t3v_term *t, int64_t query, uint8_t *seen, int bit)
     if (t->order)
         for (slot = 0; t->order[slot] != query;) slot++;
     while (t->block_first[b + 1] <= slot) b++;
-    for (int64_t r = t->range_first[b]; r < t->range_first[b + 1]; r++)
-        for (int32_t s = t->ranges[r].first; s < t->ranges[r].last; s++, n++)
-            seen[t->order ? t->order[s] : s] |= (uint8_t)(1 << bit);
+    for (int64_t r = t->range_first[b]; r < t->range_first[b + 1]; r++) {
+        t3v_range slots = t3v_term_slots(t, t->ranges[r]);
+        for (int32_t s = slots.first; s < slots.last; s++, n++) seen[t->order ? t->order[s] : s] |= (uint8_t)(1 << bit);
+    }
     return n;
 }
 

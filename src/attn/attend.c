@@ -7,7 +7,10 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "attn/combine.h"
 #include "attn/kernel.h"
+#include "attn/linear.h"
+#include "attn/source.h"
 #include "base/threads.h"
 #include "tensor/dtype.h"
 
@@ -52,6 +55,9 @@ static t3v_status check(const t3v_site *site, const t3v_attend_args *a)
         if (slots && (slots != a->n_q || slots != a->n_k))
             return t3v_fail(T3V_E_SHAPE, "the attention plan is for %lld tokens, got %lld queries and %lld keys", (long long)slots,
                             (long long)a->n_q, (long long)a->n_k);
+        if (site->term[i].kind != T3V_TERM_LINEAR) continue;
+        if (a->key_log_weight) return t3v_fail(T3V_E_ARG, "a linear attention term takes no key log-weights");
+        if (site->term[i].phi.layers && !a->params) return t3v_fail(T3V_E_ARG, "a linear attention term got no parameters");
     }
     return T3V_OK;
 }
@@ -60,12 +66,12 @@ static t3v_status check(const t3v_site *site, const t3v_attend_args *a)
 
 static int64_t blocks_of(const t3v_term *t) { return t->slots ? t->blocks : 1; }
 
-static int64_t most_keys(const t3v_site *site, int64_t n_k)
+static int64_t most_keys(const t3v_site *site, int64_t n_k, bool linear)
 {
     int64_t most = 0;
     for (int i = 0; i < site->terms; i++)
         for (int64_t b = 0; b < blocks_of(&site->term[i]); b++) {
-            int64_t n = t3v_term_keys(&site->term[i], b, n_k);
+            int64_t n = linear || site->term[i].kind == T3V_TERM_SOFTMAX ? t3v_term_keys(&site->term[i], b, n_k) : 0;
             if (n > most) most = n;
         }
     return most;
@@ -94,32 +100,68 @@ static bool needs_list(const t3v_site *site)
 }
 
 /* How the scratch is divided. `shared`: the threads work on one block's queries together, with one packed copy of
- * its keys; else each takes whole blocks of its own. */
+ * its keys; else each takes whole blocks of its own. `team`: lists that the threads use together all the same. */
 typedef struct layout {
     const t3v_attn_impl *impl;
     int threads;
-    bool shared;
-    int64_t keys, queries;
-    size_t packed, work, list, thread, sum, total; /* bytes */
+    bool shared, team;
+    int64_t keys;
+    size_t packed, work, list, thread, sum, lse, top, source, linear, common, total; /* bytes */
 } layout;
 
 static size_t align_up(size_t n) { return (n + ALIGN - 1) / ALIGN * ALIGN; }
 
+static const t3v_term *linear_term(const t3v_site *site)
+{
+    for (int i = 0; i < site->terms; i++)
+        if (site->term[i].kind == T3V_TERM_LINEAR) return &site->term[i];
+    return NULL;
+}
+
+/* Do linear terms weigh exp(largest score), so that these scores are needed? */
+static bool needs_top(const t3v_site *site) { return site->row_max && linear_term(site) && site->terms > 1; }
+
+static size_t most_source(const t3v_site *site, const t3v_attend_args *a)
+{
+    size_t most = 0;
+    for (int i = 0; i < site->terms; i++) {
+        size_t n = t3v_source_bytes(&site->term[i], a);
+        if (n > most) most = n;
+    }
+    return align_up(most);
+}
+
 static layout lay_out(const t3v_site *site, const t3v_attend_args *a)
 {
-    layout l = { .impl = choose(a, NULL, 0), .threads = t3v_threads(), .keys = most_keys(site, a->n_k) };
+    layout l = { .impl = choose(a, NULL, 0), .threads = t3v_threads(), .keys = most_keys(site, a->n_k, false) };
+    const t3v_term *linear = linear_term(site);
+    size_t row = (size_t)a->n_q * sizeof(float);
+    l.source = most_source(site, a);
     int64_t units = INT64_MAX;
     for (int i = 0; i < site->terms; i++) {
-        int64_t u = blocks_of(&site->term[i]) * (site->terms == 1 ? a->heads : 1);
+        int64_t u = blocks_of(&site->term[i]) * (site->terms == 1 && !l.source ? a->heads : 1);
         if (u < units) units = u;
     }
     l.shared = l.threads > 1 && (units < 4 * l.threads || l.keys > 8192);
     l.packed = align_up(l.impl->packed_bytes(l.keys, a->dim));
     l.work = align_up(l.impl->work_bytes(a->dim));
-    l.list = needs_list(site) ? align_up((size_t)l.keys * sizeof(int32_t)) : 0;
+    l.list = needs_list(site) ? align_up((size_t)most_keys(site, a->n_k, true) * sizeof(int32_t)) : 0;
+    if (site->combine != T3V_COMBINE_MEAN) {
+        l.sum = align_up((size_t)site->terms * (size_t)a->dim * row);
+        if (!a->lse) l.lse = align_up((size_t)site->terms * row);
+    } else if (site->terms > 1) {
+        l.sum = align_up((size_t)a->dim * row);
+    }
+    if (linear) {
+        size_t work = align_up(t3v_linear_work(&linear->phi, a->dim));
+        if (work > l.work) l.work = work;
+        l.linear = align_up(t3v_linear_shared(&linear->phi, a->dim));
+        l.team = true;
+        if (needs_top(site)) l.top = align_up(row);
+    }
     l.thread = l.work + (l.shared ? 0 : l.packed + l.list);
-    l.sum = site->terms > 1 ? align_up((size_t)a->n_q * (size_t)a->dim * sizeof(float)) : 0;
-    l.total = l.sum + (l.shared ? l.packed + l.list : 0) + l.thread * (size_t)l.threads + ALIGN;
+    l.common = (l.shared ? l.packed : 0) + (l.shared || l.team ? l.list : 0);
+    l.total = l.sum + l.lse + l.top + l.source + l.linear + l.common + l.thread * (size_t)l.threads + ALIGN;
     return l;
 }
 
@@ -130,18 +172,19 @@ static const char *at_head(const void *base, t3v_dtype type, int head, int dim)
     return (const char *)base + (size_t)head * (size_t)dim * t3v_dtype_size(type);
 }
 
-/* Queries and keys of block b; `list` holds the tokens of several ranges. */
-static t3v_attn_job job_of(const t3v_term *t, const t3v_attend_args *a, int head, int64_t b, int32_t *list)
+/* Queries and keys of block b; `list` holds the rows of several ranges, `source` what must be computed of keys. */
+static t3v_attn_job job_of(const t3v_term *t, const t3v_attend_args *a, int head, int64_t b, int32_t *list, void *source)
 {
+    t3v_key_source keys = t3v_source_make(t, a, head, source);
     t3v_attn_job job = {
         .q = at_head(a->q, a->type, head, a->dim),
-        .k = at_head(a->k, a->type, head, a->dim),
-        .v = at_head(a->v, a->type, head, a->dim),
+        .k = keys.k,
+        .v = keys.v,
         .type = a->type,
         .q_stride = a->q_stride,
-        .k_stride = a->k_stride,
-        .v_stride = a->v_stride,
-        .key_log_weight = a->key_log_weight,
+        .k_stride = keys.k_stride,
+        .v_stride = keys.v_stride,
+        .key_log_weight = keys.log_weight,
         .scale = a->scale != 0 ? a->scale : 1 / sqrtf((float)a->dim),
         .dim = a->dim,
         .queries = { NULL, 0, a->n_q },
@@ -152,13 +195,14 @@ static t3v_attn_job job_of(const t3v_term *t, const t3v_attend_args *a, int head
     job.queries = (t3v_token_list){ t->order ? t->order + first : NULL, first, t->block_first[b + 1] - first };
     const t3v_range *r = &t->ranges[t->range_first[b]];
     int64_t ranges = t->range_first[b + 1] - t->range_first[b];
+    const int32_t *order = t->pool > 1 ? NULL : t->order;
     if (ranges == 1) {
-        job.keys = (t3v_token_list){ t->order ? t->order + r->first : NULL, r->first, r->last - r->first };
+        job.keys = (t3v_token_list){ order ? order + r->first : NULL, r->first, r->last - r->first };
         return job;
     }
     int64_t n = 0;
     for (int64_t i = 0; i < ranges; i++)
-        for (int32_t s = r[i].first; s < r[i].last; s++) list[n++] = t->order ? t->order[s] : s;
+        for (int32_t s = r[i].first; s < r[i].last; s++) list[n++] = order ? order[s] : s;
     job.keys = (t3v_token_list){ list, 0, n };
     return job;
 }
@@ -187,16 +231,34 @@ typedef struct run {
     const t3v_site *site;
     const t3v_attend_args *a;
     layout l;
-    char *sum, *common, *threads; /* parts of the scratch */
+    char *sum, *lse, *top, *source, *linear, *common, *threads; /* parts of the scratch */
+    int phase;                                                  /* of the epilogue */
+    int failed;                                                 /* a product found no memory */
 } run;
 
-/* The sink of term `index`: the output itself, or for several terms the sum. */
+static void fails(run *r)
+{
+#pragma omp atomic write
+    r->failed = 1;
+}
+
+static bool uses(const t3v_site *site, int phase, int term) { return !site->epilogue || site->epilogue->uses(phase, term); }
+
+static float *lse_of(const run *r, int index, int head)
+{
+    const t3v_attend_args *a = r->a;
+    if (a->lse) return a->lse + ((int64_t)index * a->heads + head) * a->n_q;
+    return r->l.lse ? (float *)(void *)r->lse + index * a->n_q : NULL;
+}
+
+/* The sink of term `index`: its own rows, the output itself, or for several terms their sum. */
 static t3v_attn_sink sink_of(const run *r, int index, int head)
 {
     const t3v_attend_args *a = r->a;
-    t3v_attn_sink s = { .weight = r->site->term[index].weight };
-    if (a->lse) s.lse = a->lse + ((int64_t)index * a->heads + head) * a->n_q;
-    if (r->site->terms > 1) {
+    t3v_attn_sink s = { .weight = r->site->term[index].weight, .lse = lse_of(r, index, head) };
+    if (r->site->combine != T3V_COMBINE_MEAN) {
+        s.out = (float *)(void *)r->sum + index * a->n_q * a->dim, s.type = T3V_F32, s.stride = a->dim, s.weight = 1;
+    } else if (r->site->terms > 1) {
         s.out = r->sum, s.type = T3V_F32, s.stride = a->dim, s.add = index > 0;
     } else {
         s.out = (void *)at_head(a->out, a->out_type, head, a->dim), s.type = a->out_type, s.stride = a->out_stride;
@@ -204,18 +266,79 @@ static t3v_attn_sink sink_of(const run *r, int index, int head)
     return s;
 }
 
-/* Heads [head, head + heads) of one term; called by all threads of the team. */
+/* Block `b` for all threads of the team, which use one list. */
+static t3v_attn_job team_job(const run *r, const t3v_term *t, int head, int64_t b)
+{
+    int32_t *list = (int32_t *)(void *)(r->common + (r->l.shared ? r->l.packed : 0));
+    if (r->l.list) {
+#pragma omp single /* its barrier comes before any use, that of the last loop after all */
+        job_of(t, r->a, head, b, list, r->source);
+    }
+    return job_of(t, r->a, head, b, list, r->source);
+}
+
+/* A term that an epilogue leaves out meets nothing. */
+static void run_nothing(const run *r, int index, int head)
+{
+    float *lse = lse_of(r, index, head);
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < r->a->n_q; i++) lse[i] = -INFINITY;
+}
+
+/* The numerators and denominators of a linear term; called by all threads of the team. */
+static void run_linear(run *r, int index, int head, char *mine)
+{
+    const t3v_term *t = &r->site->term[index];
+    t3v_phi_net net[2];
+    for (int map = 0; map < 2; map++) net[map] = t3v_phi_of(&t->phi, map, head, r->a->dim, r->a->params, NULL);
+    for (int64_t b = 0; b < t->blocks; b++) {
+        t3v_attn_job job = team_job(r, t, head, b);
+        if (!t3v_linear_forward(&job, net, r->linear, mine, sink_of(r, index, head).out, lse_of(r, index, head))) fails(r);
+    }
+}
+
+static void make_source(const run *r, const t3v_term *t, int head)
+{
+    int64_t rows = t3v_source_rows(t, r->a);
+    if (!rows) return;
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < rows; i++) t3v_source_fill(t, r->a, head, r->source, i, i + 1);
+}
+
+/* The largest softmax score of every row; called by all threads of the team. */
+static void find_top(run *r, int head, char *mine)
+{
+    float *top = (float *)(void *)r->top;
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < r->a->n_q; i++) top[i] = -INFINITY;
+    for (int index = 0; index < r->site->terms; index++) {
+        const t3v_term *t = &r->site->term[index];
+        if (t->kind == T3V_TERM_LINEAR) continue;
+        make_source(r, t, head);
+        for (int64_t b = 0; b < blocks_of(t); b++) {
+            t3v_attn_job job = team_job(r, t, head, b);
+#pragma omp for schedule(static)
+            for (int64_t i = 0; i < job.queries.count; i += T3V_LINEAR_ROWS) {
+                int64_t left = job.queries.count - i;
+                if (!t3v_row_max(&job, i, left < T3V_LINEAR_ROWS ? left : T3V_LINEAR_ROWS, mine, top, NULL)) fails(r);
+            }
+        }
+    }
+}
+
+/* Heads [head, head + heads) of one softmax term; called by all threads of the team. */
 static void run_term(const run *r, int index, int head, int heads, char *mine)
 {
     const t3v_term *t = &r->site->term[index];
     const layout *l = &r->l;
     int64_t units = heads * blocks_of(t);
+    make_source(r, t, head);
     if (!l->shared) {
         char *packed = mine + l->work;
 #pragma omp for schedule(dynamic)
         for (int64_t u = 0; u < units; u++) {
             int h = head + (int)(u / blocks_of(t));
-            t3v_attn_job job = job_of(t, r->a, h, u % blocks_of(t), (int32_t *)(void *)(packed + l->packed));
+            t3v_attn_job job = job_of(t, r->a, h, u % blocks_of(t), (int32_t *)(void *)(packed + l->packed), r->source);
             t3v_attn_sink sink = sink_of(r, index, h);
             l->impl->pack(&job, packed, 0, strips_of(l->impl, job.keys.count));
             run_chunks(l->impl, &job, packed, mine, &sink);
@@ -224,14 +347,8 @@ static void run_term(const run *r, int index, int head, int heads, char *mine)
     }
     for (int64_t u = 0; u < units; u++) {
         int h = head + (int)(u / blocks_of(t));
-        t3v_attn_job job;
         t3v_attn_sink sink = sink_of(r, index, h);
-        int32_t *list = (int32_t *)(void *)(r->common + l->packed);
-        if (l->list) {
-#pragma omp single /* its barrier comes before any use, that of the last loop after all */
-            job_of(t, r->a, h, u % blocks_of(t), list);
-        }
-        job = job_of(t, r->a, h, u % blocks_of(t), list);
+        t3v_attn_job job = team_job(r, t, h, u % blocks_of(t));
         int64_t strips = strips_of(l->impl, job.keys.count);
 #pragma omp for schedule(static)
         for (int64_t s = 0; s < strips; s++) l->impl->pack(&job, r->common, s, s + 1);
@@ -244,32 +361,68 @@ static void run_term(const run *r, int index, int head, int heads, char *mine)
     }
 }
 
-static void write_head(const run *r, int head)
+/* Row i of a head's output. */
+static void write_row(const t3v_attend_args *a, int head, int64_t i, const float *x)
 {
-    const t3v_attend_args *a = r->a;
-    const float *sum = (const float *)(const void *)r->sum;
     void *out = (void *)at_head(a->out, a->out_type, head, a->dim);
-#pragma omp for schedule(static)
-    for (int64_t i = 0; i < a->n_q; i++) {
-        const float *x = sum + i * a->dim;
-        if (a->out_type == T3V_F32) {
-            memcpy((float *)out + i * a->out_stride, x, (size_t)a->dim * sizeof *x);
-        } else {
-            t3v_bf16 *y = (t3v_bf16 *)out + i * a->out_stride;
-            for (int d = 0; d < a->dim; d++) y[d] = t3v_f32_to_bf16(x[d]);
-        }
+    if (a->out_type == T3V_F32) {
+        memcpy((float *)out + i * a->out_stride, x, (size_t)a->dim * sizeof *x);
+    } else {
+        t3v_bf16 *y = (t3v_bf16 *)out + i * a->out_stride;
+        for (int d = 0; d < a->dim; d++) y[d] = t3v_f32_to_bf16(x[d]);
     }
 }
 
-static void run_team(const run *r, char *mine)
+static t3v_head_terms terms_of(const run *r, int head)
 {
-    if (r->site->terms == 1) {
+    const t3v_attend_args *a = r->a;
+    t3v_head_terms x = { .site = r->site, .n_q = a->n_q, .dim = a->dim, .number = (int)t3v_dtype_size(a->out_type),
+                         .top = r->l.top ? (const float *)(const void *)r->top : NULL, .phase = r->phase };
+    for (int i = 0; i < r->site->terms; i++) {
+        if (!uses(r->site, r->phase, i)) continue;
+        x.out[i] = (const float *)(const void *)r->sum + i * a->n_q * a->dim;
+        x.lse[i] = lse_of(r, i, head);
+    }
+    if (!r->site->epilogue || !a->state) return x;
+    x.counter = a->state;
+    x.record_bytes = r->site->epilogue->record(r->site->options, a->dim, x.number);
+    x.record = (char *)a->state + T3V_STATE_COUNTERS * sizeof *x.counter + (size_t)head * (size_t)a->n_q * x.record_bytes;
+    return x;
+}
+
+static void write_head(const run *r, int head)
+{
+    const t3v_attend_args *a = r->a;
+    if (r->site->combine == T3V_COMBINE_MEAN) {
+#pragma omp for schedule(static)
+        for (int64_t i = 0; i < a->n_q; i++) write_row(a, head, i, (const float *)(const void *)r->sum + i * a->dim);
+        return;
+    }
+    t3v_head_terms x = terms_of(r, head);
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < a->n_q; i++) {
+        float y[T3V_HEAD_DIM_MAX];
+        t3v_combine_row(&x, i, y);
+        write_row(a, head, i, y);
+    }
+}
+
+static void run_team(run *r, char *mine)
+{
+    const t3v_site *site = r->site;
+    bool direct = site->terms == 1 && site->combine == T3V_COMBINE_MEAN;
+    if (direct && !r->l.source) {
         run_term(r, 0, 0, r->a->heads, mine);
         return;
     }
     for (int h = 0; h < r->a->heads; h++) {
-        for (int i = 0; i < r->site->terms; i++) run_term(r, i, h, 1, mine);
-        write_head(r, h);
+        for (int i = 0; i < site->terms; i++) {
+            if (site->term[i].kind == T3V_TERM_LINEAR) run_linear(r, i, h, mine);
+            else if (uses(site, r->phase, i)) run_term(r, i, h, 1, mine);
+            else run_nothing(r, i, h);
+        }
+        if (r->l.top) find_top(r, h, mine);
+        if (!direct) write_head(r, h);
     }
 }
 
@@ -280,37 +433,61 @@ t3v_status t3v_attend_run(const t3v_site *site, const t3v_attend_args *a)
     if (a->scratch_bytes < r.l.total)
         return t3v_fail(T3V_E_ARG, "attention got %zu bytes of scratch, needs %zu", a->scratch_bytes, r.l.total);
     r.sum = (char *)(((uintptr_t)a->scratch + ALIGN - 1) / ALIGN * ALIGN);
-    r.common = r.sum + r.l.sum;
-    r.threads = r.common + (r.l.shared ? r.l.packed + r.l.list : 0);
+    r.lse = r.sum + r.l.sum;
+    r.top = r.lse + r.l.lse;
+    r.source = r.top + r.l.top;
+    r.linear = r.source + r.l.source;
+    r.common = r.linear + r.l.linear;
+    r.threads = r.common + r.l.common;
+    if (site->epilogue) r.phase = a->state ? site->epilogue->phase(site->options, &a->moment, a->state) : site->epilogue->without_state;
     /* A region of its own even for one thread: the loops inside must not bind to a region of the caller. */
 #pragma omp parallel num_threads(r.l.threads)
     run_team(&r, r.threads + (size_t)omp_get_thread_num() * r.l.thread);
-    return T3V_OK;
+    return r.failed ? t3v_fail(T3V_E_NOMEM, "no memory for the products of linear attention") : T3V_OK;
 }
 
 /* ---- backward: a head is one unit, its blocks in order, so that sums have a fixed order ---- */
 
+/* What a joint site keeps by row: the term's share and that times dout.y; largest score, what it passes on, where it is. */
+enum { ROW_WEIGHT, ROW_DELTA, ROW_SLOPE, ROW_TOP, ROW_KEY, ROW_OWNER, ROW_WHICH, BACK_ROWS };
+
 typedef struct back_layout {
     const t3v_attn_impl *impl;
     int threads;
-    bool again; /* the output of a term is computed again */
-    size_t out, packed, work, list, backward, thread, total; /* bytes */
+    bool again;      /* the output of a term is computed again */
+    int64_t keys;    /* most rows of a source */
+    size_t out, packed, work, list, source, pooled, backward, rows, dout, shared, thread, total; /* bytes */
 } back_layout;
 
 static back_layout lay_out_backward(const t3v_site *site, const t3v_attend_args *a, const t3v_attend_grad *g)
 {
     back_layout l = { .impl = choose(a, NULL, 0), .threads = t3v_threads() };
-    int64_t keys = most_keys(site, a->n_k), queries = most_queries(site, a->n_q);
+    int64_t keys = most_keys(site, a->n_k, false), queries = most_queries(site, a->n_q);
+    bool joint = site->combine == T3V_COMBINE_JOINT;
+    size_t row = (size_t)a->n_q * sizeof(float);
     if (l.threads > a->heads) l.threads = a->heads;
-    l.again = site->terms > 1 || !g->out;
+    l.again = !joint && ((site->terms > 1 && !site->epilogue) || !g->out);
     if (l.again) {
-        l.out = align_up((size_t)a->n_q * (size_t)a->dim * sizeof(float));
+        l.out = align_up((size_t)a->dim * row);
         l.packed = align_up(l.impl->packed_bytes(keys, a->dim));
         l.work = align_up(l.impl->work_bytes(a->dim));
     }
-    l.list = needs_list(site) ? align_up((size_t)keys * sizeof(int32_t)) : 0;
+    if (joint) {
+        const t3v_term *linear = linear_term(site);
+        l.rows = align_up(BACK_ROWS * row);
+        l.dout = align_up((size_t)a->dim * row);
+        if (linear) l.work = align_up(t3v_linear_work(&linear->phi, a->dim));
+        if (linear) l.shared = align_up(t3v_linear_shared(&linear->phi, a->dim));
+    }
+    for (int i = 0; i < site->terms; i++) {
+        const t3v_term *t = &site->term[i];
+        size_t pooled = t->pool > 1 ? align_up(2 * (size_t)t3v_source_rows(t, a) * (size_t)a->dim * sizeof(float)) : 0;
+        if (pooled > l.pooled) l.pooled = pooled;
+    }
+    l.source = most_source(site, a);
+    l.list = needs_list(site) ? align_up((size_t)most_keys(site, a->n_k, true) * sizeof(int32_t)) : 0;
     l.backward = align_up(l.impl->backward_bytes(queries, keys, a->dim));
-    l.thread = l.out + l.packed + l.work + l.list + l.backward;
+    l.thread = l.out + l.packed + l.work + l.list + l.source + l.pooled + l.backward + l.rows + l.dout + l.shared;
     l.total = l.thread * (size_t)l.threads + ALIGN;
     return l;
 }
@@ -325,12 +502,145 @@ static void clear(float *x, int64_t rows, int64_t stride, int dim)
     for (int64_t i = 0; i < rows; i++) memset(x + i * stride, 0, (size_t)dim * sizeof *x);
 }
 
-static void backward_head(const t3v_site *site, const t3v_attend_args *a, const t3v_attend_grad *g, const back_layout *l,
+/* A head on its way back, with the parts of a thread's scratch. */
+typedef struct back {
+    const t3v_site *site;
+    const t3v_attend_args *a;
+    const t3v_attend_grad *g;
+    const back_layout *l;
+    int head;
+    char *out, *packed, *work, *source, *scratch, *shared;
+    int32_t *list;
+    float *pooled, *dout; /* gradients of pooled keys and values; dout by row weights */
+    float *row[BACK_ROWS];
+    t3v_attn_grad b;
+} back;
+
+static float at_row(const void *base, t3v_dtype type, int64_t i)
+{
+    return type == T3V_F32 ? ((const float *)base)[i] : t3v_bf16_to_f32(((const t3v_bf16 *)base)[i]);
+}
+
+/* The blocks of a softmax term, with k->b as it is; what the largest score of a row passes on. */
+static void backward_term(const back *k, int index, const float *slope)
+{
+    const t3v_term *t = &k->site->term[index];
+    const t3v_attend_args *a = k->a;
+    const int32_t *key = (const int32_t *)(const void *)k->row[ROW_KEY], *owner = (const int32_t *)(const void *)k->row[ROW_OWNER];
+    int64_t made = t3v_source_rows(t, a);
+    t3v_attn_grad b = k->b;
+    if (made) t3v_source_fill(t, a, k->head, k->source, 0, made);
+    if (t->pool > 1) {
+        b.dk = k->pooled, b.dv = k->pooled + made * a->dim;
+        b.dk_stride = b.dv_stride = a->dim;
+        memset(k->pooled, 0, 2 * (size_t)(made * a->dim) * sizeof *k->pooled);
+    }
+    for (int64_t block = 0; block < blocks_of(t); block++) {
+        t3v_attn_job job = job_of(t, a, k->head, block, k->list, k->source);
+        if (k->l->again) {
+            t3v_attn_sink sink = { .out = k->out, .type = T3V_F32, .stride = a->dim, .weight = 1 };
+            k->l->impl->pack(&job, k->packed, 0, strips_of(k->l->impl, job.keys.count));
+            run_chunks(k->l->impl, &job, k->packed, k->work, &sink);
+        }
+        k->l->impl->backward(&job, &b, k->scratch);
+        for (int64_t i = 0; slope && i < job.queries.count; i++) {
+            int64_t q = t3v_row(&job.queries, i);
+            if (owner[q] != index) continue;
+            float s = slope[q] * job.scale;
+            for (int d = 0; d < a->dim; d++) {
+                b.dq[q * b.dq_stride + d] += s * at_row(job.k, a->type, key[q] * job.k_stride + d);
+                b.dk[key[q] * b.dk_stride + d] += s * at_row(job.q, a->type, q * job.q_stride + d);
+            }
+        }
+    }
+    if (t->pool > 1) t3v_source_backward(t, a, b.dk, b.dv, k->b.dk, k->b.dk_stride, k->b.dv, k->b.dv_stride);
+}
+
+/* Finds each row's largest score, its term and key. */
+static bool find_top_again(const back *k)
+{
+    const t3v_attend_args *a = k->a;
+    int32_t *key = (int32_t *)(void *)k->row[ROW_KEY], *owner = (int32_t *)(void *)k->row[ROW_OWNER];
+    int32_t *which = (int32_t *)(void *)k->row[ROW_WHICH];
+    for (int64_t i = 0; i < a->n_q; i++) k->row[ROW_TOP][i] = -INFINITY, owner[i] = -1;
+    for (int index = 0; index < k->site->terms; index++) {
+        const t3v_term *t = &k->site->term[index];
+        if (t->kind == T3V_TERM_LINEAR) continue;
+        int64_t made = t3v_source_rows(t, a);
+        if (made) t3v_source_fill(t, a, k->head, k->source, 0, made);
+        for (int64_t block = 0; block < blocks_of(t); block++) {
+            t3v_attn_job job = job_of(t, a, k->head, block, k->list, k->source);
+            for (int64_t i = 0; i < job.queries.count; i++) which[t3v_row(&job.queries, i)] = -1;
+            if (!t3v_row_max(&job, 0, job.queries.count, k->work, k->row[ROW_TOP], which)) return false;
+            for (int64_t i = 0; i < job.queries.count; i++) {
+                int64_t q = t3v_row(&job.queries, i);
+                if (which[q] >= 0) owner[q] = index, key[q] = (int32_t)t3v_row(&job.keys, which[q]);
+            }
+        }
+    }
+    return true;
+}
+
+/* y = (sum of e^s v + linear numerator) / (sum of e^s + linear denominator): with u = dout / denominator a softmax
+ * term's gradient is its own for dout scaled by its share of the denominator, and y in place of its output. */
+static bool backward_joint(back *k)
+{
+    const t3v_site *site = k->site;
+    const t3v_attend_args *a = k->a;
+    bool top = needs_top(site);
+    t3v_head_terms x = { .site = site, .n_q = a->n_q, .dim = a->dim, .top = top ? k->row[ROW_TOP] : NULL };
+    for (int i = 0; i < site->terms; i++) x.lse[i] = a->lse + ((int64_t)i * a->heads + k->head) * a->n_q;
+    if (top && !find_top_again(k)) return false;
+    t3v_attn_grad b = k->b;
+    double share[T3V_TERMS_MAX];
+    for (int pass = 0; pass < 2; pass++) /* the linear term first: it gives the slopes of the largest scores */
+        for (int index = 0; index < site->terms; index++) {
+            const t3v_term *t = &site->term[index];
+            bool linear = t->kind == T3V_TERM_LINEAR;
+            if (linear == (pass > 0)) continue;
+            for (int64_t i = 0; i < a->n_q; i++) {
+                t3v_joint_shares(&x, i, share);
+                float w = (float)share[index], delta = 0;
+                for (int d = 0; d < a->dim; d++) {
+                    float dy = at_row(b.dout, b.dout_type, i * b.dout_stride + d);
+                    if (linear) delta += dy * at_row(b.out, b.out_type, i * b.out_stride + d);
+                    else k->dout[i * a->dim + d] = w * dy;
+                }
+                k->row[ROW_WEIGHT][i] = w, k->row[ROW_DELTA][i] = w * delta;
+            }
+            if (!linear) {
+                k->b.dout = k->dout, k->b.dout_type = T3V_F32, k->b.dout_stride = a->dim, k->b.weight = 1;
+                k->b.lse = x.lse[index];
+                backward_term(k, index, top ? k->row[ROW_SLOPE] : NULL);
+                continue;
+            }
+            t3v_phi_net net[2];
+            for (int map = 0; map < 2; map++) net[map] = t3v_phi_of(&t->phi, map, k->head, a->dim, a->params, k->g->dparams);
+            t3v_linear_grad grad = { b.dout, b.dout_type, b.dout_stride, k->row[ROW_WEIGHT], k->row[ROW_DELTA], k->row[ROW_SLOPE],
+                                     b.dq, b.dk, b.dv, b.dq_stride, b.dk_stride, b.dv_stride };
+            for (int64_t block = 0; block < t->blocks; block++) {
+                t3v_attn_job job = job_of(t, a, k->head, block, k->list, k->source);
+                if (!t3v_linear_backward(&job, net, &grad, k->shared, k->work)) return false;
+            }
+        }
+    return true;
+}
+
+static bool backward_head(const t3v_site *site, const t3v_attend_args *a, const t3v_attend_grad *g, const back_layout *l,
                           int head, char *mine)
 {
     int64_t column = (int64_t)head * a->dim;
-    char *packed = mine + l->out, *work = packed + l->packed, *list = work + l->work, *scratch = list + l->list;
-    t3v_attn_grad b = {
+    back k = { .site = site, .a = a, .g = g, .l = l, .head = head, .out = mine };
+    k.packed = k.out + l->out;
+    k.work = k.packed + l->packed;
+    k.list = (int32_t *)(void *)(k.work + l->work);
+    k.source = (char *)k.list + l->list;
+    k.pooled = (float *)(void *)(k.source + l->source);
+    k.scratch = (char *)k.pooled + l->pooled;
+    k.dout = (float *)(void *)(k.scratch + l->backward);
+    k.shared = (char *)k.dout + l->dout;
+    for (int i = 0; i < BACK_ROWS; i++) k.row[i] = (float *)(void *)(k.shared + l->shared) + i * a->n_q;
+    k.b = (t3v_attn_grad){
         .out = g->out ? at_head(g->out, a->out_type, head, a->dim) : NULL,
         .out_type = a->out_type,
         .out_stride = a->out_stride,
@@ -345,25 +655,19 @@ static void backward_head(const t3v_site *site, const t3v_attend_args *a, const 
         .dv_stride = g->dv_stride,
     };
     if (!g->accumulate) {
-        clear(b.dq, a->n_q, b.dq_stride, a->dim);
-        clear(b.dk, a->n_k, b.dk_stride, a->dim);
-        clear(b.dv, a->n_k, b.dv_stride, a->dim);
+        clear(k.b.dq, a->n_q, k.b.dq_stride, a->dim);
+        clear(k.b.dk, a->n_k, k.b.dk_stride, a->dim);
+        clear(k.b.dv, a->n_k, k.b.dv_stride, a->dim);
     }
-    if (l->again) b.out = mine, b.out_type = T3V_F32, b.out_stride = a->dim;
+    if (site->combine == T3V_COMBINE_JOINT) return backward_joint(&k);
+    if (l->again) k.b.out = k.out, k.b.out_type = T3V_F32, k.b.out_stride = a->dim;
     for (int i = 0; i < site->terms; i++) {
-        const t3v_term *t = &site->term[i];
-        b.weight = t->weight;
-        b.lse = a->lse + ((int64_t)i * a->heads + head) * a->n_q;
-        for (int64_t block = 0; block < blocks_of(t); block++) {
-            t3v_attn_job job = job_of(t, a, head, block, (int32_t *)(void *)list);
-            if (l->again) {
-                t3v_attn_sink sink = { .out = mine, .type = T3V_F32, .stride = a->dim, .weight = 1 };
-                l->impl->pack(&job, packed, 0, strips_of(l->impl, job.keys.count));
-                run_chunks(l->impl, &job, packed, work, &sink);
-            }
-            l->impl->backward(&job, &b, scratch);
-        }
+        if (site->epilogue && !site->epilogue->uses(site->epilogue->without_state, i)) continue;
+        k.b.weight = site->epilogue ? 1 : site->term[i].weight;
+        k.b.lse = a->lse + ((int64_t)i * a->heads + head) * a->n_q;
+        backward_term(&k, i, NULL);
     }
+    return true;
 }
 
 t3v_status t3v_attend_backward(const t3v_site *site, const t3v_attend_args *a, const t3v_attend_grad *g)
@@ -372,12 +676,18 @@ t3v_status t3v_attend_backward(const t3v_site *site, const t3v_attend_args *a, c
     if (g->dout_type != T3V_F32 && g->dout_type != T3V_BF16)
         return t3v_fail(T3V_E_DTYPE, "attention gradient of type %s: F32 and BF16 are possible", t3v_dtype_name(g->dout_type));
     if (!a->lse) return t3v_fail(T3V_E_ARG, "the gradient of attention needs the lse of the forward run");
+    if (site->combine == T3V_COMBINE_JOINT && !g->out) return t3v_fail(T3V_E_ARG, "the gradient of joint attention needs its output");
+    if (site->epilogue && a->state) return t3v_fail(T3V_E_UNSUPPORTED, "attention that keeps a state from step to step has no gradient");
     back_layout l = lay_out_backward(site, a, g);
     if (a->scratch_bytes < l.total)
         return t3v_fail(T3V_E_ARG, "the gradient of attention got %zu bytes of scratch, needs %zu", a->scratch_bytes, l.total);
     char *base = (char *)(((uintptr_t)a->scratch + ALIGN - 1) / ALIGN * ALIGN);
+    int failed = 0;
 #pragma omp parallel for num_threads(l.threads) schedule(dynamic)
     for (int head = 0; head < a->heads; head++)
-        backward_head(site, a, g, &l, head, base + (size_t)omp_get_thread_num() * l.thread);
-    return T3V_OK;
+        if (!backward_head(site, a, g, &l, head, base + (size_t)omp_get_thread_num() * l.thread)) {
+#pragma omp atomic write
+            failed = 1;
+        }
+    return failed ? t3v_fail(T3V_E_NOMEM, "no memory for the products of linear attention") : T3V_OK;
 }

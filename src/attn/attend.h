@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Running a site of a plan on raw memory: softmax attention, forward and backward.
+/* Running a site of a plan on raw memory, forward and backward.
  *
- * For query i, head h and each term of the site, over the keys j that the term lets i meet:
- *   s_j = scale * q_i . k_j + key_log_weight[j],   p = softmax(s),   out_i = sum over terms weight * sum_j p_j v_j
- * and lse = ln sum_j exp(s_j). A row with a score of NaN or +inf, or with none above -inf, gives NaN.
+ * For query i, head h and each softmax term of the site, over the keys j that the term lets i meet:
+ *   s_j = scale * q_i . k_j + key_log_weight[j],   p = softmax(s),   o_i = sum_j p_j v_j,   lse = ln sum_j exp(s_j).
+ * A row with a score of NaN or +inf, or with none above -inf, gives NaN. A linear term has the numerator
+ * sum_j phi_q(q_i).phi_k(k_j) v_j and the denominator without v_j. The output is the weighted mean of the o_i, or
+ *   joint: (sum over terms exp(lse) o_i + w numerator) / (sum exp(lse) + w denominator), w = 1 or exp(largest s_j),
+ * or what the site's epilogue makes of o_i and lse.
  *
- * Nothing is allocated; results do not depend on the number of threads. Called inside a parallel region
+ * Nothing is allocated but the scratch of dense products; results do not depend on the number of threads. Called inside a parallel region
  * it runs on the calling thread alone. */
 #ifndef T3V_ATTN_ATTEND_H
 #define T3V_ATTN_ATTEND_H
@@ -33,7 +36,10 @@ typedef struct t3v_attend_args {
     void *out;                   /* may be q itself (same type and stride); not for a backward pass */
     t3v_dtype out_type;          /* F32 or BF16 */
     int64_t out_stride;
-    float *lse; /* [terms, heads, n_q] or NULL */
+    float *lse; /* [terms, heads, n_q] or NULL; of a linear term its denominator */
+    const float *const *params; /* as t3v_site_params lists them; NULL for a site without */
+    void *state;                /* t3v_site_state bytes of this layer and branch, 8-byte aligned; NULL: nothing is kept, a
+                                 * site that would keep something then runs its method's full pass */
     t3v_moment moment;
     void *scratch; /* any alignment; not shared by calls that run at the same time */
     size_t scratch_bytes;
@@ -41,13 +47,15 @@ typedef struct t3v_attend_args {
 
 /* The gradients of sum(out * dout). All f32, row strides in elements. */
 typedef struct t3v_attend_grad {
-    const void *out; /* what the forward gave, type a->out_type, stride a->out_stride; NULL: computed again (slower) */
+    const void *out; /* what the forward gave, type a->out_type, stride a->out_stride; NULL: computed again
+                      * (slower; not for a joint site) */
     const void *dout; /* [n_q, heads, dim] */
     t3v_dtype dout_type; /* F32 or BF16 */
     int64_t dout_stride;
     float *dq, *dk, *dv; /* must not overlap the inputs or each other */
     int64_t dq_stride, dk_stride, dv_stride;
     bool accumulate; /* add to dq, dk, dv instead of assigning */
+    float *const *dparams; /* like params; added to; NULL, or an entry NULL: not wanted */
 } t3v_attend_grad;
 
 /* Bytes of scratch for a run with these shapes, types and the present thread count and CPU mask. Pointers

@@ -73,8 +73,8 @@ static double dot_dout(const t3v_attn_job *job, const t3v_attn_grad *g, int64_t 
     return s * (double)g->weight;
 }
 
-/* With P the softmax, dP = dO V^T and D = rowsum(P * dP): dV = P^T dO, dS = P * (dP - D), dQ = scale dS K,
- * dK = scale dS^T Q. The log-sum-exp and D are computed here, from the definition. */
+/* With P the softmax, dP = dO V^T and D = rowsum(O * dO), which for a site of this term alone is rowsum(P * dP):
+ * dV = P^T dO, dS = P * (dP - D), dQ = scale dS K, dK = scale dS^T Q. The log-sum-exp is computed here. */
 void t3v_attn_ref_backward(const t3v_attn_job *job, const t3v_attn_grad *g, void *work)
 {
     double *lse = work, *mean = lse + job->queries.count;
@@ -88,10 +88,11 @@ void t3v_attn_ref_backward(const t3v_attn_job *job, const t3v_attn_grad *g, void
             int64_t key = t3v_row(&job->keys, j);
             double p = exp(score(job, q, key) - max);
             sum += p;
-            mean[i] += p * dot_dout(job, g, query, key);
         }
         lse[i] = max + log(sum);
-        mean[i] /= sum;
+        for (int d = 0; d < job->dim; d++)
+            mean[i] += load(g->out, g->out_type, query * g->out_stride + d) * load(g->dout, g->dout_type, query * g->dout_stride + d) *
+                       (double)g->weight;
         for (int d = 0; d < job->dim; d++) acc[d] = 0;
         for (int64_t j = 0; j < job->keys.count; j++) {
             int64_t key = t3v_row(&job->keys, j);

@@ -13,6 +13,11 @@ typedef struct draft {
     int64_t blocks, block_room, n_ranges, range_room;
     float weight;
     const char *name;
+    t3v_term_kind kind;
+    int pool;
+    float *log_weight;
+    t3v_phi phi;
+    float share;
 } draft;
 
 struct t3v_builder {
@@ -21,12 +26,17 @@ struct t3v_builder {
     int terms, room;
     int64_t counts[3];
     const char *source;
+    t3v_combine combine;
+    bool row_max;
+    const t3v_epilogue *epilogue;
+    void *options;     /* of the epilogue */
+    size_t options_size;
     t3v_status status; /* first failure */
 };
 
 static void draft_free(draft *d)
 {
-    free(d->order), free(d->block_first), free(d->range_first), free(d->ranges);
+    free(d->order), free(d->block_first), free(d->range_first), free(d->ranges), free(d->log_weight);
     memset(d, 0, sizeof *d);
 }
 
@@ -64,6 +74,7 @@ void t3v_builder_free(t3v_builder *b)
     if (!b) return;
     for (int i = 0; i < b->terms; i++) draft_free(&b->term[i]);
     free(b->term);
+    free(b->options);
     free(b);
 }
 
@@ -139,6 +150,8 @@ void t3v_build_block(t3v_builder *b, int64_t queries)
     d->range_first[d->blocks] = d->n_ranges;
 }
 
+static int64_t keys_of(const t3v_builder *b, const draft *d) { return d->pool > 1 ? (b->tokens - 1) / d->pool + 1 : b->tokens; }
+
 void t3v_build_keys(t3v_builder *b, int64_t first, int64_t last)
 {
     if (b->status || first == last) return;
@@ -149,7 +162,7 @@ void t3v_build_keys(t3v_builder *b, int64_t first, int64_t last)
     }
     int64_t own = d->n_ranges - d->range_first[d->blocks - 1];
     int64_t from = own ? d->ranges[d->n_ranges - 1].last : 0;
-    if (first < from || last < first || last > b->tokens) {
+    if (first < from || last < first || last > keys_of(b, d)) {
         fail(b, T3V_E_ARG, "key ranges must ascend, not overlap and end inside the grid");
         return;
     }
@@ -163,6 +176,83 @@ void t3v_build_keys(t3v_builder *b, int64_t first, int64_t last)
     }
     d->ranges[d->n_ranges++] = (t3v_range){ (int32_t)first, (int32_t)last };
     d->range_first[d->blocks] = d->n_ranges;
+}
+
+/* The present term, still without keys; NULL after a failure. */
+static draft *fresh(t3v_builder *b, const char *what)
+{
+    if (b->status) return NULL;
+    draft *d = b->terms ? &b->term[b->terms - 1] : NULL;
+    if (d && !d->n_ranges) return d;
+    fail(b, T3V_E_ARG, what);
+    return NULL;
+}
+
+void t3v_build_linear(t3v_builder *b, t3v_phi phi)
+{
+    draft *d = fresh(b, "the kind of a term is said before its keys");
+    if (d) d->kind = T3V_TERM_LINEAR, d->phi = phi;
+}
+
+void t3v_build_pool(t3v_builder *b, int slots)
+{
+    draft *d = fresh(b, "pooling is said before a term's keys");
+    if (!d) return;
+    if (slots < 1 || d->log_weight) fail(b, T3V_E_ARG, "pooling of less than 1 slot, or after log-weights");
+    d->pool = slots;
+}
+
+float *t3v_build_log_weights(t3v_builder *b)
+{
+    draft *d = fresh(b, "log-weights are said before a term's keys");
+    if (!d) return NULL;
+    if (!d->log_weight) d->log_weight = calloc((size_t)keys_of(b, d), sizeof *d->log_weight);
+    if (!d->log_weight) fail(b, T3V_E_NOMEM, "no memory for log-weights");
+    return d->log_weight;
+}
+
+void t3v_build_share(t3v_builder *b, float share)
+{
+    if (!b->status && b->terms) b->term[b->terms - 1].share = share;
+}
+
+void t3v_build_joint(t3v_builder *b, bool row_max)
+{
+    b->combine = T3V_COMBINE_JOINT;
+    b->row_max = row_max;
+}
+
+void t3v_build_epilogue(t3v_builder *b, const t3v_epilogue *epilogue, const void *options, size_t size)
+{
+    b->combine = T3V_COMBINE_EPILOGUE;
+    b->epilogue = epilogue;
+    free(b->options);
+    b->options_size = size;
+    b->options = malloc(size ? size : 1);
+    if (!b->options) fail(b, T3V_E_NOMEM, "no memory for options");
+    else memcpy(b->options, options, size);
+}
+
+/* What the kinds of terms and their combination ask of each other. */
+static t3v_status check_kinds(const t3v_builder *b)
+{
+    int linear = 0;
+    for (int i = 0; i < b->terms; i++) {
+        const draft *d = &b->term[i];
+        if (d->kind != T3V_TERM_LINEAR) continue;
+        linear++;
+        if (d->pool > 1 || d->log_weight)
+            return t3v_fail(T3V_E_ARG, "attention term %d is linear: pooled keys and log-weights are for softmaxes", i);
+        if (d->phi.layers < 0 || d->phi.layers > T3V_PHI_LAYERS_MAX || d->phi.degree < 1 || d->phi.degree > T3V_PHI_DEGREE_MAX)
+            return t3v_fail(T3V_E_ARG, "attention term %d: a feature map of %d layers and degree %d; 0 to %d and 1 to %d are possible", i,
+                            d->phi.layers, d->phi.degree, T3V_PHI_LAYERS_MAX, T3V_PHI_DEGREE_MAX);
+    }
+    if (linear && b->combine != T3V_COMBINE_JOINT)
+        return t3v_fail(T3V_E_ARG, "a linear attention term needs the joint combination");
+    if (b->combine != T3V_COMBINE_MEAN && b->terms > T3V_TERMS_MAX)
+        return t3v_fail(T3V_E_ARG, "%d attention terms in one combination: %d are possible", b->terms, T3V_TERMS_MAX);
+    if (linear > 1) return t3v_fail(T3V_E_ARG, "%d linear attention terms at one site: one is possible", linear);
+    return T3V_OK;
 }
 
 static t3v_status check(const t3v_builder *b, int index, const draft *d, uint8_t *seen)
@@ -202,6 +292,7 @@ static int by_first_token(const void *a, const void *b)
  * the tokens within a block and the blocks by first token. */
 static t3v_status canonical(const t3v_builder *b, draft *d)
 {
+    if (d->pool > 1) return T3V_OK;
     for (int64_t i = 0; i < d->blocks; i++) {
         const t3v_range *r = &d->ranges[d->range_first[i]];
         if (d->range_first[i + 1] - d->range_first[i] != 1 || r->first != d->block_first[i] || r->last != d->block_first[i + 1])
@@ -241,7 +332,8 @@ static t3v_status canonical(const t3v_builder *b, draft *d)
 
 static t3v_term term_of(const t3v_builder *b, const draft *d)
 {
-    return (t3v_term){ b->tokens, d->order, d->blocks, d->block_first, d->range_first, d->ranges, d->weight, d->name };
+    return (t3v_term){ b->tokens, d->order, d->blocks, d->block_first, d->range_first, d->ranges, d->weight, d->name,
+                       d->kind, d->pool, d->log_weight, d->phi, d->share };
 }
 
 static bool equal(const t3v_builder *b, const draft *x, const draft *y)
@@ -273,14 +365,15 @@ t3v_status t3v_builder_finish(t3v_builder *b, t3v_site *out)
             goto done;
         }
     }
-    if (weights < 1 - 1e-6 || weights > 1 + 1e-6) {
+    T3V_TRY_GOTO(st, done, check_kinds(b));
+    if (b->combine == T3V_COMBINE_MEAN && (weights < 1 - 1e-6 || weights > 1 + 1e-6)) {
         st = t3v_fail(T3V_E_ARG, "the weights of %d attention terms sum to %g, expected 1", b->terms, weights);
         goto done;
     }
     int n = 0;
     for (int i = 0; i < b->terms; i++) {
         draft *d = &b->term[i];
-        int same = 0;
+        int same = b->combine == T3V_COMBINE_MEAN ? 0 : i; /* elsewhere a term's number has a meaning */
         while (same < i && !(b->term[same].order && equal(b, &b->term[same], d))) same++;
         if (same < i) { /* terms before i were kept in order, so count the kept ones up to `same` */
             int kept = 0;
@@ -304,7 +397,8 @@ t3v_status t3v_builder_finish(t3v_builder *b, t3v_site *out)
         memset(d, 0, sizeof *d);
         n++;
     }
-    *out = (t3v_site){ n, terms };
+    *out = (t3v_site){ n, terms, b->combine, b->row_max, b->epilogue, b->options, b->options_size };
+    b->options = NULL;
     terms = NULL;
 done:
     free(terms);

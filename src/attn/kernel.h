@@ -36,7 +36,7 @@ typedef struct t3v_attn_sink {
 } t3v_attn_sink;
 
 typedef struct t3v_attn_grad {
-    const void *out; /* of this term, unweighted; rows by token */
+    const void *out; /* of this term, unweighted, or of the joint softmax it is part of; rows by token */
     t3v_dtype out_type;
     int64_t out_stride;
     const void *dout;

@@ -64,13 +64,30 @@ const t3v_pattern *t3v_pattern_find(const char *name, size_t length);
 
 /* ---- describing a term: term, then for each block of queries in slot order: block, keys... ---- */
 
-/* Begins a term and returns its order [tokens], filled with the identity, to be permuted in place. NULL
+/* Begins a term, a softmax over tokens, and returns its order [tokens], filled with the identity, to be permuted in place. NULL
  * when out of memory (finish reports it). Valid until the next call of t3v_build_term. */
 int32_t *t3v_build_term(t3v_builder *b, float weight);
 /* The next `queries` slots form a block; keys follow. */
 void t3v_build_block(t3v_builder *b, int64_t queries);
 /* The current block meets key slots [first, last). Ascending; touching ranges are joined; empty ones dropped. */
 void t3v_build_keys(t3v_builder *b, int64_t first, int64_t last);
+
+/* The present term is linear. E_ARG (at finish) unless the site is joint and this its only linear term. */
+void t3v_build_linear(t3v_builder *b, t3v_phi phi);
+/* The present term's keys are means of `slots` slots in a row; before its first keys. */
+void t3v_build_pool(t3v_builder *b, int slots);
+/* Log-weights of the present term's keys, by token or pooled key, zeros to be filled in; NULL as t3v_build_term. After
+ * t3v_build_pool. */
+float *t3v_build_log_weights(t3v_builder *b);
+
+/* In which part of a generation's steps the present term is computed, in (0, 1]; an estimate for costs. */
+void t3v_build_share(t3v_builder *b, float share);
+
+/* One softmax over all terms; weights are not used. */
+void t3v_build_joint(t3v_builder *b, bool row_max);
+/* The terms, all softmaxes, are combined by `epilogue`, which gets a copy of `size` bytes of options; weights are not
+ * used. */
+void t3v_build_epilogue(t3v_builder *b, const t3v_epilogue *epilogue, const void *options, size_t size);
 
 /* What the present term is called in pictures; static storage. */
 void t3v_build_name(t3v_builder *b, const char *name);

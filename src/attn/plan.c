@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Making a plan: from rules to the sites of every layer; sizes and costs. */
+#include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,7 +11,7 @@
 #include "base/checked.h"
 
 static const t3v_term full_term = { .weight = 1 };
-static const t3v_site full_site = { 1, &full_term };
+static const t3v_site full_site = { .terms = 1, .term = &full_term };
 
 const t3v_site *t3v_site_full(void) { return &full_site; }
 
@@ -28,6 +30,13 @@ int64_t t3v_term_keys(const t3v_term *term, int64_t b, int64_t n_k)
     return n;
 }
 
+t3v_range t3v_term_slots(const t3v_term *term, t3v_range r)
+{
+    if (term->pool <= 1) return r;
+    int64_t last = (int64_t)r.last * term->pool;
+    return (t3v_range){ (int32_t)(r.first * term->pool), (int32_t)(last < term->slots ? last : term->slots) };
+}
+
 int64_t t3v_term_pairs(const t3v_term *term, int64_t n_q, int64_t n_k)
 {
     if (!term->slots) return n_q * n_k;
@@ -39,7 +48,40 @@ int64_t t3v_term_pairs(const t3v_term *term, int64_t n_q, int64_t n_k)
 
 int64_t t3v_term_macs(const t3v_term *term, int64_t n_q, int64_t n_k, int dim)
 {
-    return 2 * dim * t3v_term_pairs(term, n_q, n_k);
+    if (term->kind == T3V_TERM_SOFTMAX) return 2 * dim * t3v_term_pairs(term, n_q, n_k);
+    int64_t features = (int64_t)term->phi.degree * dim, map = 0, rows = n_q;
+    for (int l = 0; l < term->phi.layers; l++) map += (l ? features : dim) * features;
+    for (int64_t b = 0; b < term->blocks; b++) rows += t3v_term_keys(term, b, n_k);
+    return rows * (map + features * dim);
+}
+
+int t3v_site_params(const t3v_site *site, int64_t heads, int64_t dim, t3v_site_param out[T3V_SITE_PARAMS_MAX])
+{
+    int n = 0;
+    for (int i = 0; i < site->terms; i++) {
+        const t3v_term *t = &site->term[i];
+        if (t->kind != T3V_TERM_LINEAR) continue;
+        int64_t features = t->phi.degree * dim;
+        for (int map = 0; map < 2; map++)
+            for (int l = 0; l < t->phi.layers; l++) {
+                int64_t in = l ? features : dim;
+                t3v_site_param w = { .ndim = 3, .shape = { heads, features, in }, .spread = 1 / sqrt((double)in) };
+                t3v_site_param b = { .ndim = 2, .shape = { heads, features } };
+                snprintf(w.name, sizeof w.name, "phi_%c.%d.weight", "qk"[map], l);
+                snprintf(b.name, sizeof b.name, "phi_%c.%d.bias", "qk"[map], l);
+                out[n++] = w, out[n++] = b;
+            }
+    }
+    return n;
+}
+
+bool t3v_site_param_named(const char *name) { return strstr(name, ".self_attn.phi_q.") || strstr(name, ".self_attn.phi_k."); }
+
+size_t t3v_site_state(const t3v_site *site, int64_t n_q, int64_t heads, int64_t dim, int number)
+{
+    if (!site->epilogue) return 0;
+    size_t record = site->epilogue->record(site->options, (int)dim, number);
+    return record ? T3V_STATE_COUNTERS * sizeof(int64_t) + (size_t)n_q * (size_t)heads * record : 0;
 }
 
 void t3v_site_free(t3v_site *site)
@@ -47,8 +89,10 @@ void t3v_site_free(t3v_site *site)
     for (int i = 0; i < site->terms; i++) {
         const t3v_term *t = &site->term[i];
         free((void *)t->order), free((void *)t->block_first), free((void *)t->range_first), free((void *)t->ranges);
+        free((void *)t->log_weight);
     }
     free((void *)site->term);
+    free((void *)site->options);
     *site = (t3v_site){ 0 };
 }
 
@@ -67,8 +111,12 @@ void t3v_plan_free(t3v_plan *plan)
 
 bool t3v_term_equal(const t3v_term *a, const t3v_term *b)
 {
-    if (a->slots != b->slots || a->weight != b->weight) return false;
+    if (a->slots != b->slots || a->weight != b->weight || a->kind != b->kind) return false;
+    if (a->kind == T3V_TERM_LINEAR && memcmp(&a->phi, &b->phi, sizeof a->phi) != 0) return false;
     if (!a->slots) return true;
+    if ((a->pool > 1 ? a->pool : 1) != (b->pool > 1 ? b->pool : 1) || !a->log_weight != !b->log_weight) return false;
+    int64_t keys = a->pool > 1 ? (a->slots - 1) / a->pool + 1 : a->slots;
+    if (a->log_weight && memcmp(a->log_weight, b->log_weight, (size_t)keys * sizeof *a->log_weight) != 0) return false;
     if (a->blocks != b->blocks || a->range_first[a->blocks] != b->range_first[b->blocks] || !a->order != !b->order) return false;
     return memcmp(a->block_first, b->block_first, (size_t)(a->blocks + 1) * sizeof *a->block_first) == 0 &&
            memcmp(a->range_first, b->range_first, (size_t)(a->blocks + 1) * sizeof *a->range_first) == 0 &&
@@ -78,7 +126,8 @@ bool t3v_term_equal(const t3v_term *a, const t3v_term *b)
 
 static bool same_site(const t3v_site *a, const t3v_site *b)
 {
-    bool same = a->terms == b->terms;
+    bool same = a->terms == b->terms && a->combine == b->combine && a->row_max == b->row_max && a->epilogue == b->epilogue &&
+                a->options_size == b->options_size && (!a->options || memcmp(a->options, b->options, a->options_size) == 0);
     for (int i = 0; i < a->terms && same; i++) same = t3v_term_equal(&a->term[i], &b->term[i]);
     return same;
 }

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The plan: for every layer and attention site, which queries meet which keys, as data.
  *
- * A site is a list of softmax terms whose outputs are combined as a weighted mean. A term lists the
- * tokens in an order in which those that meet are contiguous (slots), cuts the slots into blocks of
- * queries, and gives each block the key slots it meets as ranges. Kernels, gradients, costs and tests
- * read this and nothing else. */
+ * A site is a list of terms, softmax or linear, and says how they become one output: as a weighted mean, as one
+ * softmax over all of them, or by the method's epilogue. A term lists the tokens in an order in which those that
+ * meet are contiguous (slots), cuts the slots into blocks of queries, and gives each block the key slots it meets
+ * as ranges. Kernels, gradients, costs and tests read this and nothing else. */
 #ifndef T3V_ATTN_PLAN_H
 #define T3V_ATTN_PLAN_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "base/status.h"
@@ -32,8 +33,25 @@ typedef struct t3v_moment {
     int branch;          /* T3V_BRANCH_COND: with the prompt; T3V_BRANCH_UNCOND: with the negative one */
 } t3v_moment;
 
-/* One softmax. Every query slot lies in exactly one block; the ranges of a block are disjoint,
- * ascending and not empty. */
+typedef enum t3v_term_kind {
+    T3V_TERM_SOFTMAX, /* weights exp(scale q.k + log-weight) */
+    T3V_TERM_LINEAR,  /* weights phi_q(q).phi_k(k): the keys of a block enter one state, its queries read that */
+} t3v_term_kind;
+
+/* The last non-linearity of a feature map. */
+typedef enum t3v_phi_last { T3V_PHI_SOFTPLUS, T3V_PHI_RELU, T3V_PHI_NONE, T3V_PHI_ELU /* 1 + elu(x) */ } t3v_phi_last;
+
+/* Feature maps phi_q and phi_k of a linear term: a network for each head on rows of q or k as the site gets them
+ * (after norm and rotation), `layers` dense layers with SiLU between them, every one degree * dim wide; the result,
+ * through `last`, is cut into `degree` parts, part p raised to the power p (from 1). layers 0: the row itself in every
+ * part. Attention Surgery, arXiv 2509.24899. */
+typedef struct t3v_phi {
+    int layers, degree;
+    t3v_phi_last last;
+} t3v_phi;
+enum { T3V_PHI_LAYERS_MAX = 4, T3V_PHI_DEGREE_MAX = 8 };
+
+/* Every query slot lies in exactly one block; the ranges of a block are disjoint, ascending and not empty. */
 typedef struct t3v_term {
     int64_t slots;              /* tokens of the grid; 0: all queries meet all keys, sizes known at run time */
     const int32_t *order;       /* [slots] slot -> token, a bijection; NULL: identity */
@@ -43,12 +61,49 @@ typedef struct t3v_term {
     const t3v_range *ranges;
     float weight;               /* in the mean; the weights of a site sum to 1 */
     const char *name;           /* for pictures; may be NULL */
+    t3v_term_kind kind;
+    int pool;                   /* > 1: keys are means of that many slots in a row (the last may have fewer), ranges count
+                                 * them, and ln(slots) is added to their logits; 0, 1: keys are tokens */
+    const float *log_weight;    /* nats added to the logits, by token or pooled key; NULL: none */
+    t3v_phi phi;                /* of a linear term */
+    float share;                /* part of a generation's steps in which it is computed, for costs; 0: all */
 } t3v_term;
+
+typedef enum t3v_combine {
+    T3V_COMBINE_MEAN,     /* sum of weight * output */
+    T3V_COMBINE_JOINT,    /* sum of numerators / sum of denominators: one softmax over all terms, linear ones included */
+    T3V_COMBINE_EPILOGUE, /* the method's own function of the terms' outputs and log-sum-exps */
+} t3v_combine;
+
+enum { T3V_TERMS_MAX = 8 }; /* of a joint site or one with an epilogue */
+
+struct t3v_epilogue;
 
 typedef struct t3v_site {
     int terms;
-    const t3v_term *term; /* [terms], no two equal */
+    const t3v_term *term; /* [terms], no two equal where they are averaged */
+    t3v_combine combine;
+    bool row_max;         /* joint: linear terms weigh exp(c), c the row's largest softmax score, instead of 1 */
+    const struct t3v_epilogue *epilogue;
+    const void *options;  /* of the epilogue; owned by the site */
+    size_t options_size;
 } t3v_site;
+
+/* How a method makes an output of its terms' (attn/pattern.h has the call that sets it). All parts are pure but for
+ * the state: what a layer keeps from step to step, of each CFG branch: counters, and a record for every head and query. */
+enum { T3V_STATE_COUNTERS = 8 };
+typedef struct t3v_epilogue {
+    /* Bytes of a record for rows of `dim` numbers in a run whose outputs have 4 or 2 bytes a number; a multiple of 4. */
+    size_t (*record)(const void *options, int dim, int number);
+    /* What this call does, decided once for all rows; counters are zero at first and kept with the state. */
+    int (*phase)(const void *options, const t3v_moment *m, int64_t counter[T3V_STATE_COUNTERS]);
+    int without_state;                    /* the phase of calls without a state; uses one term, whose output it gives */
+    bool (*uses)(int phase, int term);    /* is this term computed? */
+    /* y [dim] of the terms' outputs [dim] and log-sum-exps (NULL and 0 where not computed). record: NULL without a
+     * state. Called for rows in any order and on several threads. */
+    void (*row)(const void *options, int phase, const int64_t counter[T3V_STATE_COUNTERS], const float *const *out,
+                const float *lse, int dim, int number, void *record, float *y);
+} t3v_epilogue;
 
 typedef enum t3v_site_kind { T3V_SITE_SELF, T3V_SITE_CROSS_TEXT, T3V_SITE_CROSS_IMAGE, T3V_SITES } t3v_site_kind;
 
@@ -86,6 +141,25 @@ t3v_status t3v_plan_fit(const char *text, int layers, int64_t dim, t3v_grid *gri
 /* Does a layer use a pattern whose weights must have been tuned for it? */
 bool t3v_plan_needs_tuning(const t3v_plan *plan);
 
+/* A trainable tensor of a site, F32, in the checkpoint as "blocks.<layer>.self_attn.<name>". */
+typedef struct t3v_site_param {
+    char name[32];
+    int ndim;
+    int64_t shape[3];
+    double spread; /* first values: normal with this standard deviation; 0: zero */
+} t3v_site_param;
+enum { T3V_SITE_PARAMS_MAX = 4 * T3V_PHI_LAYERS_MAX };
+
+/* The tensors of a site for `heads` heads of `dim`, in the order in which calls take them; returns how many. For each
+ * of phi_q, phi_k and each layer l: phi_q.<l>.weight [heads, out, in], phi_q.<l>.bias [heads, out]. */
+int t3v_site_params(const t3v_site *site, int64_t heads, int64_t dim, t3v_site_param out[T3V_SITE_PARAMS_MAX]);
+/* Is this a checkpoint name of such a tensor? */
+bool t3v_site_param_named(const char *name);
+
+/* Bytes that a site keeps from step to step for one CFG branch; number: bytes of one of the run's numbers (4 or 2).
+ * 0: nothing. All bytes are zero at first. */
+size_t t3v_site_state(const t3v_site *site, int64_t n_q, int64_t heads, int64_t dim, int number);
+
 /* The same queries meet the same keys with the same weight, in the same order. */
 bool t3v_term_equal(const t3v_term *a, const t3v_term *b);
 
@@ -95,15 +169,18 @@ bool t3v_term_equal(const t3v_term *a, const t3v_term *b);
 enum { T3V_REACH_EXACT = 4096 };
 t3v_status t3v_plan_reach(const t3v_plan *plan, int *reach);
 
-/* Multiply-adds of one head of dimension `dim`: QK^T plus AV, 2 * dim * (query, key) pairs. n_q and n_k
- * are used by terms whose sizes come at run time. */
+/* Multiply-adds of one head of dimension `dim`: QK^T plus AV, 2 * dim * (query, key) pairs; of a linear term the
+ * feature maps, the state and its reading. n_q and n_k are used by terms whose sizes come at run time. */
 int64_t t3v_term_macs(const t3v_term *term, int64_t n_q, int64_t n_k, int dim);
 
 /* The (query, key) pairs of a term, in int64 (fewer than 2^62). */
 int64_t t3v_term_pairs(const t3v_term *term, int64_t n_q, int64_t n_k);
 
-/* Keys that block `b` meets. */
+/* Keys that block `b` meets; pooled keys count once. */
 int64_t t3v_term_keys(const t3v_term *term, int64_t b, int64_t n_k);
+
+/* Slots behind key range r: the range itself, or what its pooled keys are means of. */
+t3v_range t3v_term_slots(const t3v_term *term, t3v_range r);
 
 /* A site with the one term "all queries meet all keys", sizes known at run time. Static storage. */
 const t3v_site *t3v_site_full(void);

@@ -27,8 +27,10 @@ static int period(const t3v_plan *p)
 static uint64_t gather(const t3v_term *t, int64_t b, const uint64_t *label)
 {
     uint64_t all = 0;
-    for (int64_t r = t->range_first[b]; r < t->range_first[b + 1]; r++)
-        for (int32_t s = t->ranges[r].first; s < t->ranges[r].last && ~all; s++) all |= label[t->order ? t->order[s] : s];
+    for (int64_t r = t->range_first[b]; r < t->range_first[b + 1]; r++) {
+        t3v_range slots = t3v_term_slots(t, t->ranges[r]);
+        for (int32_t s = slots.first; s < slots.last && ~all; s++) all |= label[t->order ? t->order[s] : s];
+    }
     return all;
 }
 

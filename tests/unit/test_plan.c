@@ -291,7 +291,7 @@ static void once_is_twice(void **state)
             assert_int_equal(once->terms, 1);
             t3v_term two[2] = { once->term[0], once->term[0] };
             two[0].weight = two[1].weight = 0.5f;
-            t3v_site twice = { 2, two };
+            t3v_site twice = { .terms = 2, .term = two };
             int64_t n = p->tokens;
             t3v_dtype type = bf16 ? T3V_BF16 : T3V_F32;
             float *x = malloc((size_t)(3 * n * WIDTH) * sizeof *x), *out = malloc((size_t)(2 * n * WIDTH) * sizeof *out);
