@@ -130,15 +130,18 @@ static void keep_or_compare(int64_t i, const float *grad, int64_t n, const char 
     if (!(sqrt(d) <= 1e-5 * sqrt(all) + 1e-12)) fail_msg("%s: %.3g from the plain tape's, limit 1e-5", name, sqrt(d / all));
 }
 
-/* The loss and every gradient, with the plain tape or recomputed. */
-static void dit_gradients(int64_t range, bool recompute)
+/* The loss and every gradient, with the plain tape or recomputed. BF16 has 8 bits: a product of two rounded operands
+ * is off by 2^-8, and a weight's gradient has passed some ten of them; those of key biases also nearly cancel (softmax
+ * does not see a shift of all scores): a tenth. */
+static void dit_gradients(t3v_dtype compute, int64_t range, bool recompute)
 {
-    t3v_model *m = open_model(T3V_F32, true);
+    double most = compute == T3V_BF16 ? 0.1 : 1e-3, inputs = compute == T3V_BF16 ? 10.0 / 256 : 1e-4;
+    t3v_model *m = open_model(compute, true);
     t3v_tensor_file *f = open_file("dit"), *g = open_file("dit_grad");
     float **grads = train_params(&m->dit.params);
     t3v_arena_back(&arena, 0);
     t3v_tape tape = {0};
-    t3v_ctx ctx = {.arena = &arena, .compute = T3V_F32, .tape = &tape, .param_grad = grads};
+    t3v_ctx ctx = {.arena = &arena, .compute = compute, .tape = &tape, .param_grad = grads};
     t3v_tensor *x = input(&ctx, f, "latent"), *c = input(&ctx, f, "context"), *target = input(&ctx, f, "target");
     x->needs_grad = c->needs_grad = true;
     t3v_plan *plan = NULL;
@@ -149,17 +152,17 @@ static void dit_gradients(int64_t range, bool recompute)
     arena.peak = before;
     if (t3v_dit_loss(&ctx, &m->dit, x, c, target->data, 1, &call, recompute, &mean)) fail_msg("%s", t3v_error_text());
     float loss = (float)mean;
-    expect_close(&loss, g, "loss", 1e-5);
-    expect_close(x->grad, g, "grad_latent", 1e-4);
-    expect_close(c->grad, g, "grad_context", 1e-4);
+    expect_close(&loss, g, "loss", compute == T3V_BF16 ? 1.0 / 256 : 1e-5);
+    expect_close(x->grad, g, "grad_latent", inputs);
+    expect_close(c->grad, g, "grad_context", inputs);
     double worst = 0;
     for (int64_t i = 0; i < m->dit.params.count; i++) {
         char name[200];
         snprintf(name, sizeof name, "grad.%s", m->dit.params.item[i].name);
         double d = distance(grads[i], g, name);
-        if (!(d < 1e-3)) fail_msg("%s: relative L2 %.3g, limit 1e-3", name, d);
+        if (!(d < most)) fail_msg("%s: relative L2 %.3g, limit %.3g", name, d, most);
         if (d > worst) worst = d;
-        keep_or_compare(i, grads[i], t3v_numel(m->dit.params.item[i].tensor), name);
+        if (compute == T3V_F32) keep_or_compare(i, grads[i], t3v_numel(m->dit.params.item[i].tensor), name);
         free(grads[i]);
     }
     print_message("    worst of %d weight gradients: %.2e; %zu KiB\n", (int)m->dit.params.count, worst,
@@ -174,10 +177,12 @@ static void dit_gradients(int64_t range, bool recompute)
 static void dit_backward(void **state)
 {
     (void)state;
-    dit_gradients(0, false);
-    dit_gradients(13, false); /* seven ragged ranges */
-    dit_gradients(0, true);
-    dit_gradients(13, true);
+    dit_gradients(T3V_F32, 0, false);
+    dit_gradients(T3V_F32, 13, false); /* seven ragged ranges */
+    dit_gradients(T3V_F32, 0, true);
+    dit_gradients(T3V_F32, 13, true);
+    dit_gradients(T3V_BF16, 0, false);
+    dit_gradients(T3V_BF16, 13, true);
     for (int i = 0; i < FIRST_MAX; i++) free(first[i]);
 }
 
