@@ -45,13 +45,14 @@ static int run(const bench_args *args)
 {
     const char *text = args->plan ? args->plan : "full";
     t3v_plan *plan;
-    t3v_status st = t3v_plan_make(&plan, text, (t3v_grid){ args->t, args->h, args->w }, 1);
+    t3v_status st = t3v_plan_make_for(&plan, text, (t3v_grid){ args->t, args->h, args->w }, 1, 0, args->heads);
     if (st) return cli_fail(st);
     int status = CLI_FAILED;
     t3v_dtype type = args->common.bf16 ? T3V_BF16 : T3V_F32;
     int64_t n = plan->tokens, width = args->heads * args->dim, size = (int64_t)t3v_dtype_size(type);
     bench b = { .site = &plan->layer[0].site[T3V_SITE_SELF] };
     void *mem[8] = { NULL };
+    uint64_t *chosen = NULL;
     for (int i = 0; i < 5; i++) mem[i] = malloc((size_t)(n * width * size));
     mem[5] = malloc((size_t)(b.site->terms * args->heads * n) * sizeof(float));
     if (args->backward) mem[6] = malloc((size_t)(3 * n * width) * sizeof(float));
@@ -74,9 +75,22 @@ static int run(const bench_args *args)
     for (int i = 0; i < 5; i++)
         if (i != 3) fill(mem[i], type, n * width, (uint64_t)i);
 
-    double macs = 0;
-    for (int i = 0; i < b.site->terms; i++)
-        macs += (double)args->heads * (double)t3v_term_macs(&b.site->term[i], n, n, (int)args->dim);
+    int64_t pairs, work;
+    if (t3v_site_selects(b.site)) { /* what these inputs choose */
+        if (!(b.a.chosen = chosen = malloc(t3v_attend_chosen_words(b.site, b.a.heads) * sizeof *chosen))) {
+            status = cli_fail(t3v_fail(T3V_E_NOMEM, "no memory for attention over %lld tokens", (long long)n));
+            goto done;
+        }
+        if ((st = t3v_attend_run(b.site, &b.a))) {
+            status = cli_fail(st);
+            goto done;
+        }
+        work = 2 * b.a.dim * t3v_attend_pairs(b.site, &b.a);
+    } else if (!t3v_site_cost(b.site, n, n, b.a.heads, b.a.dim, &b.a.moment, &pairs, &work)) {
+        status = cli_fail(t3v_fail(T3V_E_TOO_BIG, "attention over %lld tokens with %d heads", (long long)n, b.a.heads));
+        goto done;
+    }
+    double macs = (double)work;
     char extra[400];
     snprintf(extra, sizeof extra, ",\"plan\":\"%.200s\",\"grid\":[%lld,%lld,%lld],\"heads\":%lld,\"dim\":%lld", text,
              (long long)args->t, (long long)args->h, (long long)args->w, (long long)args->heads, (long long)args->dim);
@@ -87,6 +101,7 @@ static int run(const bench_args *args)
         status = bench_measure(args, &r, backward, &b);
     }
 done:
+    free(chosen);
     for (int i = 0; i < 8; i++) free(mem[i]);
     t3v_plan_free(plan);
     return status;

@@ -101,9 +101,8 @@ static double macs(const bench *b)
         for (int s = T3V_SITE_SELF; s <= T3V_SITE_CROSS_TEXT; s++) {
             const t3v_site *site = &b->plan->layer[i].site[s];
             int64_t keys = s == T3V_SITE_SELF ? b->plan->tokens : b->prompt.rows;
-            for (int t = 0; t < site->terms; t++)
-                sum += (double)c->heads *
-                       (double)t3v_term_macs(&site->term[t], b->plan->tokens, keys, (int)(c->dim / c->heads));
+            int64_t pairs, work;
+            sum += t3v_site_cost(site, b->plan->tokens, keys, (int)c->heads, (int)(c->dim / c->heads), NULL, &pairs, &work) ? (double)work : 0x1p63;
         }
     }
     if (b->step) sum += n * 4 * d * (double)(c->in_dim + c->out_dim) + d * (double)c->freq_dim + 7 * d * d;
@@ -122,7 +121,7 @@ static t3v_status open_all(bench *b, const bench_args *args)
         T3V_TRY(t3v_dit_config_named(args->config ? args->config : "wan2.1-t2v-1.3b", &config));
         T3V_TRY(random_model(b, &config, compute));
     }
-    T3V_TRY(t3v_plan_make_for(&b->plan, args->plan ? args->plan : "full", b->grid, (int)b->dit->config.layers, b->dit->config.dim));
+    T3V_TRY(t3v_plan_make_for(&b->plan, args->plan ? args->plan : "full", b->grid, (int)b->dit->config.layers, b->dit->config.dim, b->dit->config.heads));
     b->ctx.compute = compute;
     b->ctx.arena = &b->arena;
     T3V_TRY(t3v_arena_count(&b->arena));

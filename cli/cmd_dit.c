@@ -131,7 +131,7 @@ static t3v_status forward(const args *a, t3v_dtype compute, const t3v_progress *
         ctx.param_grad = grad;
     }
     t3v_grid grid = {x->shape[1], x->shape[2] / 2, x->shape[3] / 2};
-    T3V_TRY_GOTO(st, done, t3v_plan_make_for(&plan, t3v_plan_text(&m->defaults, a->plan, grid), grid, (int)k->layers, k->dim));
+    T3V_TRY_GOTO(st, done, t3v_plan_make_for(&plan, t3v_plan_text(&m->defaults, a->plan, grid), grid, (int)k->layers, k->dim, k->heads));
     t3v_dit_prompt prompt;
     T3V_TRY_GOTO(st, done, t3v_dit_prompt_make(&ctx, &m->dit, c, &prompt));
     t3v_dit_call call = {.plan = plan, .prompt = &prompt, .timestep = a->timestep, .range = a->range, .progress = progress,

@@ -105,7 +105,7 @@ typedef struct figures {
     const char *source;       /* of the block counts; NULL: there are none */
 } figures;
 
-static t3v_status measure(const t3v_plan *p, int64_t dim, figures *f)
+static t3v_status measure(const t3v_plan *p, int64_t dim, int64_t heads, figures *f)
 {
     f->macs = calloc((size_t)p->layers, sizeof *f->macs);
     f->keys = calloc((size_t)p->layers, sizeof *f->keys);
@@ -113,10 +113,10 @@ static t3v_status measure(const t3v_plan *p, int64_t dim, figures *f)
     bool fits = t3v_mul3(p->tokens, p->tokens, 2 * dim, &f->full) && t3v_mul(f->full, p->layers, &f->full);
     for (int i = 0; i < p->layers && fits; i++) {
         const t3v_site *s = &p->layer[i].site[T3V_SITE_SELF];
-        int64_t pairs = 0;
-        for (int t = 0; t < s->terms && fits; t++) fits = t3v_add(pairs, t3v_term_pairs(&s->term[t], p->tokens, p->tokens), &pairs);
-        fits = fits && t3v_mul(2 * dim, pairs, &f->macs[i]) && t3v_add(f->sum, f->macs[i], &f->sum);
-        f->keys[i] = (double)pairs / (double)p->tokens;
+        int64_t pairs;
+        fits = t3v_site_cost(s, p->tokens, p->tokens, (int)heads, (int)(dim / heads), NULL, &pairs, &f->macs[i]) &&
+               t3v_add(f->sum, f->macs[i], &f->sum);
+        f->keys[i] = (double)pairs / (double)heads / (double)p->tokens;
         if (p->layer[i].source) f->source = p->layer[i].source;
     }
     if (!fits) return t3v_fail(T3V_E_TOO_BIG, "%lld tokens: the multiply-adds do not fit in 63 bits", (long long)p->tokens);
@@ -189,8 +189,8 @@ static t3v_status show(args *a, bool json)
         T3V_TRY_GOTO(st, done, t3v_plan_grid(&defaults, &config, a->plan, &grid));
     }
     const char *text = t3v_plan_text(&defaults, a->plan, grid);
-    T3V_TRY_GOTO(st, done, t3v_plan_make_for(&plan, text, grid, (int)config.layers, config.dim));
-    T3V_TRY_GOTO(st, done, measure(plan, config.dim, &f));
+    T3V_TRY_GOTO(st, done, t3v_plan_make_for(&plan, text, grid, (int)config.layers, config.dim, config.heads));
+    T3V_TRY_GOTO(st, done, measure(plan, config.dim, config.heads, &f));
     if (f.source && m && text == defaults.plan && strcmp(f.source, "given") == 0) f.source = "stored with the weights";
     if (a->svg) {
         if (a->query[0] < 0) a->query[0] = grid.t / 2, a->query[1] = grid.h / 2, a->query[2] = grid.w / 2;

@@ -10,6 +10,7 @@
 #include "attn/combine.h"
 #include "attn/kernel.h"
 #include "attn/linear.h"
+#include "attn/select.h"
 #include "attn/source.h"
 #include "base/threads.h"
 #include "tensor/dtype.h"
@@ -55,6 +56,8 @@ static t3v_status check(const t3v_site *site, const t3v_attend_args *a)
         if (slots && (slots != a->n_q || slots != a->n_k))
             return t3v_fail(T3V_E_SHAPE, "the attention plan is for %lld tokens, got %lld queries and %lld keys", (long long)slots,
                             (long long)a->n_q, (long long)a->n_k);
+        if (site->term[i].heads && site->term[i].heads != a->heads)
+            return t3v_fail(T3V_E_SHAPE, "the attention plan lists keys for %d heads, got %d heads", site->term[i].heads, a->heads);
         if (site->term[i].kind != T3V_TERM_LINEAR) continue;
         if (a->key_log_weight) return t3v_fail(T3V_E_ARG, "a linear attention term takes no key log-weights");
         if (site->term[i].phi.layers && !a->params) return t3v_fail(T3V_E_ARG, "a linear attention term got no parameters");
@@ -69,11 +72,18 @@ static int64_t blocks_of(const t3v_term *t) { return t->slots ? t->blocks : 1; }
 static int64_t most_keys(const t3v_site *site, int64_t n_k, bool linear)
 {
     int64_t most = 0;
-    for (int i = 0; i < site->terms; i++)
-        for (int64_t b = 0; b < blocks_of(&site->term[i]); b++) {
-            int64_t n = linear || site->term[i].kind == T3V_TERM_SOFTMAX ? t3v_term_keys(&site->term[i], b, n_k) : 0;
-            if (n > most) most = n;
-        }
+    for (int i = 0; i < site->terms; i++) {
+        const t3v_term *t = &site->term[i];
+        if (t->kind == T3V_TERM_LINEAR && !linear) continue;
+        if (!t->slots || t->select) return n_k;
+        for (int h = 0; h < (t->heads ? t->heads : 1); h++)
+            for (int64_t b = 0; b < t->blocks; b++) {
+                const int64_t *list = t3v_term_lists(t, h) + b;
+                int64_t n = 0;
+                for (int64_t r = list[0]; r < list[1]; r++) n += t->ranges[r].last - t->ranges[r].first;
+                if (n > most) most = n;
+            }
+    }
     return most;
 }
 
@@ -94,7 +104,8 @@ static bool needs_list(const t3v_site *site)
 {
     for (int i = 0; i < site->terms; i++) {
         const t3v_term *t = &site->term[i];
-        if (t->slots && t->range_first[t->blocks] > t->blocks) return true;
+        int64_t lists = (t->heads ? t->heads : 1) * t->blocks;
+        if (t->select || (t->slots && t->range_first[lists] > lists)) return true;
     }
     return false;
 }
@@ -106,7 +117,7 @@ typedef struct layout {
     int threads;
     bool shared, team;
     int64_t keys;
-    size_t packed, work, list, thread, sum, lse, top, source, linear, common, total; /* bytes */
+    size_t packed, work, list, thread, sum, lse, top, source, linear, means, common, total; /* bytes */
 } layout;
 
 static size_t align_up(size_t n) { return (n + ALIGN - 1) / ALIGN * ALIGN; }
@@ -131,6 +142,37 @@ static size_t most_source(const t3v_site *site, const t3v_attend_args *a)
     return align_up(most);
 }
 
+/* Key summaries of one head for one term: [blocks][dim]. */
+static size_t means_of_head(const t3v_term *t, int dim)
+{
+    return t->select ? align_up((size_t)t->blocks * (size_t)dim * sizeof(float)) : 0;
+}
+
+/* Where the key summaries of a term begin; with term = site->terms the bytes of all. */
+static size_t means_before(const t3v_site *site, int64_t term, int heads, int dim)
+{
+    size_t n = 0;
+    for (int64_t i = 0; i < term; i++) n += (size_t)heads * means_of_head(&site->term[i], dim);
+    return n;
+}
+
+/* Work memory of a selection: bits, the summary of the queries, scores. */
+static size_t pick_bytes(const t3v_term *t, int dim)
+{
+    if (!t->select) return 0;
+    return align_up((size_t)t3v_select_words(t->blocks) * 8) + align_up((size_t)dim * sizeof(float)) + align_up(t3v_select_work(t->blocks));
+}
+
+/* For making the list of a block's keys: that of the selection, and the rows. */
+static size_t list_bytes(const t3v_site *site, const t3v_attend_args *a)
+{
+    size_t most = 0;
+    if (!needs_list(site)) return 0;
+    for (int i = 0; i < site->terms; i++)
+        if (pick_bytes(&site->term[i], a->dim) > most) most = pick_bytes(&site->term[i], a->dim);
+    return most + align_up((size_t)most_keys(site, a->n_k, true) * sizeof(int32_t));
+}
+
 static layout lay_out(const t3v_site *site, const t3v_attend_args *a)
 {
     layout l = { .impl = choose(a, NULL, 0), .threads = t3v_threads(), .keys = most_keys(site, a->n_k, false) };
@@ -145,7 +187,7 @@ static layout lay_out(const t3v_site *site, const t3v_attend_args *a)
     l.shared = l.threads > 1 && (units < 4 * l.threads || l.keys > 8192);
     l.packed = align_up(l.impl->packed_bytes(l.keys, a->dim));
     l.work = align_up(l.impl->work_bytes(a->dim));
-    l.list = needs_list(site) ? align_up((size_t)most_keys(site, a->n_k, true) * sizeof(int32_t)) : 0;
+    l.list = list_bytes(site, a);
     if (site->combine != T3V_COMBINE_MEAN) {
         l.sum = align_up((size_t)site->terms * (size_t)a->dim * row);
         if (!a->lse) l.lse = align_up((size_t)site->terms * row);
@@ -159,9 +201,10 @@ static layout lay_out(const t3v_site *site, const t3v_attend_args *a)
         l.team = true;
         if (needs_top(site)) l.top = align_up(row);
     }
+    l.means = means_before(site, site->terms, a->heads, a->dim);
     l.thread = l.work + (l.shared ? 0 : l.packed + l.list);
     l.common = (l.shared ? l.packed : 0) + (l.shared || l.team ? l.list : 0);
-    l.total = l.sum + l.lse + l.top + l.source + l.linear + l.common + l.thread * (size_t)l.threads + ALIGN;
+    l.total = l.sum + l.lse + l.top + l.source + l.linear + l.means + l.common + l.thread * (size_t)l.threads + ALIGN;
     return l;
 }
 
@@ -172,8 +215,31 @@ static const char *at_head(const void *base, t3v_dtype type, int head, int dim)
     return (const char *)base + (size_t)head * (size_t)dim * t3v_dtype_size(type);
 }
 
-/* Queries and keys of block b; `list` holds the rows of several ranges, `source` what must be computed of keys. */
-static t3v_attn_job job_of(const t3v_term *t, const t3v_attend_args *a, int head, int64_t b, int32_t *list, void *source)
+/* Chooses the keys of block b from the summaries `means` of this head's keys; fills tokens, returns how many. */
+static int64_t pick(const t3v_site *site, const t3v_term *t, const t3v_attend_args *a, const t3v_attn_job *job, int head, int64_t b,
+                    const float *means, char *work, int32_t *tokens)
+{
+    size_t words = (size_t)t3v_select_words(t->blocks);
+    uint64_t *bits = (uint64_t *)(void *)work;
+    float *q = (float *)(void *)(work + align_up(words * 8));
+    void *rest = (char *)q + align_up((size_t)a->dim * sizeof *q);
+    const int32_t *list;
+    t3v_select_summary(t, job->q, a->type, a->q_stride, a->dim, b, b + 1, q);
+    int64_t n = t3v_select_row(t, &a->moment, q, means, a->dim, job->scale, b, rest, &list);
+    t3v_select_bits(t, head, b, list, n, bits);
+    if (a->chosen)
+        memcpy((uint64_t *)t3v_attend_chosen(site, a->heads, a->chosen, (int)(t - site->term), head, b), bits, words * 8);
+    n = 0;
+    for (int64_t k = 0; k < t->blocks; k++)
+        for (int32_t s = t->block_first[k]; bits[k / 64] >> (k % 64) & 1 && s < t->block_first[k + 1]; s++)
+            tokens[n++] = t->order ? t->order[s] : s;
+    return n;
+}
+
+/* Queries and keys of block b; `list` is for the rows of several ranges, `source` has what must be computed of keys, `means`
+ * the key summaries of a term that chooses. */
+static t3v_attn_job job_of(const t3v_site *site, const t3v_term *t, const t3v_attend_args *a, int head, int64_t b, char *list,
+                           void *source, const float *means)
 {
     t3v_key_source keys = t3v_source_make(t, a, head, source);
     t3v_attn_job job = {
@@ -193,8 +259,14 @@ static t3v_attn_job job_of(const t3v_term *t, const t3v_attend_args *a, int head
     if (!t->slots) return job;
     int64_t first = t->block_first[b];
     job.queries = (t3v_token_list){ t->order ? t->order + first : NULL, first, t->block_first[b + 1] - first };
-    const t3v_range *r = &t->ranges[t->range_first[b]];
-    int64_t ranges = t->range_first[b + 1] - t->range_first[b];
+    int32_t *rows = (int32_t *)(void *)(list + pick_bytes(t, a->dim));
+    if (t->select) {
+        job.keys = (t3v_token_list){ rows, 0, pick(site, t, a, &job, head, b, means, list, rows) };
+        return job;
+    }
+    const int64_t *lists = t3v_term_lists(t, head);
+    const t3v_range *r = &t->ranges[lists[b]];
+    int64_t ranges = lists[b + 1] - lists[b];
     const int32_t *order = t->pool > 1 ? NULL : t->order;
     if (ranges == 1) {
         job.keys = (t3v_token_list){ order ? order + r->first : NULL, r->first, r->last - r->first };
@@ -202,8 +274,8 @@ static t3v_attn_job job_of(const t3v_term *t, const t3v_attend_args *a, int head
     }
     int64_t n = 0;
     for (int64_t i = 0; i < ranges; i++)
-        for (int32_t s = r[i].first; s < r[i].last; s++) list[n++] = order ? order[s] : s;
-    job.keys = (t3v_token_list){ list, 0, n };
+        for (int32_t s = r[i].first; s < r[i].last; s++) rows[n++] = order ? order[s] : s;
+    job.keys = (t3v_token_list){ rows, 0, n };
     return job;
 }
 
@@ -231,9 +303,11 @@ typedef struct run {
     const t3v_site *site;
     const t3v_attend_args *a;
     layout l;
-    char *sum, *lse, *top, *source, *linear, *common, *threads; /* parts of the scratch */
-    int phase;                                                  /* of the epilogue */
-    int failed;                                                 /* a product found no memory */
+    char *sum, *lse, *top, *source, *linear, *means, *common, *threads; /* parts of the scratch */
+    int phase;                                                          /* of the epilogue */
+    int failed;                                                         /* a product found no memory */
+    int only;                                                           /* the one term to run, for all heads; -1: several */
+    t3v_attn_job job;                                                   /* that the team works on */
 } run;
 
 static void fails(run *r)
@@ -252,35 +326,39 @@ static float *lse_of(const run *r, int index, int head)
 }
 
 /* The sink of term `index`: its own rows, the output itself, or for several terms their sum. */
-static t3v_attn_sink sink_of(const run *r, int index, int head)
+static t3v_attn_sink sink_of(const run *r, int index, int head, bool add)
 {
     const t3v_attend_args *a = r->a;
     t3v_attn_sink s = { .weight = r->site->term[index].weight, .lse = lse_of(r, index, head) };
     if (r->site->combine != T3V_COMBINE_MEAN) {
         s.out = (float *)(void *)r->sum + index * a->n_q * a->dim, s.type = T3V_F32, s.stride = a->dim, s.weight = 1;
-    } else if (r->site->terms > 1) {
-        s.out = r->sum, s.type = T3V_F32, s.stride = a->dim, s.add = index > 0;
+    } else if (r->only < 0) {
+        s.out = r->sum, s.type = T3V_F32, s.stride = a->dim, s.add = add;
     } else {
         s.out = (void *)at_head(a->out, a->out_type, head, a->dim), s.type = a->out_type, s.stride = a->out_stride;
     }
     return s;
 }
 
-/* Block `b` for all threads of the team, which use one list. */
-static t3v_attn_job team_job(const run *r, const t3v_term *t, int head, int64_t b)
+static float *means_of(const run *r, const t3v_term *t, int head)
 {
-    int32_t *list = (int32_t *)(void *)(r->common + (r->l.shared ? r->l.packed : 0));
-    if (r->l.list) {
-#pragma omp single /* its barrier comes before any use, that of the last loop after all */
-        job_of(t, r->a, head, b, list, r->source);
-    }
-    return job_of(t, r->a, head, b, list, r->source);
+    size_t at = means_before(r->site, t - r->site->term, r->a->heads, r->a->dim);
+    return (float *)(void *)(r->means + at + (size_t)head * means_of_head(t, r->a->dim));
 }
 
-/* A term that an epilogue leaves out meets nothing. */
+/* Block `b` for all threads of the team, which use one list. */
+static t3v_attn_job team_job(run *r, const t3v_term *t, int head, int64_t b)
+{
+#pragma omp single /* its barrier comes before any use, that of the last loop after all */
+    r->job = job_of(r->site, t, r->a, head, b, r->common + (r->l.shared ? r->l.packed : 0), r->source, means_of(r, t, head));
+    return r->job;
+}
+
+/* A term that is not active, or that an epilogue leaves out, meets nothing. */
 static void run_nothing(const run *r, int index, int head)
 {
     float *lse = lse_of(r, index, head);
+    if (!lse) return;
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < r->a->n_q; i++) lse[i] = -INFINITY;
 }
@@ -293,7 +371,7 @@ static void run_linear(run *r, int index, int head, char *mine)
     for (int map = 0; map < 2; map++) net[map] = t3v_phi_of(&t->phi, map, head, r->a->dim, r->a->params, NULL);
     for (int64_t b = 0; b < t->blocks; b++) {
         t3v_attn_job job = team_job(r, t, head, b);
-        if (!t3v_linear_forward(&job, net, r->linear, mine, sink_of(r, index, head).out, lse_of(r, index, head))) fails(r);
+        if (!t3v_linear_forward(&job, net, r->linear, mine, sink_of(r, index, head, false).out, lse_of(r, index, head))) fails(r);
     }
 }
 
@@ -303,6 +381,23 @@ static void make_source(const run *r, const t3v_term *t, int head)
     if (!rows) return;
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < rows; i++) t3v_source_fill(t, r->a, head, r->source, i, i + 1);
+}
+
+/* The summaries of all keys, for the terms that choose. */
+static void summarise(const run *r)
+{
+    const t3v_attend_args *a = r->a;
+    for (int i = 0; i < r->site->terms; i++) {
+        const t3v_term *t = &r->site->term[i];
+        if (!t->select) continue;
+#pragma omp for schedule(static)
+        for (int64_t u = 0; u < a->heads * t->blocks; u++) {
+            int h = (int)(u / t->blocks);
+            int64_t b = u % t->blocks;
+            if (t3v_term_active(r->site, i, h, &a->moment))
+                t3v_select_summary(t, at_head(a->k, a->type, h, a->dim), a->type, a->k_stride, a->dim, b, b + 1, means_of(r, t, h) + b * a->dim);
+        }
+    }
 }
 
 /* The largest softmax score of every row; called by all threads of the team. */
@@ -327,7 +422,7 @@ static void find_top(run *r, int head, char *mine)
 }
 
 /* Heads [head, head + heads) of one softmax term; called by all threads of the team. */
-static void run_term(const run *r, int index, int head, int heads, char *mine)
+static void run_term(run *r, int index, int head, int heads, bool add, char *mine)
 {
     const t3v_term *t = &r->site->term[index];
     const layout *l = &r->l;
@@ -338,8 +433,8 @@ static void run_term(const run *r, int index, int head, int heads, char *mine)
 #pragma omp for schedule(dynamic)
         for (int64_t u = 0; u < units; u++) {
             int h = head + (int)(u / blocks_of(t));
-            t3v_attn_job job = job_of(t, r->a, h, u % blocks_of(t), (int32_t *)(void *)(packed + l->packed), r->source);
-            t3v_attn_sink sink = sink_of(r, index, h);
+            t3v_attn_job job = job_of(r->site, t, r->a, h, u % blocks_of(t), packed + l->packed, r->source, means_of(r, t, h));
+            t3v_attn_sink sink = sink_of(r, index, h, add);
             l->impl->pack(&job, packed, 0, strips_of(l->impl, job.keys.count));
             run_chunks(l->impl, &job, packed, mine, &sink);
         }
@@ -347,7 +442,7 @@ static void run_term(const run *r, int index, int head, int heads, char *mine)
     }
     for (int64_t u = 0; u < units; u++) {
         int h = head + (int)(u / blocks_of(t));
-        t3v_attn_sink sink = sink_of(r, index, h);
+        t3v_attn_sink sink = sink_of(r, index, h, add);
         t3v_attn_job job = team_job(r, t, h, u % blocks_of(t));
         int64_t strips = strips_of(l->impl, job.keys.count);
 #pragma omp for schedule(static)
@@ -410,26 +505,43 @@ static void write_head(const run *r, int head)
 static void run_team(run *r, char *mine)
 {
     const t3v_site *site = r->site;
-    bool direct = site->terms == 1 && site->combine == T3V_COMBINE_MEAN;
-    if (direct && !r->l.source) {
-        run_term(r, 0, 0, r->a->heads, mine);
-        return;
-    }
+    bool all_heads = r->only >= 0 && !r->l.source;
+    summarise(r);
+    if (all_heads) run_term(r, r->only, 0, r->a->heads, false, mine);
     for (int h = 0; h < r->a->heads; h++) {
+        bool add = false;
         for (int i = 0; i < site->terms; i++) {
+            bool active = t3v_term_active(site, i, h, &r->a->moment) && uses(site, r->phase, i);
             if (site->term[i].kind == T3V_TERM_LINEAR) run_linear(r, i, h, mine);
-            else if (uses(site, r->phase, i)) run_term(r, i, h, 1, mine);
-            else run_nothing(r, i, h);
+            else if (!active) run_nothing(r, i, h);
+            else if (!all_heads) run_term(r, i, h, 1, add, mine);
+            add = add || active;
         }
         if (r->l.top) find_top(r, h, mine);
-        if (!direct) write_head(r, h);
+        if (r->only < 0) write_head(r, h);
     }
+}
+
+/* The term that is the only one active for every head and whose output is the site's; -1: there is none such. */
+static int only_term(const t3v_site *site, const t3v_attend_args *a)
+{
+    int only = -1;
+    if (site->combine != T3V_COMBINE_MEAN) return -1;
+    for (int h = 0; h < a->heads; h++) {
+        int active = 0;
+        for (int i = 0; i < site->terms; i++) {
+            if (!t3v_term_active(site, i, h, &a->moment)) continue;
+            if (active++ || (h && i != only)) return -1;
+            only = i;
+        }
+    }
+    return only;
 }
 
 t3v_status t3v_attend_run(const t3v_site *site, const t3v_attend_args *a)
 {
     T3V_TRY(check(site, a));
-    run r = { .site = site, .a = a, .l = lay_out(site, a) };
+    run r = { .site = site, .a = a, .l = lay_out(site, a), .only = only_term(site, a) };
     if (a->scratch_bytes < r.l.total)
         return t3v_fail(T3V_E_ARG, "attention got %zu bytes of scratch, needs %zu", a->scratch_bytes, r.l.total);
     r.sum = (char *)(((uintptr_t)a->scratch + ALIGN - 1) / ALIGN * ALIGN);
@@ -437,7 +549,8 @@ t3v_status t3v_attend_run(const t3v_site *site, const t3v_attend_args *a)
     r.top = r.lse + r.l.lse;
     r.source = r.top + r.l.top;
     r.linear = r.source + r.l.source;
-    r.common = r.linear + r.l.linear;
+    r.means = r.linear + r.l.linear;
+    r.common = r.means + r.l.means;
     r.threads = r.common + r.l.common;
     if (site->epilogue) r.phase = a->state ? site->epilogue->phase(site->options, &a->moment, a->state) : site->epilogue->without_state;
     /* A region of its own even for one thread: the loops inside must not bind to a region of the caller. */
@@ -456,7 +569,7 @@ typedef struct back_layout {
     int threads;
     bool again;      /* the output of a term is computed again */
     int64_t keys;    /* most rows of a source */
-    size_t out, packed, work, list, source, pooled, backward, rows, dout, shared, thread, total; /* bytes */
+    size_t out, packed, work, list, means, source, pooled, backward, rows, dout, shared, thread, total; /* bytes */
 } back_layout;
 
 static back_layout lay_out_backward(const t3v_site *site, const t3v_attend_args *a, const t3v_attend_grad *g)
@@ -483,11 +596,12 @@ static back_layout lay_out_backward(const t3v_site *site, const t3v_attend_args 
         const t3v_term *t = &site->term[i];
         size_t pooled = t->pool > 1 ? align_up(2 * (size_t)t3v_source_rows(t, a) * (size_t)a->dim * sizeof(float)) : 0;
         if (pooled > l.pooled) l.pooled = pooled;
+        if (means_of_head(t, a->dim) > l.means) l.means = means_of_head(t, a->dim);
     }
     l.source = most_source(site, a);
-    l.list = needs_list(site) ? align_up((size_t)most_keys(site, a->n_k, true) * sizeof(int32_t)) : 0;
+    l.list = list_bytes(site, a);
     l.backward = align_up(l.impl->backward_bytes(queries, keys, a->dim));
-    l.thread = l.out + l.packed + l.work + l.list + l.source + l.pooled + l.backward + l.rows + l.dout + l.shared;
+    l.thread = l.out + l.packed + l.work + l.list + l.means + l.source + l.pooled + l.backward + l.rows + l.dout + l.shared;
     l.total = l.thread * (size_t)l.threads + ALIGN;
     return l;
 }
@@ -509,9 +623,8 @@ typedef struct back {
     const t3v_attend_grad *g;
     const back_layout *l;
     int head;
-    char *out, *packed, *work, *source, *scratch, *shared;
-    int32_t *list;
-    float *pooled, *dout; /* gradients of pooled keys and values; dout by row weights */
+    char *out, *packed, *work, *list, *source, *scratch, *shared;
+    float *means, *pooled, *dout; /* gradients of pooled keys and values; dout by row weights */
     float *row[BACK_ROWS];
     t3v_attn_grad b;
 } back;
@@ -519,6 +632,15 @@ typedef struct back {
 static float at_row(const void *base, t3v_dtype type, int64_t i)
 {
     return type == T3V_F32 ? ((const float *)base)[i] : t3v_bf16_to_f32(((const t3v_bf16 *)base)[i]);
+}
+
+/* Key summaries of a term that chooses; pooled keys and log-weights. */
+static void prepare_keys(const back *k, const t3v_term *t)
+{
+    const t3v_attend_args *a = k->a;
+    int64_t made = t3v_source_rows(t, a);
+    if (made) t3v_source_fill(t, a, k->head, k->source, 0, made);
+    if (t->select) t3v_select_summary(t, at_head(a->k, a->type, k->head, a->dim), a->type, a->k_stride, a->dim, 0, t->blocks, k->means);
 }
 
 /* The blocks of a softmax term, with k->b as it is; what the largest score of a row passes on. */
@@ -529,14 +651,14 @@ static void backward_term(const back *k, int index, const float *slope)
     const int32_t *key = (const int32_t *)(const void *)k->row[ROW_KEY], *owner = (const int32_t *)(const void *)k->row[ROW_OWNER];
     int64_t made = t3v_source_rows(t, a);
     t3v_attn_grad b = k->b;
-    if (made) t3v_source_fill(t, a, k->head, k->source, 0, made);
+    prepare_keys(k, t);
     if (t->pool > 1) {
         b.dk = k->pooled, b.dv = k->pooled + made * a->dim;
         b.dk_stride = b.dv_stride = a->dim;
         memset(k->pooled, 0, 2 * (size_t)(made * a->dim) * sizeof *k->pooled);
     }
     for (int64_t block = 0; block < blocks_of(t); block++) {
-        t3v_attn_job job = job_of(t, a, k->head, block, k->list, k->source);
+        t3v_attn_job job = job_of(k->site, t, a, k->head, block, k->list, k->source, k->means);
         if (k->l->again) {
             t3v_attn_sink sink = { .out = k->out, .type = T3V_F32, .stride = a->dim, .weight = 1 };
             k->l->impl->pack(&job, k->packed, 0, strips_of(k->l->impl, job.keys.count));
@@ -566,10 +688,9 @@ static bool find_top_again(const back *k)
     for (int index = 0; index < k->site->terms; index++) {
         const t3v_term *t = &k->site->term[index];
         if (t->kind == T3V_TERM_LINEAR) continue;
-        int64_t made = t3v_source_rows(t, a);
-        if (made) t3v_source_fill(t, a, k->head, k->source, 0, made);
+        prepare_keys(k, t);
         for (int64_t block = 0; block < blocks_of(t); block++) {
-            t3v_attn_job job = job_of(t, a, k->head, block, k->list, k->source);
+            t3v_attn_job job = job_of(k->site, t, a, k->head, block, k->list, k->source, k->means);
             for (int64_t i = 0; i < job.queries.count; i++) which[t3v_row(&job.queries, i)] = -1;
             if (!t3v_row_max(&job, 0, job.queries.count, k->work, k->row[ROW_TOP], which)) return false;
             for (int64_t i = 0; i < job.queries.count; i++) {
@@ -619,7 +740,7 @@ static bool backward_joint(back *k)
             t3v_linear_grad grad = { b.dout, b.dout_type, b.dout_stride, k->row[ROW_WEIGHT], k->row[ROW_DELTA], k->row[ROW_SLOPE],
                                      b.dq, b.dk, b.dv, b.dq_stride, b.dk_stride, b.dv_stride };
             for (int64_t block = 0; block < t->blocks; block++) {
-                t3v_attn_job job = job_of(t, a, k->head, block, k->list, k->source);
+                t3v_attn_job job = job_of(k->site, t, a, k->head, block, k->list, k->source, k->means);
                 if (!t3v_linear_backward(&job, net, &grad, k->shared, k->work)) return false;
             }
         }
@@ -633,8 +754,9 @@ static bool backward_head(const t3v_site *site, const t3v_attend_args *a, const 
     back k = { .site = site, .a = a, .g = g, .l = l, .head = head, .out = mine };
     k.packed = k.out + l->out;
     k.work = k.packed + l->packed;
-    k.list = (int32_t *)(void *)(k.work + l->work);
-    k.source = (char *)k.list + l->list;
+    k.list = k.work + l->work;
+    k.means = (float *)(void *)(k.list + l->list);
+    k.source = (char *)k.means + l->means;
     k.pooled = (float *)(void *)(k.source + l->source);
     k.scratch = (char *)k.pooled + l->pooled;
     k.dout = (float *)(void *)(k.scratch + l->backward);
@@ -663,6 +785,7 @@ static bool backward_head(const t3v_site *site, const t3v_attend_args *a, const 
     if (l->again) k.b.out = k.out, k.b.out_type = T3V_F32, k.b.out_stride = a->dim;
     for (int i = 0; i < site->terms; i++) {
         if (site->epilogue && !site->epilogue->uses(site->epilogue->without_state, i)) continue;
+        if (!t3v_term_active(site, i, head, &a->moment)) continue;
         k.b.weight = site->epilogue ? 1 : site->term[i].weight;
         k.b.lse = a->lse + ((int64_t)i * a->heads + head) * a->n_q;
         backward_term(&k, i, NULL);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Running a site of a plan on raw memory, forward and backward.
  *
- * For query i, head h and each softmax term of the site, over the keys j that the term lets i meet:
+ * For query i, head h and each softmax term that is active for h at the moment, over the keys j that the term lets i meet:
  *   s_j = scale * q_i . k_j + key_log_weight[j],   p = softmax(s),   o_i = sum_j p_j v_j,   lse = ln sum_j exp(s_j).
  * A row with a score of NaN or +inf, or with none above -inf, gives NaN. A linear term has the numerator
  * sum_j phi_q(q_i).phi_k(k_j) v_j and the denominator without v_j. The output is the weighted mean of the o_i, or
@@ -36,11 +36,12 @@ typedef struct t3v_attend_args {
     void *out;                   /* may be q itself (same type and stride); not for a backward pass */
     t3v_dtype out_type;          /* F32 or BF16 */
     int64_t out_stride;
-    float *lse; /* [terms, heads, n_q] or NULL; of a linear term its denominator */
+    float *lse; /* [terms, heads, n_q] or NULL; of a linear term its denominator; -inf where a term is not active */
     const float *const *params; /* as t3v_site_params lists them; NULL for a site without */
     void *state;                /* t3v_site_state bytes of this layer and branch, 8-byte aligned; NULL: nothing is kept, a
                                  * site that would keep something then runs its method's full pass */
     t3v_moment moment;
+    uint64_t *chosen; /* t3v_attend_chosen_words, or NULL: the key blocks that were met, see t3v_attend_chosen */
     void *scratch; /* any alignment; not shared by calls that run at the same time */
     size_t scratch_bytes;
 } t3v_attend_args;
@@ -67,6 +68,16 @@ t3v_status t3v_attend_run(const t3v_site *site, const t3v_attend_args *a);
 /* Needs a->lse from the forward run; a->out is not used. */
 size_t t3v_attend_backward_scratch(const t3v_site *site, const t3v_attend_args *a, const t3v_attend_grad *g);
 t3v_status t3v_attend_backward(const t3v_site *site, const t3v_attend_args *a, const t3v_attend_grad *g);
+
+/* Which key blocks the query blocks of selected terms met: a bit each, key block j of the term being bit j % 64 of word
+ * j / 64 of the row. */
+size_t t3v_attend_chosen_words(const t3v_site *site, int heads);
+const uint64_t *t3v_attend_chosen(const t3v_site *site, int heads, const uint64_t *chosen, int term, int head, int64_t block);
+/* The pairs that were met at a->moment, all heads, from a->chosen where terms select. */
+int64_t t3v_attend_pairs(const t3v_site *site, const t3v_attend_args *a);
+/* The contract of selections: for every head and block of queries, the list chosen from a->q and a->k has at least `min`
+ * and at most `max` blocks, all of them blocks of the term, none twice. E_ARG names the first breach. For tests: E_NOMEM. */
+t3v_status t3v_select_check(const t3v_site *site, const t3v_attend_args *a);
 
 /* The implementation that would run, e.g. "avx512bf16"; with `why` (may be NULL) a line on why the faster
  * ones declined. */

@@ -10,7 +10,7 @@ typedef struct draft {
     int32_t *block_first; /* [blocks + 1] once finished */
     int64_t *range_first;
     t3v_range *ranges;
-    int64_t blocks, block_room, n_ranges, range_room;
+    int64_t blocks, block_room, list_room, n_ranges, range_room;
     float weight;
     const char *name;
     t3v_term_kind kind;
@@ -18,6 +18,9 @@ typedef struct draft {
     float *log_weight;
     t3v_phi phi;
     float share;
+    int heads;           /* whose lists are complete; 0: there is one list for all */
+    int64_t next;        /* block of the present head */
+    t3v_select *select;
 } draft;
 
 struct t3v_builder {
@@ -36,7 +39,7 @@ struct t3v_builder {
 
 static void draft_free(draft *d)
 {
-    free(d->order), free(d->block_first), free(d->range_first), free(d->ranges), free(d->log_weight);
+    free(d->order), free(d->block_first), free(d->range_first), free(d->ranges), free(d->log_weight), free(d->select);
     memset(d, 0, sizeof *d);
 }
 
@@ -124,6 +127,9 @@ int32_t *t3v_build_term(t3v_builder *b, float weight)
     return d->order;
 }
 
+/* Lists so far, of the present head's too. */
+static int64_t lists_of(const draft *d) { return d->heads * d->blocks + d->next; }
+
 void t3v_build_block(t3v_builder *b, int64_t queries)
 {
     if (b->status) return;
@@ -136,18 +142,46 @@ void t3v_build_block(t3v_builder *b, int64_t queries)
         fail(b, T3V_E_ARG, "the next block has no query slots left to take, or takes none");
         return;
     }
-    int64_t room = d->block_room;
-    if (!grow(&d->block_first, d->blocks + 1, &d->block_room, sizeof *d->block_first) ||
-        !grow(&d->range_first, d->blocks + 1, &room, sizeof *d->range_first)) {
+    if (d->heads && queries != d->block_first[d->next + 1] - d->block_first[d->next]) {
+        fail(b, T3V_E_ARG, "the blocks of all heads must be the same");
+        return;
+    }
+    int64_t lists = lists_of(d);
+    if ((!d->heads && !grow(&d->block_first, d->blocks + 1, &d->block_room, sizeof *d->block_first)) ||
+        !grow(&d->range_first, lists + 1, &d->list_room, sizeof *d->range_first)) {
         fail(b, T3V_E_NOMEM, "no memory");
         return;
     }
-    d->block_first[d->blocks] = (int32_t)b->slots_used;
-    d->range_first[d->blocks] = d->n_ranges;
+    d->range_first[lists] = d->range_first[lists + 1] = d->n_ranges;
+    if (!d->heads) d->block_first[d->blocks++] = (int32_t)b->slots_used;
+    d->next++;
     b->slots_used += queries;
-    d->blocks++;
-    d->block_first[d->blocks] = (int32_t)b->slots_used;
-    d->range_first[d->blocks] = d->n_ranges;
+    if (!d->heads) d->block_first[d->blocks] = (int32_t)b->slots_used;
+}
+
+void t3v_build_next_head(t3v_builder *b)
+{
+    if (b->status) return;
+    draft *d = b->terms ? &b->term[b->terms - 1] : NULL;
+    if (!d || b->slots_used != b->tokens) {
+        fail(b, T3V_E_ARG, "the blocks do not cover all query slots");
+        return;
+    }
+    d->heads++;
+    d->next = 0;
+    b->slots_used = 0;
+}
+
+void t3v_build_select(t3v_builder *b, const t3v_select *select)
+{
+    if (b->status) return;
+    draft *d = b->terms ? &b->term[b->terms - 1] : NULL;
+    if (!d || d->select) {
+        fail(b, T3V_E_ARG, "a selection before the first term, or a second one");
+        return;
+    }
+    if (!(d->select = malloc(sizeof *select))) fail(b, T3V_E_NOMEM, "no memory");
+    else *d->select = *select;
 }
 
 static int64_t keys_of(const t3v_builder *b, const draft *d) { return d->pool > 1 ? (b->tokens - 1) / d->pool + 1 : b->tokens; }
@@ -156,11 +190,11 @@ void t3v_build_keys(t3v_builder *b, int64_t first, int64_t last)
 {
     if (b->status || first == last) return;
     draft *d = b->terms ? &b->term[b->terms - 1] : NULL;
-    if (!d || !d->blocks) {
+    if (!d || !d->next) {
         fail(b, T3V_E_ARG, "keys before the first block");
         return;
     }
-    int64_t own = d->n_ranges - d->range_first[d->blocks - 1];
+    int64_t own = d->next ? d->n_ranges - d->range_first[lists_of(d) - 1] : 0;
     int64_t from = own ? d->ranges[d->n_ranges - 1].last : 0;
     if (first < from || last < first || last > keys_of(b, d)) {
         fail(b, T3V_E_ARG, "key ranges must ascend, not overlap and end inside the grid");
@@ -175,7 +209,32 @@ void t3v_build_keys(t3v_builder *b, int64_t first, int64_t last)
         return;
     }
     d->ranges[d->n_ranges++] = (t3v_range){ (int32_t)first, (int32_t)last };
-    d->range_first[d->blocks] = d->n_ranges;
+    d->range_first[lists_of(d)] = d->n_ranges;
+}
+
+static t3v_status check_select(int index, const draft *d)
+{
+    const t3v_select *s = d->select;
+    bool rates = s->drop[0] >= 0 && s->drop[0] <= 1 && s->drop[1] >= 0 && s->drop[1] <= 1;
+    if (!rates || !(s->p >= 0 && s->p <= 1) || (s->p > 0 && s->score != T3V_SCORE_SOFTMAX) || s->min < 1 ||
+        (s->max && s->max < s->min) || (s->summary == T3V_SUMMARY_SAMPLE && s->sample < 1) || !(s->ramp >= 0))
+        return t3v_fail(T3V_E_ARG, "attention term %d: its selection drops %g and %g (0 to 1), p is %g (0 to 1, needs softmax scores), "
+                        "min %lld (from 1), max %lld (0 or at least min), sample %d (from 1)", index, s->drop[0], s->drop[1], s->p,
+                        (long long)s->min, (long long)s->max, s->sample);
+    if (d->pool > 1 || d->kind != T3V_TERM_SOFTMAX)
+        return t3v_fail(T3V_E_ARG, "attention term %d: a linear term, or one with pooled keys, cannot select", index);
+    int64_t block = 0;
+    for (int64_t i = 0; i < lists_of(d); i++)
+        for (int64_t r = d->range_first[i]; r < d->range_first[i + 1]; r++)
+            for (int side = 0; side < 2; side++) {
+                int32_t slot = side ? d->ranges[r].last : d->ranges[r].first;
+                if (r == d->range_first[i] && !side) block = 0;
+                while (d->block_first[block] < slot) block++;
+                if (d->block_first[block] != slot)
+                    return t3v_fail(T3V_E_ARG, "attention term %d, block %lld: what a selected term always meets must be whole blocks, "
+                                    "slot %d is inside one", index, (long long)(i % d->blocks), slot);
+            }
+    return T3V_OK;
 }
 
 /* The present term, still without keys; NULL after a failure. */
@@ -267,10 +326,12 @@ static t3v_status check(const t3v_builder *b, int index, const draft *d, uint8_t
     }
     if (!d->blocks || d->block_first[d->blocks] != b->tokens)
         return t3v_fail(T3V_E_ARG, "attention term %d: the blocks do not cover all %lld query slots", index, (long long)b->tokens);
-    for (int64_t i = 0; i < d->blocks; i++)
+    if (d->next != d->blocks)
+        return t3v_fail(T3V_E_ARG, "attention term %d: the blocks of head %d do not cover all query slots", index, d->heads);
+    for (int64_t i = 0; i < lists_of(d) && !d->select; i++)
         if (d->range_first[i] == d->range_first[i + 1])
-            return t3v_fail(T3V_E_ARG, "attention term %d, block %lld meets no keys", index, (long long)i);
-    return T3V_OK;
+            return t3v_fail(T3V_E_ARG, "attention term %d, block %lld meets no keys", index, (long long)(i % d->blocks));
+    return d->select ? check_select(index, d) : T3V_OK;
 }
 
 static int by_token(const void *a, const void *b)
@@ -292,7 +353,8 @@ static int by_first_token(const void *a, const void *b)
  * the tokens within a block and the blocks by first token. */
 static t3v_status canonical(const t3v_builder *b, draft *d)
 {
-    if (d->pool > 1) return T3V_OK;
+    if (d->pool > 1 || d->select || d->heads) return T3V_OK;
+    if (d->select || d->heads) return T3V_OK;
     for (int64_t i = 0; i < d->blocks; i++) {
         const t3v_range *r = &d->ranges[d->range_first[i]];
         if (d->range_first[i + 1] - d->range_first[i] != 1 || r->first != d->block_first[i] || r->last != d->block_first[i + 1])
@@ -333,7 +395,7 @@ static t3v_status canonical(const t3v_builder *b, draft *d)
 static t3v_term term_of(const t3v_builder *b, const draft *d)
 {
     return (t3v_term){ b->tokens, d->order, d->blocks, d->block_first, d->range_first, d->ranges, d->weight, d->name,
-                       d->kind, d->pool, d->log_weight, d->phi, d->share };
+                       d->kind, d->pool, d->log_weight, d->phi, d->share, d->heads ? d->heads + 1 : 0, d->select, 0 };
 }
 
 static bool equal(const t3v_builder *b, const draft *x, const draft *y)
@@ -397,7 +459,7 @@ t3v_status t3v_builder_finish(t3v_builder *b, t3v_site *out)
         memset(d, 0, sizeof *d);
         n++;
     }
-    *out = (t3v_site){ n, terms, b->combine, b->row_max, b->epilogue, b->options, b->options_size };
+    *out = (t3v_site){ n, terms, b->combine, b->row_max, b->epilogue, b->options, b->options_size, 0, NULL };
     b->options = NULL;
     terms = NULL;
 done:

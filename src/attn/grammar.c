@@ -9,7 +9,7 @@
 
 #include "attn/grammar.h"
 
-enum { TEXT_MAX = 1 << 20 };
+enum { TEXT_MAX = 1 << 20, RULES_MAX = 256, STEP_MAX = 1 << 30 };
 
 typedef struct cursor {
     const char *text, *at, *end;
@@ -103,6 +103,7 @@ static void initial_values(const t3v_option *options, void *dst)
     for (const t3v_option *o = options; o && o->name; o++) {
         char *to = (char *)dst + o->offset;
         if (o->kind == T3V_OPTION_TEXT) memset(to, 0, sizeof(t3v_option_text));
+        else if (o->kind == T3V_OPTION_REAL) memcpy(to, &o->real, sizeof o->real);
         else memcpy(to, &o->initial, sizeof o->initial);
     }
 }
@@ -135,16 +136,23 @@ static t3v_status option_value(const t3v_option *o, void *dst, const char *value
         }
         return t3v_fail(T3V_E_ARG, "plan, column %d: %s is '%.*s', expected one of: %s", column, o->name, shown, value, known);
     }
-    char digits[24];
+    char digits[24], *rest;
     long long v = 0;
     bool ok = n > 0 && n < sizeof digits;
+    if (ok) memcpy(digits, value, n), digits[n] = 0;
+    ok = ok && !isspace((unsigned char)digits[0]);
+    if (o->kind == T3V_OPTION_REAL) {
+        double x = ok ? strtod(digits, &rest) : 0;
+        if (!ok || *rest || !(x >= o->real_min && x <= o->real_max))
+            return t3v_fail(T3V_E_ARG, "plan, column %d: %s is '%.*s', expected a number from %g to %g", column, o->name, shown,
+                            value, o->real_min, o->real_max);
+        memcpy(dst, &x, sizeof x);
+        return T3V_OK;
+    }
     if (ok) {
-        char *rest;
-        memcpy(digits, value, n);
-        digits[n] = 0;
         errno = 0;
         v = strtoll(digits, &rest, 10);
-        ok = !errno && !*rest && !isspace((unsigned char)digits[0]) && v >= o->min && v <= o->max;
+        ok = !errno && !*rest && v >= o->min && v <= o->max;
     }
     if (!ok)
         return t3v_fail(T3V_E_ARG, "plan, column %d: %s is '%.*s', expected a number from %lld to %lld", column, o->name, shown,
@@ -182,8 +190,33 @@ t3v_status t3v_options_parse(const t3v_option *options, void *dst, const char *n
     return T3V_OK;
 }
 
+/* (a | a-b | a 'mod' n) after `what`; with modulus NULL without the last form. *modulus is 0 for the others. */
+static t3v_status set_of(cursor *c, const char *arrow, const char *what, int *first, int *last, int *modulus)
+{
+    const char *start = c->at;
+    char message[96];
+    if (!number(c, first)) {
+        snprintf(message, sizeof message, "expected a %s number after '%ss'", what, what);
+        return wrong(c, c->at, message);
+    }
+    *last = *first;
+    if (modulus && take_word(c, "mod")) {
+        const char *at = c->at;
+        if (!number(c, modulus) || *modulus < 1) return wrong(c, at, "expected a number of at least 1 after 'mod'");
+        if (*first >= *modulus) return wrong(c, start, "'a mod n' needs a < n");
+    } else if (c->at < arrow && *c->at == '-') {
+        c->at++;
+        blanks(c);
+        snprintf(message, sizeof message, "expected the last %s after '-'", what);
+        if (!number(c, last)) return wrong(c, c->at, message);
+        snprintf(message, sizeof message, "the last %s is before the first", what);
+        if (*last < *first) return wrong(c, start, message);
+    }
+    return T3V_OK;
+}
+
 /* Selector and arrow, when the rule has them. */
-static t3v_status selector(cursor *c, t3v_rule *r, int layers, bool *last)
+static t3v_status selector(cursor *c, t3v_rule *r, int layers, int64_t heads, bool *last)
 {
     const char *arrow = NULL;
     for (const char *p = c->at; p + 1 < c->end && !separator(*p, c->lines) && *p != '#'; p++)
@@ -192,6 +225,7 @@ static t3v_status selector(cursor *c, t3v_rule *r, int layers, bool *last)
             break;
         }
     if (!arrow) return T3V_OK;
+    char message[96];
     if (take_word(c, "else")) {
         *last = true;
     } else {
@@ -199,42 +233,92 @@ static t3v_status selector(cursor *c, t3v_rule *r, int layers, bool *last)
         else take_word(c, "self");
         if (take_word(c, "layers")) {
             const char *start = c->at;
-            if (!number(c, &r->first)) return wrong(c, c->at, "expected a layer number after 'layers'");
-            r->last = r->first;
-            if (take_word(c, "mod")) {
-                const char *at = c->at;
-                if (!number(c, &r->modulus) || r->modulus < 1) return wrong(c, at, "expected a number of at least 1 after 'mod'");
-                if (r->first >= r->modulus) return wrong(c, start, "'a mod n' needs a < n");
-            } else if (c->at < arrow && *c->at == '-') {
-                c->at++;
-                blanks(c);
-                if (!number(c, &r->last)) return wrong(c, c->at, "expected the last layer after '-'");
-                if (r->last < r->first) return wrong(c, start, "the last layer is before the first");
-            }
-            if (r->first >= layers || (!r->modulus && r->last >= layers)) {
-                char message[96];
-                snprintf(message, sizeof message, "the model has layers 0 to %d", layers - 1);
-                return wrong(c, start, message);
-            }
+            T3V_TRY(set_of(c, arrow, "layer", &r->first, &r->last, &r->modulus));
+            snprintf(message, sizeof message, "the model has layers 0 to %d", layers - 1);
+            if (r->first >= layers || (!r->modulus && r->last >= layers)) return wrong(c, start, message);
         }
+        if (take_word(c, "heads")) {
+            const char *start = c->at;
+            T3V_TRY(set_of(c, arrow, "head", &r->when.head_first, &r->when.head_last, NULL));
+            snprintf(message, sizeof message, "the model has heads 0 to %lld", (long long)heads - 1);
+            if (heads && r->when.head_last >= heads) return wrong(c, start, message);
+        }
+        if (take_word(c, "steps"))
+            T3V_TRY(set_of(c, arrow, "step", &r->when.step_first, &r->when.step_last, &r->when.step_modulus));
     }
-    if (c->at != arrow) return wrong(c, c->at, "expected 'self', 'cross', 'layers', 'else' or '->'");
+    if (c->at != arrow) return wrong(c, c->at, "expected 'self', 'cross', 'layers', 'heads', 'steps' (in this order), 'else' or '->'");
+    if (r->cross && !t3v_rule_always(r)) return wrong(c, c->at, "cross-attention has no rules for heads or steps");
     c->at += 2;
     blanks(c);
     return T3V_OK;
 }
 
-static t3v_status parse_rule(cursor *c, t3v_rules *rules, int layers, bool *last)
+static bool in_set(int64_t x, int64_t first, int64_t last, int64_t modulus)
 {
+    return modulus ? x % modulus == first : x >= first && x <= last;
+}
+
+static bool about(const t3v_rule *r, const t3v_rule *own, int layer)
+{
+    return r->cross == own->cross && in_set(layer, r->first, r->last, r->modulus);
+}
+
+/* Does a rule before `own` hold for this layer, head and step? */
+static bool taken(const t3v_rules *rules, const t3v_rule *own, int layer, int64_t head, int64_t step)
+{
+    for (const t3v_rule *r = rules->rule; r < own; r++)
+        if (about(r, own, layer) && head >= r->when.head_first && head <= r->when.head_last &&
+            in_set(step, r->when.step_first, r->when.step_last, r->when.step_modulus))
+            return true;
+    return false;
+}
+
+/* A free head or step lies at the start of the own range or behind the end of another, or within a cycle of the
+ * moduli from there, of which the first thousand steps are tried. */
+static bool reached_by_step(const t3v_rules *rules, const t3v_rule *own, int layer, int64_t head)
+{
+    const t3v_when *w = &own->when;
+    int64_t cycle = 1, stride = w->step_modulus ? w->step_modulus : 1;
+    for (const t3v_rule *r = rules->rule; r < own; r++)
+        if (r->when.step_modulus && cycle < 1000) cycle *= r->when.step_modulus;
+    if (cycle > 1000) cycle = 1000;
+    for (const t3v_rule *r = rules->rule; r <= own; r++) {
+        int64_t from = r == own ? w->step_first : r->when.step_last + (int64_t)1;
+        from += (w->step_first - from % stride + stride) % stride;
+        for (int64_t i = 0, s = from; i < cycle && s <= STEP_MAX; i++, s += stride)
+            if (in_set(s, w->step_first, w->step_last, w->step_modulus) && !taken(rules, own, layer, head, s)) return true;
+    }
+    return false;
+}
+
+/* Is the last rule for something the first one? */
+static bool reached(const t3v_rules *rules, int layers, int64_t heads)
+{
+    const t3v_rule *own = &rules->rule[rules->count - 1];
+    for (int layer = 0; layer < layers; layer++) {
+        if (!about(own, own, layer)) continue;
+        for (const t3v_rule *r = rules->rule; r <= own; r++) {
+            int64_t head = r == own ? own->when.head_first : r->when.head_last + (int64_t)1;
+            if (head < own->when.head_first || head > own->when.head_last || head >= (heads ? heads : INT32_MAX)) continue;
+            if (reached_by_step(rules, own, layer, head)) return true;
+        }
+    }
+    return false;
+}
+
+static t3v_status parse_rule(cursor *c, t3v_rules *rules, int layers, int64_t heads, bool *last)
+{
+    if (rules->count == RULES_MAX) return wrong(c, c->at, "a plan has at most 256 rules");
     t3v_rule *grown = realloc(rules->rule, (size_t)(rules->count + 1) * sizeof *grown);
     if (!grown) return t3v_fail(T3V_E_NOMEM, "no memory for the rules of a plan");
     rules->rule = grown;
     t3v_rule *r = &grown[rules->count];
     memset(r, 0, sizeof *r);
     r->last = layers - 1;
+    r->when.head_last = r->when.step_last = INT32_MAX;
     const char *start = c->at;
     if (*last) return wrong(c, start, "a rule after 'else' can never match");
-    T3V_TRY(selector(c, r, layers, last));
+    T3V_TRY(selector(c, r, layers, heads, last));
     int line;
     size_t n = word(c);
     place(c, c->at, &line, &r->column);
@@ -260,19 +344,20 @@ static t3v_status parse_rule(cursor *c, t3v_rules *rules, int layers, bool *last
     if (c->at < c->end && !separator(*c->at, c->lines)) return wrong(c, c->at, "expected ';' or the end");
 
     rules->count++;
-    bool reached = false;
-    for (int i = 0; i < layers && !reached; i++) reached = t3v_rules_match(rules, r->cross, i) == r;
-    if (!reached) return wrong(c, start, "this rule can never match: earlier ones take all its layers");
+    if (!reached(rules, layers, heads)) return wrong(c, start, "this rule can never match: earlier ones take all that it is about");
     return T3V_OK;
 }
 
-const t3v_rule *t3v_rules_match(const t3v_rules *rules, bool cross, int layer)
+bool t3v_rule_always(const t3v_rule *r)
 {
-    for (int i = 0; i < rules->count; i++) {
-        const t3v_rule *r = &rules->rule[i];
-        if (r->cross != cross) continue;
-        if (r->modulus ? layer % r->modulus == r->first : layer >= r->first && layer <= r->last) return r;
-    }
+    const t3v_when *w = &r->when;
+    return !w->head_first && w->head_last == INT32_MAX && (w->step_modulus == 1 || (!w->step_first && w->step_last == INT32_MAX));
+}
+
+const t3v_rule *t3v_rules_next(const t3v_rules *rules, const t3v_rule *last, bool cross, int layer)
+{
+    for (const t3v_rule *r = last ? last + 1 : rules->rule; r < rules->rule + rules->count; r++)
+        if (r->cross == cross && in_set(layer, r->first, r->last, r->modulus)) return r;
     return NULL;
 }
 
@@ -301,7 +386,7 @@ static t3v_status read_file(const char *path, char **out, size_t *size)
     return t3v_fail(T3V_E_TOO_BIG, "the plan file %s has more than %d bytes", path, TEXT_MAX - 1);
 }
 
-t3v_status t3v_rules_parse(t3v_rules *out, const char *text, int layers)
+t3v_status t3v_rules_parse(t3v_rules *out, const char *text, int layers, int64_t heads)
 {
     *out = (t3v_rules){ 0 };
     cursor c = { text, text, text + strlen(text), "plan", false };
@@ -322,7 +407,7 @@ t3v_status t3v_rules_parse(t3v_rules *out, const char *text, int layers)
             if (!out->count || !c.lines) st = wrong(&c, c.at, "expected a rule");
             break;
         }
-        if ((st = parse_rule(&c, out, layers, &last))) break;
+        if ((st = parse_rule(&c, out, layers, heads, &last))) break;
         if (c.at == c.end) break;
         c.at++; /* the separator */
     }

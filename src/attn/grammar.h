@@ -11,6 +11,7 @@ typedef struct t3v_rule {
     bool cross;      /* about the cross sites, else the self site */
     int first, last; /* layers [first, last] ... */
     int modulus;     /* ... or, when > 0, layers with index % modulus == first */
+    t3v_when when;   /* heads and steps */
     const t3v_pattern *pattern;
     int line, column; /* line 0: not from a file */
     union {
@@ -26,10 +27,12 @@ typedef struct t3v_rules {
     char *file; /* the text of a plan file, which options point into */
 } t3v_rules;
 
-/* Parses as t3v_plan_make says; '@' files are read here. On failure *out is empty. */
-t3v_status t3v_rules_parse(t3v_rules *out, const char *text, int layers);
-/* The first rule about that site of `layer`; NULL: none, the site is full. */
-const t3v_rule *t3v_rules_match(const t3v_rules *rules, bool cross, int layer);
+/* Parses as t3v_plan_make says, for a model of `heads` heads (0: unknown); '@' files are read here. On failure *out is
+ * empty. */
+t3v_status t3v_rules_parse(t3v_rules *out, const char *text, int layers, int64_t heads);
+/* The rule after `last` (NULL: the first) about that site of `layer`, for whatever heads and steps; NULL: none. */
+const t3v_rule *t3v_rules_next(const t3v_rules *rules, const t3v_rule *last, bool cross, int layer);
+bool t3v_rule_always(const t3v_rule *rule); /* for all heads and steps? */
 void t3v_rules_free(t3v_rules *rules);
 
 extern const t3v_pattern t3v_pattern_full; /* what unmatched layers get */

@@ -22,6 +22,7 @@ typedef struct t3v_option_text {
 typedef enum t3v_option_kind {
     T3V_OPTION_NUMBER, /* an int64_t in [min, max] */
     T3V_OPTION_WORD,   /* an int64_t, the index of one of `words` */
+    T3V_OPTION_REAL,   /* a double in [real_min, real_max] */
     T3V_OPTION_TEXT,   /* a t3v_option_text, not empty when given, which build() reads; `initial` is not used */
 } t3v_option_kind;
 
@@ -32,6 +33,7 @@ typedef struct t3v_option {
     int64_t initial, min, max;
     t3v_option_kind kind;
     const char *const *words; /* end with NULL */
+    double real, real_min, real_max; /* initial, least, largest */
 } t3v_option;
 
 /* What is known when a plan is made. */
@@ -39,7 +41,7 @@ typedef struct t3v_geom {
     t3v_grid grid;
     int64_t tokens;
     int layer, layers;
-    int64_t dim; /* the model's width; 0: unknown */
+    int64_t dim, heads; /* the model's width and heads; 0: unknown */
 } t3v_geom;
 
 typedef struct t3v_builder t3v_builder;
@@ -49,7 +51,7 @@ struct t3v_pattern {
     const t3v_option *options; /* may be NULL */
     size_t options_size;       /* bytes of the options struct, 0 without options; at most 256 */
     t3v_status (*build)(const void *options, const t3v_geom *geom, t3v_builder *b);
-    /* Does query token q meet key token k in the term number `term` of build()? */
+    /* Does query token q meet key token k in the term number `term` of build()? Where that selects: always? */
     bool (*allows)(const void *options, const t3v_geom *geom, int term, int64_t q, int64_t k);
     /* Weights do well only with the plan they were tuned for, on its grid. */
     bool needs_tuning;
@@ -88,6 +90,11 @@ void t3v_build_joint(t3v_builder *b, bool row_max);
 /* The terms, all softmaxes, are combined by `epilogue`, which gets a copy of `size` bytes of options; weights are not
  * used. */
 void t3v_build_epilogue(t3v_builder *b, const t3v_epilogue *epilogue, const void *options, size_t size);
+/* The lists of another head begin: as many blocks, of the same sizes, follow once more. All heads share the lists of a term
+ * in which this is not called, else there must be lists for all of the model's heads. */
+void t3v_build_next_head(t3v_builder *b);
+/* The present term chooses its keys; the ranges are what it meets in any case: whole blocks, for some blocks none. */
+void t3v_build_select(t3v_builder *b, const t3v_select *select);
 
 /* What the present term is called in pictures; static storage. */
 void t3v_build_name(t3v_builder *b, const char *name);

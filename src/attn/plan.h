@@ -23,6 +23,8 @@ typedef struct t3v_range {
     int32_t first, last;
 } t3v_range;
 
+typedef struct t3v_pattern t3v_pattern;
+
 /* The guidance branch of a pass; state kept across steps is kept for each. */
 enum { T3V_BRANCH_COND, T3V_BRANCH_UNCOND, T3V_BRANCHES };
 
@@ -51,6 +53,31 @@ typedef struct t3v_phi {
 } t3v_phi;
 enum { T3V_PHI_LAYERS_MAX = 4, T3V_PHI_DEGREE_MAX = 8 };
 
+typedef enum t3v_summary { T3V_SUMMARY_MEAN, T3V_SUMMARY_SAMPLE } t3v_summary;
+typedef enum t3v_score { T3V_SCORE_DOT, T3V_SCORE_SOFTMAX } t3v_score;
+
+/* How a head chooses, for each block of queries, the blocks of keys (the term's own blocks) that it meets. Each block is
+ * summed up by one vector: the mean of its rows, or of `sample` rows at equal distances. A pair's score is scale q.k, or
+ * the softmax of that over all key blocks. Blocks are taken from the highest score down (NaN last, equal ones in
+ * ascending order): the k highest, k = keep * blocks rounded as said, and, when p > 0, as many as it takes until the
+ * scores of those taken exceed p; at least `min`, at most `max` of them. Those always met come on top. */
+typedef struct t3v_select {
+    t3v_summary summary;
+    int sample;
+    t3v_score score; /* SOFTMAX when p > 0 */
+    /* keep = 1 - drop. Of step i of n, drop[0] up to and including step drop_until * n, then drop[1]; times
+     * min(1, ramp * i / (n - 1)) when ramp > 0; all blocks are kept where drop <= dense_drop, and in the steps below
+     * dense_first * n. Outside of a schedule (fewer than two steps): drop[0], no ramp, no dense steps. */
+    double drop[2], drop_until, ramp, dense_drop, dense_first;
+    bool round_up;
+    double p;
+    int64_t min, max; /* blocks; max 0: no limit */
+    /* For experiments: chooses instead of the above. Writes the blocks that `row` meets to list[0 .. blocks) and returns
+     * how many; scores as above. What breaks the contract (t3v_select_check) is not followed. Called by several threads. */
+    int64_t (*choose)(const void *user, const float *score, int64_t row, int64_t blocks, int32_t *list);
+    const void *user;
+} t3v_select;
+
 /* Every query slot lies in exactly one block; the ranges of a block are disjoint, ascending and not empty. */
 typedef struct t3v_term {
     int64_t slots;              /* tokens of the grid; 0: all queries meet all keys, sizes known at run time */
@@ -59,7 +86,7 @@ typedef struct t3v_term {
     const int32_t *block_first; /* [blocks + 1] first query slot of each block */
     const int64_t *range_first; /* [blocks + 1] a block's ranges are ranges[range_first[b] .. range_first[b+1]) */
     const t3v_range *ranges;
-    float weight;               /* in the mean; the weights of a site sum to 1 */
+    float weight;               /* in the mean; the weights of a rule's terms sum to 1 */
     const char *name;           /* for pictures; may be NULL */
     t3v_term_kind kind;
     int pool;                   /* > 1: keys are means of that many slots in a row (the last may have fewer), ranges count
@@ -67,7 +94,16 @@ typedef struct t3v_term {
     const float *log_weight;    /* nats added to the logits, by token or pooled key; NULL: none */
     t3v_phi phi;                /* of a linear term */
     float share;                /* part of a generation's steps in which it is computed, for costs; 0: all */
+    int heads;                  /* 0: all heads share the lists; else head h's blocks start at range_first[h * blocks] */
+    const t3v_select *select;   /* NULL: the ranges are all; else what is always met (whole blocks, or nothing) */
+    int rule;                   /* of the site, which says when the term is active */
 } t3v_term;
+
+/* For which heads and steps a rule holds: first <= x <= last, and for steps with modulus > 0: x % modulus == first. */
+typedef struct t3v_when {
+    int head_first, head_last, step_first, step_last, step_modulus;
+    const t3v_pattern *pattern;
+} t3v_when;
 
 typedef enum t3v_combine {
     T3V_COMBINE_MEAN,     /* sum of weight * output */
@@ -81,12 +117,14 @@ struct t3v_epilogue;
 
 typedef struct t3v_site {
     int terms;
-    const t3v_term *term; /* [terms], no two equal where they are averaged */
+    const t3v_term *term; /* [terms], no two of a rule equal where they are averaged */
     t3v_combine combine;
     bool row_max;         /* joint: linear terms weigh exp(c), c the row's largest softmax score, instead of 1 */
     const struct t3v_epilogue *epilogue;
     const void *options;  /* of the epilogue; owned by the site */
     size_t options_size;
+    int rules;            /* 0: all terms are active always */
+    const t3v_when *rule; /* [rules]: of these the first that holds; the last one always does. Their terms are averaged */
 } t3v_site;
 
 /* How a method makes an output of its terms' (attn/pattern.h has the call that sets it). All parts are pure but for
@@ -107,10 +145,8 @@ typedef struct t3v_epilogue {
 
 typedef enum t3v_site_kind { T3V_SITE_SELF, T3V_SITE_CROSS_TEXT, T3V_SITE_CROSS_IMAGE, T3V_SITES } t3v_site_kind;
 
-typedef struct t3v_pattern t3v_pattern;
-
 typedef struct t3v_layer_plan {
-    const t3v_pattern *pattern; /* of the self site */
+    const t3v_pattern *pattern; /* of the self site; of its first rule where there are several */
     t3v_site site[T3V_SITES];   /* equal self sites of several layers are one in memory */
     int64_t blocks[3];          /* into which the self site cuts time, height, width; 1, 1, 1 where it does not */
     const char *source;         /* where these counts come from; may be NULL */
@@ -125,14 +161,15 @@ typedef struct t3v_plan {
 
 /* Makes the plan that `text` describes for a model of `layers` layers on `grid`:
  *   plan := rule (';' rule)* | '@'file ; rule := [selector '->'] NAME [':' key '=' value (',' key '=' value)*]
- *   selector := ['self'|'cross'] ['layers' (a | a-b | a 'mod' n)] | 'else'
+ *   selector := ['self'|'cross'] ['layers' (a | a-b | a 'mod' n)] ['heads' (a | a-b)] ['steps' (a | a-b | a 'mod' n)] | 'else'
  * A rule without 'cross' is about the self site; cross sites are full unless a rule says otherwise. The
- * first match wins, an unmatched layer is full, a rule that can never match is an error. In files, '#'
+ * first match wins, an unmatched layer, head or step is full, a rule that can never match is an error. In files, '#'
  * comments and newlines (= ';').
  * E_ARG: bad text (the message has the column) or sizes; E_TOO_BIG: 2^31 tokens or more; E_IO; E_NOMEM. */
 t3v_status t3v_plan_make(t3v_plan **out, const char *text, t3v_grid grid, int layers);
-/* The same for a model of width `dim`, by which a pattern may choose among published settings; 0: unknown. */
-t3v_status t3v_plan_make_for(t3v_plan **out, const char *text, t3v_grid grid, int layers, int64_t dim);
+/* The same for a model of width `dim`, by which a pattern may choose among published settings, with `heads` heads;
+ * 0: unknown. */
+t3v_status t3v_plan_make_for(t3v_plan **out, const char *text, t3v_grid grid, int layers, int64_t dim, int64_t heads);
 void t3v_plan_free(t3v_plan *plan); /* NULL is fine */
 
 /* Rounds a grid up to what the plan's patterns prefer (T3 at 2160x3840: its published table is for 2176x3840). */
@@ -169,18 +206,35 @@ bool t3v_term_equal(const t3v_term *a, const t3v_term *b);
 enum { T3V_REACH_EXACT = 4096 };
 t3v_status t3v_plan_reach(const t3v_plan *plan, int *reach);
 
-/* Multiply-adds of one head of dimension `dim`: QK^T plus AV, 2 * dim * (query, key) pairs; of a linear term the
- * feature maps, the state and its reading. n_q and n_k are used by terms whose sizes come at run time. */
-int64_t t3v_term_macs(const t3v_term *term, int64_t n_q, int64_t n_k, int dim);
+/* The rule of a site that holds for a head at a moment; 0 where the site has none. */
+int t3v_site_rule(const t3v_site *site, int head, const t3v_moment *moment);
+bool t3v_term_active(const t3v_site *site, int term, int head, const t3v_moment *moment);
 
-/* The (query, key) pairs of a term, in int64 (fewer than 2^62). */
+/* The (query, key) pairs of one head of a term, in int64 (fewer than 2^62); with lists per head of all heads together,
+ * divided by their number and rounded up. Of a selected term the least, as if it kept no more than k. n_q and n_k are
+ * used by terms whose sizes come at run time. */
 int64_t t3v_term_pairs(const t3v_term *term, int64_t n_q, int64_t n_k);
+/* Multiply-adds of one head of dimension `dim`: QK^T plus AV, 2 * dim * pairs; of a linear term the feature maps, the state
+ * and its reading. */
+int64_t t3v_term_macs(const t3v_term *term, int64_t n_q, int64_t n_k, int dim);
+/* The pairs and multiply-adds of all heads at a moment (NULL: nowhere in particular). false: they do not fit in an int64. */
+bool t3v_site_cost(const t3v_site *site, int64_t n_q, int64_t n_k, int heads, int dim, const t3v_moment *moment, int64_t *pairs,
+                   int64_t *macs);
+/* Does the site choose by content, so that these are lower bounds? */
+bool t3v_site_selects(const t3v_site *site);
 
-/* Keys that block `b` meets; pooled keys count once. */
+/* Keys that block `b` meets, of a selected term those that it always meets; pooled keys count once. With lists per head: of
+ * head 0. */
 int64_t t3v_term_keys(const t3v_term *term, int64_t b, int64_t n_k);
 
 /* Slots behind key range r: the range itself, or what its pooled keys are means of. */
 t3v_range t3v_term_slots(const t3v_term *term, t3v_range r);
+
+/* The entry of range_first that belongs to head `head`. */
+static inline const int64_t *t3v_term_lists(const t3v_term *term, int head)
+{
+    return term->range_first + (term->heads ? head * term->blocks : 0);
+}
 
 /* A site with the one term "all queries meet all keys", sizes known at run time. Static storage. */
 const t3v_site *t3v_site_full(void);

@@ -20,10 +20,10 @@ double t3v_dit_flop(const t3v_dit_config *c, const t3v_plan *plan, int64_t token
     int64_t hd = c->dim / c->heads;
     for (int64_t i = 0; i < c->layers; i++) {
         const t3v_layer_plan *p = &plan->layer[i];
-        for (int t = 0; t < p->site[T3V_SITE_SELF].terms; t++)
-            macs += (double)c->heads * (double)t3v_term_macs(&p->site[T3V_SITE_SELF].term[t], tokens, tokens, (int)hd);
-        for (int t = 0; t < p->site[T3V_SITE_CROSS_TEXT].terms; t++)
-            macs += (double)c->heads * (double)t3v_term_macs(&p->site[T3V_SITE_CROSS_TEXT].term[t], tokens, text_rows, (int)hd);
+        for (int s = T3V_SITE_SELF; s <= T3V_SITE_CROSS_TEXT; s++) {
+            int64_t pairs, work, keys = s == T3V_SITE_SELF ? tokens : text_rows;
+            macs += t3v_site_cost(&p->site[s], tokens, keys, (int)c->heads, (int)hd, NULL, &pairs, &work) ? (double)work : 0x1p63;
+        }
     }
     macs += (double)c->layers * (n * (6 * d * d + 2 * d * f) + 2 * l * d * d);
     macs += n * d * 4 * (double)(c->in_dim + c->out_dim);

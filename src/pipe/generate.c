@@ -128,7 +128,7 @@ static t3v_status make_schedule(run *r)
     const t3v_job *w = &r->want;
     t3v_grid grid = {r->result.grid[0], r->result.grid[1], r->result.grid[2]};
     const t3v_dit_config *c = &r->model->config;
-    T3V_TRY(t3v_plan_make_for(&r->plan, w->plan, grid, (int)c->layers, c->dim));
+    T3V_TRY(t3v_plan_make_for(&r->plan, w->plan, grid, (int)c->layers, c->dim, c->heads));
     t3v_plan_check_tuned(&r->model->defaults, w->plan, r->plan);
     T3V_TRY(t3v_sampler_open(&r->sampler, w->sampler, (int)w->steps, w->shift));
     return t3v_schedule_make(&r->schedule, r->sampler, r->plan, w->cfg);

@@ -46,7 +46,7 @@ static void patterns_keep_their_word(void **state)
     static const t3v_grid grids[] = { { 1, 1, 1 }, { 1, 1, 2 }, { 2, 3, 5 }, { 5, 4, 3 }, { 1, 7, 11 } };
     for (const t3v_pattern *const *p = t3v_patterns; *p; p++) {
         for (size_t i = 0; i < sizeof grids / sizeof *grids; i++) {
-            t3v_geom g = { grids[i], grids[i].t * grids[i].h * grids[i].w, 0, 2, 0 };
+            t3v_geom g = { grids[i], grids[i].t * grids[i].h * grids[i].w, 0, 2, 0, 0 };
             int64_t options[32] = { 0 };
             assert_int_equal(t3v_options_parse((*p)->options, options, (*p)->name, "", 0, 1), T3V_OK);
             t3v_builder *b;
@@ -78,7 +78,9 @@ static void grammar_accepts(void **state)
 {
     (void)state;
     static const char *const texts[] = { "full", " full ", "layers 0-1 -> full; else -> full", "self layers 1 mod 3->full;full",
-                                         "cross -> full; self -> full", "layers 3 -> full" };
+                                         "cross -> full; self -> full", "layers 3 -> full",
+                                         "layers 1 heads 0-1 steps 0 mod 5000 -> full; steps 0-99999 -> full; full", "heads 3->full;steps 2->full",
+                                         "steps 0-9 -> full; steps 0 mod 5000 -> full", "heads 0 -> full; heads 0-1 -> full; heads 0-2 -> full" };
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         t3v_plan *plan;
         if (t3v_plan_make(&plan, texts[i], (t3v_grid){ 2, 2, 2 }, 4)) fail_msg("'%s': %s", texts[i], t3v_error_text());
@@ -114,7 +116,18 @@ static void grammar_points_at_errors(void **state)
     expect_error("layers 2-1 -> full", "column 8: the last layer is before");
     expect_error("layers 3 mod 3 -> full", "column 8: 'a mod n' needs a < n");
     expect_error("layers 1 mod 0 -> full", "column 14: expected a number of at least 1");
-    expect_error("heads 0-1 -> full", "column 1: expected 'self'");
+    expect_error("tails 0-1 -> full", "column 1: expected 'self'");
+    expect_error("steps 1 heads 0 -> full", "column 9: expected 'self'");
+    expect_error("heads -> full", "column 7: expected a head number");
+    expect_error("heads 2-1 -> full", "column 7: the last head is before");
+    expect_error("heads 0 mod 2 -> full", "column 9: expected");
+    expect_error("steps 3 mod 3 -> full", "column 7: 'a mod n' needs a < n");
+    expect_error("cross steps 1 -> full", "cross-attention has no rules for heads or steps");
+    expect_error("heads 0-3 -> full; heads 1-2 steps 4 -> full", "column 20: this rule can never match");
+    expect_error("steps 0-9 -> full; steps 3-5 -> full", "column 20: this rule can never match");
+    expect_error("steps 0 mod 2 -> full; steps 1 mod 2 -> full; full", "column 47: this rule can never match");
+    expect_error("steps 0 mod 2 -> full; steps 2 mod 6 -> full", "column 24: this rule can never match");
+    expect_error("layers 0-2 -> full; layers 3 heads 1 -> full; layers 3 -> full; heads 5 -> full", "column 65: this rule can never match");
     expect_error("full; layers 1 -> full", "column 7: this rule can never match");
     expect_error("else -> full; full", "column 15: a rule after 'else'");
     t3v_plan *plan;

@@ -19,7 +19,7 @@
 static t3v_plan *make(const char *text, t3v_grid grid, int layers, int64_t dim)
 {
     t3v_plan *plan;
-    if (t3v_plan_make_for(&plan, text, grid, layers, dim)) fail_msg("'%s': %s", text, t3v_error_text());
+    if (t3v_plan_make_for(&plan, text, grid, layers, dim, 0)) fail_msg("'%s': %s", text, t3v_error_text());
     return plan;
 }
 
@@ -141,7 +141,7 @@ static void check_plan(const char *text, const void *options, t3v_grid g, int la
     t3v_plan *p = make(text, g, layers, 1536);
     for (int l = 0; l < layers; l++) {
         const t3v_site *s = self_of(p, l);
-        t3v_geom geom = { g, p->tokens, l, layers, 1536 };
+        t3v_geom geom = { g, p->tokens, l, layers, 1536, 0 };
         double weight = 0;
         for (int t = 0; t < s->terms; t++) {
             const t3v_term *term = &s->term[t];
@@ -217,7 +217,7 @@ static int reach_by_force(const t3v_plan *p, const void *options)
         int k = 0;
         for (bool all = false; !all && k >= 0;) {
             int l = (start + k) % p->layers;
-            t3v_geom geom = { p->grid, n, l, p->layers, 0 };
+            t3v_geom geom = { p->grid, n, l, p->layers, 0, 0 };
             memcpy(next, know, (size_t)(n * n));
             for (int t = 0; t < self_of(p, l)->terms; t++)
                 for (int64_t q = 0; q < n; q++)
