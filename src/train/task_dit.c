@@ -48,7 +48,8 @@ static t3v_status encode_scene(const t3v_task_dit *s, int64_t index, t3v_arena *
     return ctx.status;
 }
 
-static t3v_status make_latents(t3v_task_dit *s, const t3v_progress *progress)
+/* Clips [have, s->clips). */
+static t3v_status make_latents(t3v_task_dit *s, int64_t have, const t3v_progress *progress)
 {
     int workers = t3v_threads();
     t3v_status st = T3V_OK;
@@ -60,12 +61,12 @@ static t3v_status make_latents(t3v_task_dit *s, const t3v_progress *progress)
         t3v_status mine = t3v_arena_open(&arena, (size_t)4 << 30);
         if (!mine) mine = t3v_arena_open(&caches, (size_t)4 << 30);
 #pragma omp for schedule(dynamic, 4)
-        for (int64_t i = 0; i < s->clips; i++) {
+        for (int64_t i = have; i < s->clips; i++) {
             if (!mine && !stop) mine = encode_scene(s, i, &arena, &caches, s->latents + i * s->latent_size);
 #pragma omp critical(t3v_latents)
             {
                 if (mine && !st) st = mine;
-                if (!st && !stop && t3v_report(progress, "latents", ++done, s->clips)) stop = true;
+                if (!st && !stop && t3v_report(progress, "latents", ++done, s->clips - have)) stop = true;
             }
         }
         t3v_arena_close(&arena);
@@ -75,22 +76,32 @@ static t3v_status make_latents(t3v_task_dit *s, const t3v_progress *progress)
     return st ? t3v_fail(st, "encoding the training clips failed: %s", t3v_error_text()) : T3V_OK;
 }
 
+/* Reads the clips that `cache` holds, all of the same scenes, and says how many. */
+static t3v_status read_latents(t3v_task_dit *s, const char *cache, const char *key, int64_t shape[5], int64_t *have)
+{
+    t3v_tensor_file *f = NULL;
+    T3V_TRY(t3v_tensors_open(&f, cache));
+    const t3v_tensor_entry *e = t3v_tensors_find(f, "latents");
+    t3v_status st = T3V_OK;
+    if (f->meta_count != 1 || strcmp(f->meta[0].value, key) != 0)
+        st = t3v_fail(T3V_E_ARG, "%s holds clips of other scenes than \"%s\"", cache, key);
+    else if (e && e->ndim == 5 && e->shape[0] < s->clips) shape[0] = e->shape[0];
+    if (!st) st = t3v_tensors_read(f, "latents", 5, shape, s->latents, T3V_BF16);
+    if (!st) *have = shape[0];
+    t3v_tensors_close(f);
+    return st;
+}
+
 static t3v_status cached_latents(t3v_task_dit *s, const char *cache, const t3v_progress *progress)
 {
-    int64_t n = s->size / 8, T = (s->frames - 1) / 4 + 1, shape[5] = {s->clips, T3V_VAE_Z, T, n, n};
+    int64_t n = s->size / 8, T = (s->frames - 1) / 4 + 1, shape[5] = {s->clips, T3V_VAE_Z, T, n, n}, have = 0;
     char key[128];
     snprintf(key, sizeof key, "seed %llu", (unsigned long long)s->seed);
-    if (cache && t3v_is_file(cache)) {
-        t3v_tensor_file *f = NULL;
-        T3V_TRY(t3v_tensors_open(&f, cache));
-        bool same = f->meta_count == 1 && strcmp(f->meta[0].value, key) == 0;
-        t3v_status st = same ? t3v_tensors_read(f, "latents", 5, shape, s->latents, T3V_BF16)
-                             : t3v_fail(T3V_E_ARG, "%s holds clips of another seed", cache);
-        t3v_tensors_close(f);
-        return st;
-    }
-    T3V_TRY(make_latents(s, progress));
+    if (cache && t3v_is_file(cache)) T3V_TRY(read_latents(s, cache, key, shape, &have));
+    if (have == s->clips) return T3V_OK;
+    T3V_TRY(make_latents(s, have, progress));
     if (!cache) return T3V_OK;
+    shape[0] = s->clips;
     t3v_tensor_entry e = {.name = "latents", .dtype = T3V_BF16, .ndim = 5, .data = s->latents,
                           .numel = s->clips * s->latent_size, .nbytes = 2 * s->clips * s->latent_size};
     memcpy(e.shape, shape, sizeof shape);

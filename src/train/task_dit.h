@@ -26,8 +26,8 @@ typedef struct t3v_task_dit {
     double by_level[4][2]; /* sum of losses and their number, by quarter of sigma, since the last log line */
 } t3v_task_dit;
 
-/* Renders and encodes the clips (or reads them from `cache`, a file this wrote earlier for the same settings; NULL: no
- * file), makes the plan from its text, opens tokenizers. */
+/* Renders and encodes the clips (but those that `cache` holds already, a file this writes, of the same scenes at the same size;
+ * NULL: no file), makes the plan from its text, opens tokenizers. */
 t3v_status t3v_task_dit_open(t3v_task_dit *self, const char *plan, const char *cache, const t3v_progress *progress);
 void t3v_task_dit_close(t3v_task_dit *self);
 t3v_task t3v_task_dit_make(t3v_task_dit *self);

@@ -36,6 +36,16 @@ wait $pid 2> /dev/null || true
 "$t3v" train -q --threads 2 --config "$dir/c.json" -o "$dir/killed" --resume
 cmp "$dir/long/state/train.safetensors" "$dir/killed/state/train.safetensors" || fail "a killed run differs"
 
+cache() { # CLIPS FILE
+    printf '{"task":"dit","init":"%s","cache":"%s","size":32,"frames":5,"clips":%s,"steps":1,"batch":2}' "$dir/model" "$2" "$1" \
+        > "$dir/c.json"
+    "$t3v" train -q --config "$dir/c.json" -o "$dir/cached"
+}
+cache 5 "$dir/whole.safetensors"
+cache 2 "$dir/grown.safetensors"
+cache 5 "$dir/grown.safetensors"
+cmp "$dir/whole.safetensors" "$dir/grown.safetensors" || fail "a cache that grew differs from one made at once"
+
 config "$dir/c.json" 3 ',"freeze_text":true'
 "$t3v" train -q --config "$dir/c.json" -o "$dir/frozen"
 "$t3v" text --model "$dir/model" --prompt "a red cube" -o "$dir/a.safetensors"
