@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* t3v bench attention: the self-attention of layer 0 of a plan, on random inputs. */
+/* t3v bench attention: the self-attention of one layer of a plan, on random inputs. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "attn/attend.h"
 #include "attn/plan.h"
@@ -44,19 +45,23 @@ static void fill(void *dst, t3v_dtype type, int64_t n, uint64_t stream)
 static int run(const bench_args *args)
 {
     const char *text = args->plan ? args->plan : "full";
+    if (args->queries && (args->backward || strcmp(text, "full") != 0))
+        return cli_usage("bench", "--queries goes with the plan full, without --backward");
     t3v_plan *plan;
-    t3v_status st = t3v_plan_make_for(&plan, text, (t3v_grid){ args->t, args->h, args->w }, 1, 0, args->heads);
+    t3v_status st = t3v_plan_make_for(&plan, text, (t3v_grid){ args->t, args->h, args->w }, (int)args->layer + 1,
+                                      args->heads * args->dim, args->heads);
     if (st) return cli_fail(st);
     int status = CLI_FAILED;
     t3v_dtype type = args->common.bf16 ? T3V_BF16 : T3V_F32;
     int64_t n = plan->tokens, width = args->heads * args->dim, size = (int64_t)t3v_dtype_size(type);
-    bench b = { .site = &plan->layer[0].site[T3V_SITE_SELF] };
+    int64_t n_q = args->queries && args->queries < n ? args->queries : n;
+    bench b = { .site = n_q < n ? t3v_site_full() : &plan->layer[args->layer].site[T3V_SITE_SELF] };
     void *mem[8] = { NULL };
     uint64_t *chosen = NULL;
     for (int i = 0; i < 5; i++) mem[i] = malloc((size_t)(n * width * size));
     mem[5] = malloc((size_t)(b.site->terms * args->heads * n) * sizeof(float));
     if (args->backward) mem[6] = malloc((size_t)(3 * n * width) * sizeof(float));
-    b.a = (t3v_attend_args){ .n_q = n, .n_k = n, .heads = (int)args->heads, .dim = (int)args->dim, .q = mem[0], .k = mem[1], .v = mem[2],
+    b.a = (t3v_attend_args){ .n_q = n_q, .n_k = n, .heads = (int)args->heads, .dim = (int)args->dim, .q = mem[0], .k = mem[1], .v = mem[2],
                              .type = type, .q_stride = width, .k_stride = width, .v_stride = width, .out = mem[3], .out_type = type,
                              .out_stride = width, .lse = mem[5] };
     float *grad = mem[6];
@@ -86,14 +91,15 @@ static int run(const bench_args *args)
             goto done;
         }
         work = 2 * b.a.dim * t3v_attend_pairs(b.site, &b.a);
-    } else if (!t3v_site_cost(b.site, n, n, b.a.heads, b.a.dim, &b.a.moment, &pairs, &work)) {
+    } else if (!t3v_site_cost(b.site, n_q, n, b.a.heads, b.a.dim, &b.a.moment, &pairs, &work)) {
         status = cli_fail(t3v_fail(T3V_E_TOO_BIG, "attention over %lld tokens with %d heads", (long long)n, b.a.heads));
         goto done;
     }
     double macs = (double)work;
     char extra[400];
-    snprintf(extra, sizeof extra, ",\"plan\":\"%.200s\",\"grid\":[%lld,%lld,%lld],\"heads\":%lld,\"dim\":%lld", text,
-             (long long)args->t, (long long)args->h, (long long)args->w, (long long)args->heads, (long long)args->dim);
+    snprintf(extra, sizeof extra, ",\"plan\":\"%.200s\",\"grid\":[%lld,%lld,%lld],\"heads\":%lld,\"dim\":%lld,\"layer\":%lld,\"queries\":%lld", text,
+             (long long)args->t, (long long)args->h, (long long)args->w, (long long)args->heads, (long long)args->dim,
+             (long long)args->layer, (long long)n_q);
     bench_result r = { "attention", 2 * macs, type, t3v_attend_impl(b.site, &b.a, NULL, 0), extra };
     status = bench_measure(args, &r, forward, &b);
     if (status == CLI_OK && args->backward) {

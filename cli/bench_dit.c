@@ -18,6 +18,7 @@ enum { TEXT_ROWS = 20, SHARE_ABOVE = 1 << 26 };
 
 typedef struct bench {
     bool step;
+    int64_t layer; /* of a block */
     t3v_ctx ctx;
     t3v_arena arena, weights;
     t3v_dit random;
@@ -85,8 +86,9 @@ static t3v_status pass(void *user)
     bench *b = user;
     size_t mark = t3v_arena_mark(b->ctx.arena);
     if (b->step) t3v_dit_forward(&b->ctx, b->dit, b->latent, &b->call);
-    else t3v_dit_block_run(&b->ctx, b->dit, 0, b->x, t3v_dit_modulation(&b->ctx, &b->dit->block[0], b->e0), b->rope, &b->call,
-                           t3v_dit_range(&b->call, false, b->plan->tokens), b->x);
+    else
+        t3v_dit_block_run(&b->ctx, b->dit, b->layer, b->x, t3v_dit_modulation(&b->ctx, &b->dit->block[b->layer], b->e0), b->rope,
+                          &b->call, t3v_dit_range(&b->call, false, b->plan->tokens), b->x);
     t3v_arena_back(b->ctx.arena, mark);
     return b->ctx.status;
 }
@@ -96,7 +98,7 @@ static double macs(const bench *b)
 {
     const t3v_dit_config *c = &b->dit->config;
     double d = (double)c->dim, n = (double)b->plan->tokens, sum = 0;
-    for (int64_t i = 0; i < (b->step ? c->layers : 1); i++) {
+    for (int64_t i = b->step ? 0 : b->layer; i < (b->step ? c->layers : b->layer + 1); i++) {
         sum += n * (6 * d * d + 2 * d * (double)c->ffn_dim);
         for (int s = T3V_SITE_SELF; s <= T3V_SITE_CROSS_TEXT; s++) {
             const t3v_site *site = &b->plan->layer[i].site[s];
@@ -121,7 +123,13 @@ static t3v_status open_all(bench *b, const bench_args *args)
         T3V_TRY(t3v_dit_config_named(args->config ? args->config : "wan2.1-t2v-1.3b", &config));
         T3V_TRY(random_model(b, &config, compute));
     }
-    T3V_TRY(t3v_plan_make_for(&b->plan, args->plan ? args->plan : "full", b->grid, (int)b->dit->config.layers, b->dit->config.dim, b->dit->config.heads));
+    const t3v_dit_config *c = &b->dit->config;
+    const char *plan = args->plan ? args->plan : "full";
+    if (b->layer >= c->layers)
+        return t3v_fail(T3V_E_ARG, "--layer %lld: the model has %lld layers, 0 to %lld", (long long)b->layer,
+                        (long long)c->layers, (long long)c->layers - 1);
+    T3V_TRY(t3v_plan_fit(plan, (int)c->layers, c->dim, &b->grid));
+    T3V_TRY(t3v_plan_make_for(&b->plan, plan, b->grid, (int)c->layers, c->dim, c->heads));
     b->ctx.compute = compute;
     b->ctx.arena = &b->arena;
     T3V_TRY(t3v_arena_count(&b->arena));
@@ -139,7 +147,7 @@ static int run(const bench_args *args, bool step)
     int64_t frames = args->frames ? args->frames : 5;
     if (args->config && args->model) return cli_usage("bench", "--config or --model, not both");
     if (frames % 4 != 1) return cli_usage("bench", "--frames %lld: expected 4n+1", (long long)frames);
-    bench b = {.step = step, .grid = {(frames + 3) / 4, (height + 15) / 16, (width + 15) / 16}};
+    bench b = {.step = step, .layer = args->layer, .grid = {(frames + 3) / 4, (height + 15) / 16, (width + 15) / 16}};
     t3v_status st = open_all(&b, args);
     int status = CLI_FAILED;
     if (st) {
@@ -153,6 +161,7 @@ static int run(const bench_args *args, bool step)
                  args->model ? "file" : b.shared ? "one layer for all" : "random", args->plan ? args->plan : "full",
                  (long long)b.grid.t, (long long)b.grid.h, (long long)b.grid.w, (long long)b.plan->tokens,
                  (long long)b.prompt.rows);
+        if (!step) snprintf(extra + strlen(extra), sizeof extra - strlen(extra), ",\"layer\":%lld", (long long)b.layer);
         bench_result r = {step ? "step" : "block", 2 * macs(&b), b.ctx.compute, t3v_isa_name(t3v_cpu()), extra};
         status = bench_measure(args, &r, pass, &b);
     }

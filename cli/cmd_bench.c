@@ -12,13 +12,15 @@
 
 static const bench_row *const rows[] = { &bench_attention, &bench_gemm, &bench_conv, &bench_block, &bench_step, &bench_vae, NULL };
 
-enum { OPT_PLAN = 1, OPT_GRID, OPT_HEADS, OPT_DIM, OPT_REPEAT, OPT_BACKWARD, OPT_CONFIG, OPT_MODEL, OPT_SIZE, OPT_FRAMES };
+enum { OPT_PLAN = 1, OPT_GRID, OPT_HEADS, OPT_DIM, OPT_REPEAT, OPT_BACKWARD, OPT_CONFIG, OPT_MODEL, OPT_SIZE, OPT_FRAMES, OPT_LAYER, OPT_QUERIES };
 
 static const struct argp_option options[] = {
     { "plan", OPT_PLAN, "PLAN", 0, "Attention plan (default: full)", 1 },
     { "grid", OPT_GRID, "T,H,W", 0, "Tokens along time, height, width (default: 1,42,32)", 1 },
     { "heads", OPT_HEADS, "N", 0, "Heads (default: 12)", 1 },
     { "dim", OPT_DIM, "N", 0, "Head dimension (default: 128)", 1 },
+    { "layer", OPT_LAYER, "I", 0, "Layer of the plan, for attention and block (default: 0)", 1 },
+    { "queries", OPT_QUERIES, "N", 0, "Attention of the first N queries over all keys, plan full: where all would take hours", 1 },
     { "repeat", OPT_REPEAT, "N", 0, "Measurements, of which the median counts (default: 7; vae: 1)", 1 },
     { "backward", OPT_BACKWARD, 0, 0, "The gradient too", 1 },
     { "config", OPT_CONFIG, "NAME", 0, "Named model configuration with random weights (default: wan2.1-t2v-1.3b)", 1 },
@@ -55,6 +57,12 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case OPT_REPEAT:
         if (!cli_int(arg, 1, 1000, &a->repeat)) argp_error(state, "--repeat %s: expected 1 to 1000", arg);
+        return 0;
+    case OPT_LAYER:
+        if (!cli_int(arg, 0, 1023, &a->layer)) argp_error(state, "--layer %s: expected 0 to 1023", arg);
+        return 0;
+    case OPT_QUERIES:
+        if (!cli_int(arg, 1, INT32_MAX, &a->queries)) argp_error(state, "--queries %s: expected a number above 0", arg);
         return 0;
     case OPT_BACKWARD: a->backward = true; return 0;
     case OPT_CONFIG: a->config = arg; return 0;

@@ -29,6 +29,16 @@ expect() { # status, pattern of the message, then arguments
     [ $got = "$want" ] || fail "bench $*: status $got, expected $want: $message"
     grep -q -- "$pattern" <<<"$message" || fail "bench $*: unhelpful: $message"
 }
+line=$("$t3v" bench attention --grid 2,3,4 --heads 3 --dim 16 --queries 5 --repeat 1 --json) || fail "--queries failed"
+[ "$(number flop "$line")" = $((2 * 2 * 3 * 16 * 5 * 24)) ] || fail "attention of 5 queries: $line"
+# t3 by layers: one block of everything in layer 0, one block a frame in layer 1
+t3=t3:blocks=1x1x1/2x1x1
+for i in 0 1; do
+    line=$("$t3v" bench attention --grid 2,3,4 --heads 3 --dim 16 --plan $t3 --layer $i --repeat 1 --json) || fail "--layer failed"
+    [ "$(number flop "$line")" = $((2 * 2 * 3 * 16 * 24 * 24 / (i + 1))) ] || fail "attention of layer $i: $line"
+done
+expect 2 "0 to 4" block --config tiny --layer 5 --size 64x48
+expect 2 "goes with the plan full" attention --plan $t3 --queries 3
 expect 2 "known: wan2.1-t2v-1.3b" step --config nonsense
 expect 2 "4n+1" step --config tiny --frames 6
 expect 2 "not both" block --config tiny --model x
