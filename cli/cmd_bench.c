@@ -111,20 +111,24 @@ int bench_measure(const bench_args *args, const bench_result *what, t3v_status (
 {
     static double seconds[1000], cpu[1000], peaks[1000];
     int64_t repeat = args->repeat ? args->repeat : 7;
-    double start = now(CLOCK_MONOTONIC), once = 0;
+    double start = now(CLOCK_MONOTONIC), used = now(CLOCK_PROCESS_CPUTIME_ID), once;
     t3v_status st = fn(user);
     if (st) return cli_fail(st);
+    once = now(CLOCK_MONOTONIC) - start;
+    cpu[0] = now(CLOCK_PROCESS_CPUTIME_ID) - used;
+    bool long_enough = repeat == 1 && once > 60; /* the first run is as good as a second */
+    if (long_enough) seconds[0] = once, peaks[0] = t3v_peak_gflops(what->type, t3v_threads());
     /* Short work is repeated until a measurement takes about 50 ms. */
-    if ((once = now(CLOCK_MONOTONIC) - start) < 1) {
+    if (once < 1) {
         start = now(CLOCK_MONOTONIC);
         st = fn(user);
         once = now(CLOCK_MONOTONIC) - start;
     }
     int64_t inner = once < 0.05 ? (int64_t)(0.05 / (once + 1e-7)) + 1 : 1;
-    for (int64_t i = 0; i < repeat && !st; i++) {
+    for (int64_t i = long_enough ? 1 : 0; i < repeat && !st; i++) {
         if (cli_interrupted()) return CLI_CANCELLED;
         peaks[i] = t3v_peak_gflops(what->type, t3v_threads());
-        double used = now(CLOCK_PROCESS_CPUTIME_ID);
+        used = now(CLOCK_PROCESS_CPUTIME_ID);
         start = now(CLOCK_MONOTONIC);
         for (int64_t j = 0; j < inner && !st; j++) st = fn(user);
         seconds[i] = (now(CLOCK_MONOTONIC) - start) / (double)inner;
