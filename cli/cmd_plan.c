@@ -78,20 +78,41 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 
 /* ---- the list -------------------------------------------------------------------------------------- */
 
+static void list_text(const t3v_pattern *p)
+{
+    printf("%-8s %s%s\n", p->name, p->summary, p->needs_tuning ? " (for weights that were tuned with it)" : "");
+    for (const t3v_option *o = p->options; o && o->name; o++) {
+        if (o->kind == T3V_OPTION_NUMBER)
+            printf("    %s=N  %s (%lld to %lld, default %lld)\n", o->name, o->help, (long long)o->min, (long long)o->max, (long long)o->initial);
+        else if (o->kind == T3V_OPTION_REAL) printf("    %s=F  %s (%g to %g, default %g)\n", o->name, o->help, o->real_min, o->real_max, o->real);
+        else if (o->kind == T3V_OPTION_WORD) printf("    %s=WORD  %s (default %s)\n", o->name, o->help, o->words[o->initial]);
+        else printf("    %s=...  %s\n", o->name, o->help);
+    }
+    for (const char *const *e = p->examples; e && *e; e++) printf("%s%s:%s", e == p->examples ? "    as in  " : "  ", p->name, *e);
+    if (p->examples) printf("\n");
+}
+
+static void list_json(const t3v_pattern *p)
+{
+    printf("{\"name\":\"%s\",\"summary\":\"%s\",\"needs_tuning\":%s,\"options\":[", p->name, p->summary, p->needs_tuning ? "true" : "false");
+    for (const t3v_option *o = p->options; o && o->name; o++) {
+        printf("%s{\"name\":\"%s\",\"help\":\"%s\"", o == p->options ? "" : ",", o->name, o->help);
+        if (o->kind == T3V_OPTION_NUMBER) printf(",\"min\":%lld,\"max\":%lld,\"default\":%lld", (long long)o->min, (long long)o->max, (long long)o->initial);
+        if (o->kind == T3V_OPTION_REAL) printf(",\"min\":%.9g,\"max\":%.9g,\"default\":%.9g", o->real_min, o->real_max, o->real);
+        if (o->kind == T3V_OPTION_WORD) printf(",\"default\":\"%s\"", o->words[o->initial]);
+        printf("}");
+    }
+    printf("],\"examples\":[");
+    for (const char *const *e = p->examples; e && *e; e++) printf("%s\"%s:%s\"", e == p->examples ? "" : ",", p->name, *e);
+    printf("]}");
+}
+
 static void list(bool json)
 {
-    if (json) printf("[");
     for (const t3v_pattern *const *p = t3v_patterns; *p; p++) {
-        if (json) printf("%s{\"name\":\"%s\",\"summary\":\"%s\",\"options\":[", p == t3v_patterns ? "" : ",", (*p)->name, (*p)->summary);
-        else printf("%-8s %s%s\n", (*p)->name, (*p)->summary, (*p)->needs_tuning ? " (for weights that were tuned with it)" : "");
-        for (const t3v_option *o = (*p)->options; o && o->name; o++) {
-            if (json) printf("%s{\"name\":\"%s\",\"help\":\"%s\"}", o == (*p)->options ? "" : ",", o->name, o->help);
-            else if (o->kind == T3V_OPTION_NUMBER)
-                printf("    %s=N  %s (%lld to %lld, default %lld)\n", o->name, o->help, (long long)o->min, (long long)o->max, (long long)o->initial);
-            else if (o->kind == T3V_OPTION_WORD) printf("    %s=WORD  %s (default %s)\n", o->name, o->help, o->words[o->initial]);
-            else printf("    %s=...  %s\n", o->name, o->help);
-        }
-        if (json) printf("]}");
+        if (json) printf("%s", p == t3v_patterns ? "[" : ",");
+        if (json) list_json(*p);
+        else list_text(*p);
     }
     if (json) printf("]\n");
 }

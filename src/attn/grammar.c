@@ -98,6 +98,49 @@ t3v_status t3v_option_wrong(const t3v_option_text *text, int64_t offset, const c
     return t3v_fail(T3V_E_ARG, "plan, column %lld: %s", (long long)text->column + (long long)offset, message);
 }
 
+/* Reads one row at *at. */
+static t3v_status read_counts(const t3v_option_text *text, int64_t *at, const char *what, int axes, int64_t min, const int64_t *most,
+                              int64_t *n)
+{
+    static const char *const names[] = { "time", "height", "width" };
+    for (int i = 0; i < axes; i++) {
+        if (i && (*at == text->length || text->at[*at] != 'x'))
+            return t3v_option_wrong(text, *at, "expected TxHxW, a count for time, height and width, as in 1x17x30");
+        int64_t start = *at += i > 0, v = 0;
+        bool minus = *at < text->length && text->at[*at] == '-';
+        *at += minus;
+        int64_t digits = *at;
+        while (*at < text->length && text->at[*at] >= '0' && text->at[*at] <= '9' && *at - digits < 9)
+            v = 10 * v + (text->at[(*at)++] - '0');
+        if (*at == digits) return t3v_option_wrong(text, start, "expected a count of %s along %s", what, names[i]);
+        if (minus || v < min || v > most[i])
+            return t3v_option_wrong(text, start, "%s%lld %s along %s, expected %lld to %lld, the tokens of this grid", minus ? "-" : "",
+                                    (long long)v, what, names[i], (long long)min, (long long)most[i]);
+        n[i] = v;
+    }
+    return T3V_OK;
+}
+
+t3v_status t3v_option_counts(const t3v_option_text *text, const char *what, int axes, int64_t min, const int64_t *most,
+                             int64_t row, int64_t *n)
+{
+    int64_t rows = 0, wanted = -1, read[3];
+    for (int pass = 0; pass < 2; pass++) {
+        int64_t at = 0;
+        for (int64_t r = 0;; r++) {
+            T3V_TRY(read_counts(text, &at, what, axes, min, most, read));
+            if (r == wanted) memcpy(n, read, (size_t)axes * sizeof *n);
+            rows = r + 1;
+            if (at == text->length) break;
+            if (text->at[at] != '/')
+                return t3v_option_wrong(text, at, "expected '/' and the next layer's %s, or the end", axes == 3 ? "TxHxW" : "count");
+            at++;
+        }
+        wanted = row % rows;
+    }
+    return T3V_OK;
+}
+
 static void initial_values(const t3v_option *options, void *dst)
 {
     for (const t3v_option *o = options; o && o->name; o++) {

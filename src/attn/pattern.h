@@ -57,6 +57,9 @@ struct t3v_pattern {
     bool needs_tuning;
     /* Rounds the grid up to one a token away that the pattern prefers; may be NULL. */
     void (*fit)(const void *options, int64_t dim, t3v_grid *grid);
+    /* Option texts that do something different from each other, NULL at the end; may be NULL. Shown to people, and what
+     * the tests of all patterns try beside the initial values: each must suit some grid of at most 500 tokens. */
+    const char *const *examples;
 };
 
 extern const t3v_pattern *const t3v_patterns[]; /* ends with NULL */
@@ -104,6 +107,12 @@ void t3v_build_counts(t3v_builder *b, int64_t t, int64_t h, int64_t w, const cha
 /* E_ARG that points at `offset` bytes into a text option. */
 t3v_status t3v_option_wrong(const t3v_option_text *text, int64_t offset, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
+
+/* Reads a text option of rows "TxHxW/TxHxW/..." (axes 3) or "T/T/..." (axes 1): `n` gets row number `row` modulo the
+ * number of rows. All rows are read, so that an error in any is told: each number must lie in [min, most[axis]]. `what` is
+ * counted, a plural for messages. E_ARG with the column. */
+t3v_status t3v_option_counts(const t3v_option_text *text, const char *what, int axes, int64_t min, const int64_t *most,
+                             int64_t row, int64_t *n);
 
 /* ---- used by the core and by tests ---- */
 

@@ -24,11 +24,22 @@ has '"reach":null' "$dir/a"
 "$t3v" plan --list > "$dir/a"
 has '^t3 ' "$dir/a"
 has 'branch=WORD' "$dir/a"
+for pattern in full t3 swin tile; do has "^$pattern " "$dir/a"; done
+has '^    window=' "$dir/a"
+has '^    as in  tile:k=1' "$dir/a"
+"$t3v" plan --list --json > "$dir/a"
+has '{"name":"tile","summary":"[^"]*","needs_tuning":false,"options":\[{"name":"k","help":"[^"]*"}\],"examples":\["tile:k=1",' "$dir/a"
 
 "$t3v" plan --plan "t3:blocks=5x1x1/1x3x5,family=5b" --grid 5,7,11 --layers 4 --query 4,6,10 --svg "$dir/p.svg" > /dev/null
 has '<svg xmlns' "$dir/p.svg"
 has 'layers 1, 3<' "$dir/p.svg"
 [ "$(tail -n 1 "$dir/p.svg")" = "</svg>" ]
+
+for plan in swin:window=2x3x5 tile:k=2; do
+    "$t3v" plan --plan $plan --grid 5,7,11 --layers 4 --query 1,3,5 --svg "$dir/p.svg" --json > "$dir/a" 2> /dev/null
+    has '"pattern":"\(swin\|tile\)","blocks":\[[35],[31],[31]\],"terms":1' "$dir/a"
+    has '<circle' "$dir/p.svg"
+done
 
 refused() { # STATUS TEXT ARGUMENTS
     local rc=0
@@ -37,6 +48,12 @@ refused() { # STATUS TEXT ARGUMENTS
     has "$2" "$dir/err"
 }
 refused 2 "column 13: 9 blocks along height" plan --plan t3:blocks=1x9x1 --grid 5,4,4
+refused 2 "column 13: 0 tokens of a window along time" plan --plan swin:window=0x1x1 --grid 5,4,4
+refused 2 "column 8: 6 reference frames" plan --plan tile:k=6 --grid 5,4,4
+refused 2 "column 8: the model has layers 0 to 29" plan --plan "layers 30 -> swin" --grid 5,4,4
+refused 2 "column 7: this rule can never match" plan --plan "tile; layers 1 -> swin" --grid 5,4,4
+refused 2 "unknown pattern 'tiles'" plan --plan tiles --grid 5,4,4
+refused 1 "more than 2^31-1 tokens" plan --plan tile --grid 2097152,2097152,2097152
 refused 2 "outside the grid" plan --plan t3 --grid 5,4,4 --query 5,0,0 --svg "$dir/q.svg"
 refused 2 "no model configuration" plan --plan t3 --grid 5,4,4 --config huge
 refused 2 "expected 4n+1" plan --plan t3 --size 64x64 --frames 8

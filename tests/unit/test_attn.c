@@ -39,33 +39,6 @@ static void full_plan(void **state)
     t3v_plan_free(plan);
 }
 
-/* What build() says and what allows() says, for every pattern on small grids. */
-static void patterns_keep_their_word(void **state)
-{
-    (void)state;
-    static const t3v_grid grids[] = { { 1, 1, 1 }, { 1, 1, 2 }, { 2, 3, 5 }, { 5, 4, 3 }, { 1, 7, 11 } };
-    for (const t3v_pattern *const *p = t3v_patterns; *p; p++) {
-        for (size_t i = 0; i < sizeof grids / sizeof *grids; i++) {
-            t3v_geom g = { grids[i], grids[i].t * grids[i].h * grids[i].w, 0, 2, 0, 0 };
-            int64_t options[32] = { 0 };
-            assert_int_equal(t3v_options_parse((*p)->options, options, (*p)->name, "", 0, 1), T3V_OK);
-            t3v_builder *b;
-            t3v_site s;
-            assert_int_equal(t3v_builder_make(&b, g.tokens), T3V_OK);
-            assert_int_equal((*p)->build(options, &g, b), T3V_OK);
-            assert_int_equal(t3v_builder_finish(b, &s), T3V_OK);
-            t3v_builder_free(b);
-            for (int t = 0; t < s.terms; t++) {
-                int64_t pairs = 0;
-                for (int64_t q = 0; q < g.tokens; q++)
-                    for (int64_t k = 0; k < g.tokens; k++) pairs += (*p)->allows(options, &g, t, q, k);
-                assert_int_equal(pairs, t3v_term_pairs(&s.term[t], g.tokens, g.tokens));
-            }
-            t3v_site_free(&s);
-        }
-    }
-}
-
 static void expect_error(const char *text, const char *part)
 {
     t3v_plan *plan;
@@ -822,7 +795,6 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(full_plan),
-        cmocka_unit_test(patterns_keep_their_word),
         cmocka_unit_test(grammar_accepts),
         cmocka_unit_test(grammar_points_at_errors),
         cmocka_unit_test(options_are_checked),

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* T3 plans: published figures, any grid, reach, equal terms computed once, errors. */
+/* Plans: published figures, any grid, reach, equal terms computed once, errors. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -13,6 +13,7 @@
 #include "attn/attend.h"
 #include "attn/pattern.h"
 #include "attn/plan.h"
+#include "base/cpu.h"
 #include "base/rng.h"
 #include "tensor/dtype.h"
 
@@ -252,13 +253,23 @@ static void reach(void **state)
         { "t3:blocks=5x1x1/1x3x4,branch=remote", { 5, 3, 4 }, 2, 0 },
         { "t3:blocks=1x2x2/2x1x1", { 2, 5, 5 }, 3, 0 },
         { "t3", { 3, 5, 4 }, 6, 0 },
+        { "swin:window=1x1x4", { 1, 1, 13 }, 2, 0 },
+        { "swin:window=2x2x3", { 3, 5, 7 }, 4, 0 },
+        { "swin:window=2x2x3,shift=never", { 3, 5, 7 }, 2, -1 },
+        { "swin:window=1x2x3/3x5x7", { 3, 5, 7 }, 4, 0 },
+        { "swin", { 3, 5, 9 }, 3, 0 },
+        { "tile", { 7, 2, 3 }, 2, 2 }, /* through a reference frame */
+        { "tile:k=0", { 5, 2, 3 }, 2, -1 },
+        { "tile:k=0/5", { 5, 2, 3 }, 4, 2 },
     };
-    const t3v_pattern *t3 = t3v_pattern_find("t3", 2);
     for (size_t i = 0; i < sizeof c / sizeof *c; i++) {
         t3v_plan *p = make(c[i].text, c[i].grid, c[i].layers, 0);
         int64_t options[32];
-        const char *text = c[i].text + strlen("t3") + (c[i].text[2] == ':');
-        assert_int_equal(t3v_options_parse(t3->options, options, "t3", text, strlen(text), 1), T3V_OK);
+        const t3v_pattern *pattern = p->layer[0].pattern;
+        const char *text = c[i].text + strlen(pattern->name);
+        text += *text == ':';
+        assert_true(pattern->options_size <= sizeof options);
+        assert_int_equal(t3v_options_parse(pattern->options, options, pattern->name, text, strlen(text), 1), T3V_OK);
         int got, want = reach_by_force(p, options);
         assert_int_equal(t3v_plan_reach(p, &got), T3V_OK);
         if (got != want || (c[i].want && got != c[i].want))
@@ -276,14 +287,19 @@ static void reach(void **state)
     t3v_plan_free(p);
 }
 
-/* A layer whose two partitions are one gives the same bits as the mean of both. */
+/* A layer whose two partitions are one gives the same bits as the mean of both, computed separately: a weight of 1/2
+ * scales a row by a power of two, which is exact, and x/2 + x/2 is x. True of every kernel, as each puts the weight into
+ * the reciprocal of the row's denominator or on the row; false of a joint softmax over doubled keys. */
 static void once_is_twice(void **state)
 {
     (void)state;
+    t3v_isa best = t3v_cpu();
     static const t3v_grid grids[] = { { 5, 6, 7 }, { 3, 1, 40 }, { 1, 9, 9 } };
     enum { HEADS = 2, DIM = 32, WIDTH = HEADS * DIM };
     for (size_t i = 0; i < 3; i++)
-        for (int bf16 = 0; bf16 < 2; bf16++) {
+        for (int kind = 0; kind < 2 * ((int)best + 1); kind++) {
+            bool bf16 = kind % 2;
+            t3v_cpu_mask((t3v_isa)(kind / 2));
             char text[64];
             snprintf(text, sizeof text, "t3:blocks=%lldx1x1", (long long)grids[i].t);
             t3v_plan *p = make(text, grids[i], 1, 0);
@@ -314,6 +330,69 @@ static void once_is_twice(void **state)
             free(x), free(out), free(half);
             t3v_plan_free(p);
         }
+    t3v_cpu_mask(best);
+}
+
+/* Lengths of the blocks of a line of tokens. */
+static void expect_blocks(const char *text, int64_t n, int layer, int blocks, const int64_t *sizes)
+{
+    t3v_plan *p = make(text, (t3v_grid){ 1, 1, n }, 4, 0);
+    const t3v_site *s = self_of(p, layer);
+    assert_int_equal(s->terms, 1);
+    assert_int_equal(s->term[0].blocks, blocks);
+    assert_int_equal(p->layer[layer].blocks[2], blocks);
+    for (int b = 0; b < blocks; b++) assert_int_equal(s->term[0].block_first[b + 1] - s->term[0].block_first[b], sizes[b]);
+    t3v_plan_free(p);
+}
+
+static void swin_windows(void **state)
+{
+    (void)state;
+    expect_blocks("swin:window=1x1x4", 10, 0, 3, (int64_t[]){ 4, 4, 2 });
+    expect_blocks("swin:window=1x1x4", 10, 1, 3, (int64_t[]){ 2, 4, 4 });
+    expect_blocks("swin:window=1x1x4,shift=never", 10, 1, 3, (int64_t[]){ 4, 4, 2 });
+    expect_blocks("swin:window=1x1x5,shift=always", 10, 2, 3, (int64_t[]){ 2, 5, 3 });
+    expect_blocks("swin:window=1x1x1", 3, 1, 3, (int64_t[]){ 1, 1, 1 });
+    expect_blocks("swin:window=1x1x4/1x1x10", 10, 3, 1, (int64_t[]){ 10 }); /* as large as the axis: not moved */
+    expect_blocks("swin", 15, 0, 3, (int64_t[]){ 7, 7, 1 });
+    expect_blocks("swin", 15, 1, 3, (int64_t[]){ 3, 7, 5 });
+    expect_blocks("swin", 5, 1, 1, (int64_t[]){ 5 });
+}
+
+/* The sparsities printed for the masks k : N-k: kernel blocks of 128 x 128 tokens without any pair that meets, at 45 x 80
+ * tokens a frame (spec: Table 1). And by pairs, 1 - (2kN - k^2 + N - k) / N^2. */
+static void tile_sparsities(void **state)
+{
+    (void)state;
+    static const struct {
+        int frames, k;
+        double percent;
+    } c[] = { { 8, 4, 17.60 },   { 8, 3, 29.88 },  { 8, 2, 45.47 },  { 8, 1, 64.38 }, { 24, 12, 21.51 },
+              { 24, 8, 40.30 }, { 24, 6, 51.88 }, { 24, 4, 64.98 }, { 24, 3, 72.05 } };
+    enum { S = 45 * 80, BLOCK = 128, MOST = 24 * S / BLOCK };
+    for (size_t i = 0; i < sizeof c / sizeof *c; i++) {
+        char text[32];
+        snprintf(text, sizeof text, "tile:k=%d", c[i].k);
+        int64_t N = c[i].frames, k = c[i].k, n = N * S / BLOCK, kept = 0;
+        t3v_plan *p = make(text, (t3v_grid){ N, 45, 80 }, 1, 0);
+        const t3v_term *t = &self_of(p, 0)->term[0];
+        assert_int_equal(t3v_term_pairs(t, 0, 0), (2 * k * N - k * k + N - k) * S * S);
+        for (int64_t q = 0; q < n; q++) {
+            bool seen[MOST] = { false };
+            for (int64_t f = q * BLOCK / S; f <= ((q + 1) * BLOCK - 1) / S; f++)
+                for (int64_t r = t->range_first[f]; r < t->range_first[f + 1]; r++)
+                    for (int64_t j = t->ranges[r].first / BLOCK; j <= (t->ranges[r].last - 1) / BLOCK; j++) seen[j] = true;
+            for (int64_t j = 0; j < n; j++) kept += seen[j];
+        }
+        double percent = 100 * (1 - (double)kept / (double)(n * n));
+        if (!(fabs(percent - c[i].percent) <= 0.005)) fail_msg("%s: %.4f %%, printed %.2f", text, percent, c[i].percent);
+        t3v_plan_free(p);
+    }
+    /* All frames as references is full attention; references that would run over the end are spread evenly. */
+    t3v_plan *p = make("layers 0 -> full; tile:k=5/5/4", (t3v_grid){ 5, 2, 2 }, 3, 0);
+    assert_ptr_equal(self_of(p, 1)->term, self_of(p, 0)->term);
+    assert_int_equal(t3v_term_pairs(&self_of(p, 2)->term[0], 0, 0), (2 * 4 * 5 - 16 + 1) * 16);
+    t3v_plan_free(p);
 }
 
 static void bad_plans(void **state)
@@ -338,6 +417,26 @@ static void bad_plans(void **state)
         { "t3:windows=1x1x1", "column 4: t3 has no option 'windows'; its options: blocks, branch, family" },
         { "layers 1 -> t3:blocks=1x1x9", "layer 1: plan, column 27: 9 blocks along width" },
         { "cross -> t3", "column 10: cross-attention can only be full" },
+        { "swin:window=0x1x1", "column 13: 0 tokens of a window along time, expected 1 to 4" },
+        { "swin:window=1x4x1", "column 15: 4 tokens of a window along height, expected 1 to 3" },
+        { "swin:window=1x1", "column 16: expected TxHxW" },
+        { "swin:shift=half", "column 6: shift is 'half', expected one of: alternate, never, always" },
+        { "swin:blocks=1x1x1", "column 6: swin has no option 'blocks'; its options: window, shift" },
+        { "tile:k=5", "column 8: 5 reference frames along time, expected 0 to 4" },
+        { "tile:k=-1", "column 8: -1 reference frames along time" },
+        { "tile:k=1/", "column 10: expected a count of reference frames" },
+        { "tile:k=1x2", "column 9: expected '/' and the next layer's count" },
+        { "tile:k=", "column 6: k is empty" },
+        { "tiles", "column 1: unknown pattern 'tiles'; known: " },
+        { "layers 0 -> windows", "column 13: unknown pattern 'windows'" },
+        { "layers 2 -> t3", "column 8: the model has layers 0 to 1" },
+        { "layers 0-2 -> swin", "column 8: the model has layers 0 to 1" },
+        { "layers 2 mod 3 -> tile", "column 8: the model has layers 0 to 1" },
+        { "layers -1 -> tile", "column 8: expected a layer number" },
+        { "layers 99999999999 -> tile", "column 8: expected a layer number" },
+        { "layers 0-1 -> swin; tile", "column 21: this rule can never match" },
+        { "layers 0 mod 1 -> swin; else -> tile", "column 25: this rule can never match" },
+        { "layers 1 -> t3; layers 1 mod 2 -> swin", "column 17: this rule can never match" },
     };
     for (size_t i = 0; i < sizeof c / sizeof *c; i++) {
         t3v_plan *p;
@@ -357,6 +456,15 @@ static void bad_plans(void **state)
     remove(path);
     if (!strstr(t3v_error_text(), "line 3") || !strstr(t3v_error_text(), "column 13: 8 blocks along height"))
         fail_msg("%s", t3v_error_text());
+
+    static const t3v_grid large[] = { { 1 << 16, 1 << 15, 1 }, { 1 << 21, 1 << 21, 1 << 21 }, { INT64_MAX, 1, 1 }, { INT64_MAX, INT64_MAX, 2 } };
+    for (size_t i = 0; i < sizeof large / sizeof *large; i++) {
+        assert_int_equal(t3v_plan_make(&p, "t3", large[i], 2), T3V_E_TOO_BIG);
+        assert_null(p);
+        assert_non_null(strstr(t3v_error_text(), "more than 2^31-1 tokens"));
+    }
+    static const t3v_grid none[] = { { 0, 1, 1 }, { 1, -1, 1 }, { 1, 1, 0 } };
+    for (size_t i = 0; i < sizeof none / sizeof *none; i++) assert_int_equal(t3v_plan_make(&p, "t3", none[i], 2), T3V_E_ARG);
 }
 
 int main(void)
@@ -364,7 +472,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(published_figures), cmocka_unit_test(derived_counts), cmocka_unit_test(grid_is_rounded_to_the_table),
         cmocka_unit_test(any_grid),          cmocka_unit_test(reach),          cmocka_unit_test(once_is_twice),
-        cmocka_unit_test(bad_plans),
+        cmocka_unit_test(swin_windows),      cmocka_unit_test(tile_sparsities), cmocka_unit_test(bad_plans),
     };
     return cmocka_run_group_tests_name("plan", tests, NULL, NULL);
 }

@@ -49,54 +49,13 @@ static const published *family_of(const options *o, int64_t dim)
 
 static void sizes(t3v_grid g, int64_t out[3]) { out[0] = g.t, out[1] = g.h, out[2] = g.w; }
 
-/* Reads one TxHxW at *at; counts must lie in 1 to the axis. */
-static t3v_status read_row(const t3v_option_text *text, int64_t *at, const int64_t axis[3], int64_t n[3])
-{
-    static const char *const names[] = { "time", "height", "width" };
-    for (int i = 0; i < 3; i++) {
-        if (i && (*at == text->length || text->at[*at] != 'x'))
-            return t3v_option_wrong(text, *at, "expected TxHxW, a count for time, height and width, as in 1x17x30");
-        int64_t start = *at += i > 0, v = 0;
-        bool minus = *at < text->length && text->at[*at] == '-';
-        *at += minus;
-        int64_t digits = *at;
-        while (*at < text->length && text->at[*at] >= '0' && text->at[*at] <= '9' && *at - digits < 9)
-            v = 10 * v + (text->at[(*at)++] - '0');
-        if (*at == digits) return t3v_option_wrong(text, start, "expected a count of blocks along %s", names[i]);
-        if (minus || v < 1 || v > axis[i])
-            return t3v_option_wrong(text, start, "%s%lld blocks along %s, expected 1 to %lld, the tokens of this grid",
-                                    minus ? "-" : "", (long long)v, names[i], (long long)axis[i]);
-        n[i] = v;
-    }
-    return T3V_OK;
-}
-
-/* All rows are read, so that an error in any is told; n receives the one of `layer`. */
-static t3v_status given_counts(const t3v_option_text *text, const int64_t axis[3], int layer, int64_t n[3])
-{
-    int64_t rows = 0, wanted = -1, row[3];
-    for (int pass = 0; pass < 2; pass++) {
-        int64_t at = 0;
-        for (int64_t r = 0;; r++) {
-            T3V_TRY(read_row(text, &at, axis, row));
-            if (r == wanted) memcpy(n, row, sizeof row);
-            rows = r + 1;
-            if (at == text->length) break;
-            if (text->at[at] != '/') return t3v_option_wrong(text, at, "expected '/' and the next layer's TxHxW, or the end");
-            at++;
-        }
-        wanted = layer % rows;
-    }
-    return T3V_OK;
-}
-
 static t3v_status counts(const options *o, const t3v_geom *g, int64_t n[3], const char **source)
 {
     int64_t axis[3];
     sizes(g->grid, axis);
     if (o->blocks.length) {
         *source = "given";
-        return given_counts(&o->blocks, axis, g->layer, n);
+        return t3v_option_counts(&o->blocks, "blocks", 3, 1, axis, g->layer, n);
     }
     const published *p = family_of(o, g->dim);
     const int64_t *row = p->n[g->layer % ROWS];
@@ -199,6 +158,8 @@ static void fit(const void *opt, int64_t dim, t3v_grid *grid)
     grid->h = p->grid[1], grid->w = p->grid[2];
 }
 
+static const char *const examples[] = { "blocks=2x1x1/1x2x3/2x2x2", "blocks=1x3x2,branch=remote", "blocks=2x2x3,branch=close", NULL };
+
 const t3v_pattern t3v_pattern_t3 = {
     .name = "t3",
     .summary = "the mean of two softmaxes: over a window of neighbours, and over every n-th token",
@@ -208,4 +169,5 @@ const t3v_pattern t3v_pattern_t3 = {
     .allows = allows,
     .needs_tuning = true,
     .fit = fit,
+    .examples = examples,
 };
