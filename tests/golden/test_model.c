@@ -11,7 +11,7 @@
 #include <cmocka.h>
 
 #include "base/cpu.h"
-#include "io/tensors.h"
+#include "golden.h"
 #include "pipe/model.h"
 
 static t3v_arena arena, caches;
@@ -32,37 +32,6 @@ static t3v_tensor_file *open_file(const char *name)
     t3v_tensor_file *f = NULL;
     if (t3v_tensors_open(&f, path)) fail_msg("%s", t3v_error_text());
     return f;
-}
-
-static t3v_tensor *input(t3v_ctx *ctx, const t3v_tensor_file *f, const char *name)
-{
-    const t3v_tensor_entry *e;
-    if (t3v_tensors_get(f, name, &e)) fail_msg("%s", t3v_error_text());
-    t3v_tensor *t = t3v_new(ctx, T3V_F32, e->ndim, e->shape);
-    assert_int_equal(t3v_tensor_copy(e, t->data, T3V_F32), T3V_OK);
-    return t;
-}
-
-static double distance(const float *a, const t3v_tensor_file *f, const char *name)
-{
-    const t3v_tensor_entry *e;
-    if (t3v_tensors_get(f, name, &e)) fail_msg("%s", t3v_error_text());
-    float *b = malloc((size_t)e->nbytes);
-    t3v_tensor_copy(e, b, T3V_F32);
-    double d = 0, n = 0;
-    for (int64_t i = 0; i < e->numel; i++) {
-        d += ((double)a[i] - b[i]) * ((double)a[i] - b[i]);
-        n += (double)b[i] * b[i];
-    }
-    free(b);
-    return sqrt(d / (n + 1e-30));
-}
-
-static void expect_close(const float *a, const t3v_tensor_file *f, const char *name, double limit)
-{
-    double d = distance(a, f, name);
-    if (!(d <= limit)) fail_msg("%s: relative L2 %.3g, limit %.3g", name, d, limit);
-    print_message("    %-40s %.2e\n", name, d);
 }
 
 static double limit_of(t3v_dtype t, double f32) { return t == T3V_F32 ? f32 : 2e-2; }
