@@ -26,6 +26,7 @@ enum {
     OPT_MODEL = 0x100, OPT_VAE, OPT_TEXT, OPT_TOKENIZER, OPT_PLAN, OPT_PROMPT, OPT_NEGATIVE, OPT_SIZE, OPT_FRAMES, OPT_FPS,
     OPT_STEPS, OPT_SAMPLER, OPT_SHIFT, OPT_CFG, OPT_SEED, OPT_RNG, OPT_NOISE, OPT_LORA, OPT_LATENT, OPT_RESUME, OPT_DRY,
     OPT_SAVE, OPT_CODEC, OPT_TILE, OPT_MEMORY, OPT_PROMPTS, OPT_DIR,
+    OPT_CFG_STEPS, OPT_DENSE, OPT_REUSE,
 };
 
 static const struct argp_option options[] = {
@@ -46,6 +47,11 @@ static const struct argp_option options[] = {
     {"sampler", OPT_SAMPLER, "NAME", 0, "unipc, euler or dpm++", 2},
     {"shift", OPT_SHIFT, "F", 0, "Shift of the noise levels", 2},
     {"cfg", OPT_CFG, "F", 0, "Guidance scale; 1 takes one pass a step instead of two", 2},
+    {"cfg-steps", OPT_CFG_STEPS, "A-B", 0, "Guidance in steps A to B alone, from 0; the others take one pass. all: in every step", 2},
+    {"dense-steps", OPT_DENSE, "N", 0, "The first N steps use plan full, whatever --plan says: they settle the layout", 2},
+    {"reuse", OPT_REUSE, "HOW", 0, "Steps that skip the blocks and add what those added before. steps:0-4,7,10: these run, the "
+                                   "others reuse. teacache[:threshold=0.15,first=5,last=0]: a step reuses until the time embedding "
+                                   "has moved by the threshold; higher is faster and less faithful. off: every step runs", 2},
     {"rng", OPT_RNG, "philox|torch", 0, "torch: the seed means what it means in PyTorch on a CPU", 2},
     {"noise", OPT_NOISE, "FILE", 0, "Initial noise from a safetensors file (tensor noise)", 2},
     {"lora", OPT_LORA, "F[:S]", 0, "LoRA file with strength S (default 1); may be repeated", 2},
@@ -91,6 +97,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_PROMPTS: a->prompts = arg; return 0;
     case OPT_DIR: a->out_dir = arg; return 0;
     case OPT_SAMPLER: j->sampler = arg; return 0;
+    case OPT_CFG_STEPS: j->cfg_steps = arg; return 0;
+    case OPT_REUSE: j->reuse = arg; return 0;
+    case OPT_DENSE:
+        if (!cli_int(arg, 0, 1000, &j->dense_steps)) argp_error(state, "--dense-steps %s: expected 0 to 1000", arg);
+        return 0;
     case OPT_RNG: j->rng = arg; return 0;
     case OPT_NOISE: j->noise = arg; return 0;
     case OPT_LATENT: j->save_latent = arg; return 0;
@@ -153,19 +164,20 @@ static const struct argp argp = {
 static void print_result(const cli_common *common, const args *a, const t3v_result *r, const char *path)
 {
     if (common->json) {
-        json_t *j = json_pack("{s:s?, s:[I,I,I], s:[I,I,I], s:I, s:I, s:f, s:f, s:f, s:f}", "output", path, "size",
+        json_t *j = json_pack("{s:s?, s:[I,I,I], s:[I,I,I], s:I, s:I, s:I, s:f, s:f, s:f, s:f}", "output", path, "size",
                               (json_int_t)r->width, (json_int_t)r->height, (json_int_t)r->frames, "grid", (json_int_t)r->grid[0],
-                              (json_int_t)r->grid[1], (json_int_t)r->grid[2], "steps", (json_int_t)r->steps, "peak_bytes",
-                              (json_int_t)r->peak_bytes, "flop", r->flop, "seconds_text", r->seconds_text, "seconds_denoise",
+                              (json_int_t)r->grid[1], (json_int_t)r->grid[2], "steps", (json_int_t)r->steps, "passes",
+                              (json_int_t)r->passes, "peak_bytes", (json_int_t)r->peak_bytes, "flop", r->flop, "seconds_text", r->seconds_text, "seconds_denoise",
                               r->seconds_denoise, "seconds_decode", r->seconds_decode);
         json_dumpf(j, stdout, JSON_INDENT(2));
         putchar('\n');
         json_decref(j);
     } else if (a->job.dry_run) {
-        printf("size     %lldx%lld, %lld frames\ntokens   %lld (%lldx%lldx%lld)\nwork     %.3g TFLOP\nmemory   %.2f GiB\n",
+        printf("size     %lldx%lld, %lld frames\ntokens   %lld (%lldx%lldx%lld)\npasses   %lld in %lld steps\nwork     %.3g TFLOP\n"
+               "memory   %.2f GiB\n",
                (long long)r->width, (long long)r->height, (long long)r->frames,
                (long long)(r->grid[0] * r->grid[1] * r->grid[2]), (long long)r->grid[0], (long long)r->grid[1],
-               (long long)r->grid[2], r->flop / 1e12, (double)r->peak_bytes / 0x1p30);
+               (long long)r->grid[2], (long long)r->passes, (long long)r->steps, r->flop / 1e12, (double)r->peak_bytes / 0x1p30);
     } else if (path && strcmp(path, "-") != 0) {
         printf("%s\n", path);
         if (!common->quiet)

@@ -153,9 +153,10 @@ static bool add_tokenizer(parts *p, int64_t *pieces)
 
 static json_t *defaults_json(const t3v_defaults *d)
 {
-    json_t *o = json_pack("{s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:s, s:s, s:s}", "width", (json_int_t)d->width, "height",
+    json_t *o = json_pack("{s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:s, s:s, s:s, s:I, s:s, s:s}", "width", (json_int_t)d->width, "height",
                           (json_int_t)d->height, "frames", (json_int_t)d->frames, "steps", (json_int_t)d->steps, "fps", d->fps,
-                          "shift", d->shift, "cfg", d->cfg, "sampler", d->sampler, "negative", d->negative, "plan", d->plan);
+                          "shift", d->shift, "cfg", d->cfg, "sampler", d->sampler, "negative", d->negative, "plan", d->plan,
+                          "dense_steps", (json_int_t)d->dense_steps, "cfg_steps", d->cfg_steps, "reuse", d->reuse);
     if (d->plan_grid[0])
         json_object_set_new(o, "plan_grid", json_pack("[I,I,I]", (json_int_t)d->plan_grid[0], (json_int_t)d->plan_grid[1],
                                                       (json_int_t)d->plan_grid[2]));

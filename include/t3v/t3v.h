@@ -67,6 +67,10 @@ typedef struct t3v_job {
     const char *sampler;       /* euler, unipc, dpm++ */
     double shift;
     double cfg;                /* < 0: default; 1: no guidance, one pass a step */
+    const char *cfg_steps;     /* guidance in these steps alone: "A-B", from 0; "all" */
+    int64_t dense_steps;       /* the first steps that use plan "full" instead of `plan`; < 0: default */
+    const char *reuse;         /* which steps reuse what the blocks added before: "off", "steps:LIST" (those that run),
+                                * "teacache[:threshold=F,first=N,last=N]" */
     uint64_t seed;
     const char *rng;           /* "philox" (default) or "torch" */
     const char *noise;         /* file with the tensor `noise`, instead of a seed */
@@ -83,15 +87,16 @@ typedef struct t3v_job {
     t3v_progress progress;
 } t3v_job;
 
-#define T3V_JOB_INIT { .cfg = -1.0, .save_every = -1.0, .compute = T3V_BF16 }
+#define T3V_JOB_INIT { .cfg = -1.0, .dense_steps = -1, .save_every = -1.0, .compute = T3V_BF16 }
 
 /* What was done (the last clip's), or would be done. */
 typedef struct t3v_result {
     int64_t width, height, frames;   /* of the video */
     int64_t grid[3];                 /* tokens T, H, W */
     int64_t steps;
+    int64_t passes;                  /* through the transformer's blocks, of one clip: to be made, or made by this run */
     int64_t peak_bytes;              /* estimated by --dry-run, measured (VmHWM) otherwise */
-    double flop;                     /* of all forward passes */
+    double flop;                     /* of those passes */
     double seconds_text, seconds_denoise, seconds_decode;
 } t3v_result;
 

@@ -39,6 +39,8 @@ typedef struct t3v_dit {
 /* Lists the parameters of a model of this shape (no data yet). E_ARG names the field that is out of range. */
 t3v_status t3v_dit_open(t3v_dit *dit, const t3v_dit_config *config);
 void t3v_dit_close(t3v_dit *dit);
+/* The same with the time embedding alone, which is all that t3v_dit_time reads. */
+t3v_status t3v_dit_open_time(t3v_dit *dit, const t3v_dit_config *config);
 
 /* A prompt as the blocks need it, computed once per prompt: keys and values of the text rows for each
  * layer. Rows past the prompt's tokens are all zero, so one row with log-weight ln(text_len - L) stands for
@@ -58,6 +60,9 @@ typedef struct t3v_dit_call {
     double timestep;      /* 0 .. 1000 */
     t3v_moment moment;    /* what the plan may depend on */
     int64_t range;        /* tokens walked at a time; 0: chosen */
+    void *residual;       /* [tokens, dim] of the compute type: what the blocks added to the residual stream; may be NULL.
+                           * Not for a recorded pass. */
+    bool reuse;           /* add `residual` instead of running the blocks; else it is written */
     const t3v_progress *progress; /* told about blocks; may be NULL */
 } t3v_dit_call;
 

@@ -45,6 +45,16 @@ static t3v_status add_block(t3v_params *p, t3v_dit_block *b, int64_t i, int64_t 
     return add_linear(p, &b->ffn_down, true, T3V_SHAPE(d, f), name);
 }
 
+/* Time embedding and projection stay in F32, as in the official code. */
+static t3v_status add_time(t3v_dit *dit)
+{
+    t3v_params *p = &dit->params;
+    int64_t d = dit->config.dim;
+    T3V_TRY(add_linear(p, &dit->time_up, false, T3V_SHAPE(d, dit->config.freq_dim), "time_embedding.0"));
+    T3V_TRY(add_linear(p, &dit->time_down, false, T3V_SHAPE(d, d), "time_embedding.2"));
+    return add_linear(p, &dit->time_projection, false, T3V_SHAPE(6 * d, d), "time_projection.1");
+}
+
 static t3v_status check(const char *field, int64_t v, int64_t min, int64_t max)
 {
     if (v >= min && v <= max) return T3V_OK;
@@ -72,13 +82,10 @@ t3v_status t3v_dit_open(t3v_dit *dit, const t3v_dit_config *c)
     int64_t d = c->dim;
     dit->block = calloc((size_t)c->layers, sizeof *dit->block);
     if (!dit->block) return t3v_fail(T3V_E_NOMEM, "no memory for %lld blocks", (long long)c->layers);
-    /* Time embedding and projection stay in F32, as in the official code. */
     T3V_TRY_GOTO(st, fail, add_linear(p, &dit->patch_embedding, true, T3V_SHAPE(d, c->in_dim, 1, 2, 2), "patch_embedding"));
     T3V_TRY_GOTO(st, fail, add_linear(p, &dit->text_up, true, T3V_SHAPE(d, c->text_dim), "text_embedding.0"));
     T3V_TRY_GOTO(st, fail, add_linear(p, &dit->text_down, true, T3V_SHAPE(d, d), "text_embedding.2"));
-    T3V_TRY_GOTO(st, fail, add_linear(p, &dit->time_up, false, T3V_SHAPE(d, c->freq_dim), "time_embedding.0"));
-    T3V_TRY_GOTO(st, fail, add_linear(p, &dit->time_down, false, T3V_SHAPE(d, d), "time_embedding.2"));
-    T3V_TRY_GOTO(st, fail, add_linear(p, &dit->time_projection, false, T3V_SHAPE(6 * d, d), "time_projection.1"));
+    T3V_TRY_GOTO(st, fail, add_time(dit));
     for (int64_t i = 0; i < c->layers; i++)
         T3V_TRY_GOTO(st, fail, add_block(p, &dit->block[i], i, d, c->ffn_dim));
     T3V_TRY_GOTO(st, fail, t3v_params_add(p, &dit->head_modulation, false, T3V_SHAPE(1, 2, d), "head.modulation"));
@@ -86,6 +93,16 @@ t3v_status t3v_dit_open(t3v_dit *dit, const t3v_dit_config *c)
     return T3V_OK;
 fail:
     t3v_dit_close(dit);
+    return st;
+}
+
+t3v_status t3v_dit_open_time(t3v_dit *dit, const t3v_dit_config *c)
+{
+    *dit = (t3v_dit){.config = *c};
+    T3V_TRY(check("dim", c->dim, 16, 1 << 16));
+    T3V_TRY(check("freq_dim", c->freq_dim, 2, 1 << 14));
+    t3v_status st = add_time(dit);
+    if (st) t3v_dit_close(dit);
     return st;
 }
 
@@ -217,6 +234,21 @@ int64_t t3v_dit_range(const t3v_dit_call *call, bool whole, int64_t n)
     return call->range > 0 ? call->range : whole ? n : RANGE;
 }
 
+/* x in and out of all blocks: residual = x - (what went in), which is made again range by range. */
+static void keep_residual(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *latent, const t3v_tensor *x, void *residual, int64_t range)
+{
+    int64_t n = ctx->status ? 0 : x->shape[0], d = dit->config.dim;
+    for (int64_t r = 0; r < n && !ctx->status; r += range) {
+        size_t mark = t3v_arena_mark(ctx->arena);
+        int64_t len = r + range < n ? range : n - r;
+        t3v_tensor *in = t3v_dit_embed(ctx, dit, latent, r, len);
+        if (t3v_runs(ctx))
+            t3v_rows_lincomb((char *)residual + (size_t)(r * d) * t3v_dtype_size(ctx->compute), ctx->compute, 1.0f,
+                             (const float *)x->data + r * d, T3V_F32, -1.0f, in->data, T3V_F32, len * d);
+        t3v_arena_back(ctx->arena, mark);
+    }
+}
+
 t3v_tensor *t3v_dit_forward(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *latent, const t3v_dit_call *call)
 {
     const t3v_dit_config *c = &dit->config;
@@ -225,6 +257,7 @@ t3v_tensor *t3v_dit_forward(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *latent
     t3v_status st = t3v_dit_grid(dit, latent, grid);
     if (st) return t3v_ctx_fail(ctx, st);
     bool record = ctx->tape != NULL;
+    T3V_ASSERT(!record || !call->residual);
     int64_t n = grid[0] * grid[1] * grid[2], range = t3v_dit_range(call, record, n);
 
     t3v_tensor *velocity = t3v_new(ctx, T3V_F32, T3V_SHAPE(c->out_dim, grid[0], latent->shape[2], latent->shape[3]));
@@ -233,12 +266,17 @@ t3v_tensor *t3v_dit_forward(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *latent
     t3v_tensor *e, *e0;
     t3v_dit_time(ctx, dit, call->timestep, &e, &e0);
     t3v_tensor *x = t3v_dit_embed_all(ctx, dit, latent, n, range);
-    for (int64_t i = 0; i < c->layers && !ctx->status; i++) {
+    for (int64_t i = 0; i < c->layers && !call->reuse && !ctx->status; i++) {
         if ((st = t3v_report(call->progress, "blocks", i, c->layers))) return t3v_ctx_fail(ctx, st);
         size_t layer = t3v_arena_mark(ctx->arena);
         t3v_tensor *m = t3v_dit_modulation(ctx, &dit->block[i], e0);
         x = t3v_dit_block_run(ctx, dit, i, x, m, rope, call, range, x); /* in place unless recorded */
         if (!record) t3v_arena_back(ctx->arena, layer);
+    }
+    if (call->reuse) {
+        if (t3v_runs(ctx)) t3v_rows_lincomb(x->data, T3V_F32, 1.0f, x->data, T3V_F32, 1.0f, call->residual, ctx->compute, n * c->dim);
+    } else if (call->residual) {
+        keep_residual(ctx, dit, latent, x, call->residual, range);
     }
     t3v_dit_head_all(ctx, dit, x, e, range, velocity);
     if (!record) t3v_arena_back(ctx->arena, whole);

@@ -14,7 +14,7 @@
  * back to look ahead. */
 enum { PROGRAM = 32 << 20, ENCODER = 28 << 20, ENCODER_FRAMES = 64, ENCODER_PIXEL = 4 };
 
-double t3v_dit_flop(const t3v_dit_config *c, const t3v_plan *plan, int64_t tokens, int64_t text_rows)
+double t3v_dit_flop(const t3v_dit_config *c, const t3v_plan *plan, int64_t tokens, int64_t text_rows, const t3v_moment *moment)
 {
     double n = (double)tokens, d = (double)c->dim, f = (double)c->ffn_dim, l = (double)text_rows, macs = 0;
     int64_t hd = c->dim / c->heads;
@@ -22,7 +22,7 @@ double t3v_dit_flop(const t3v_dit_config *c, const t3v_plan *plan, int64_t token
         const t3v_layer_plan *p = &plan->layer[i];
         for (int s = T3V_SITE_SELF; s <= T3V_SITE_CROSS_TEXT; s++) {
             int64_t pairs, work, keys = s == T3V_SITE_SELF ? tokens : text_rows;
-            macs += t3v_site_cost(&p->site[s], tokens, keys, (int)c->heads, (int)hd, NULL, &pairs, &work) ? (double)work : 0x1p63;
+            macs += t3v_site_cost(&p->site[s], tokens, keys, (int)c->heads, (int)hd, moment, &pairs, &work) ? (double)work : 0x1p63;
         }
     }
     macs += (double)c->layers * (n * (6 * d * d + 2 * d * f) + 2 * l * d * d);
@@ -73,9 +73,18 @@ static t3v_status dit_bytes(t3v_model *m, const t3v_job *job, const t3v_schedule
         t3v_dit_prompt prompt;
         t3v_tensor *context = t3v_new(&ctx, T3V_F32, T3V_SHAPE(m->config.text_len, m->config.text_dim));
         t3v_tensor *x = t3v_new(&ctx, T3V_F32, 4, latent);
-        for (int k = 0; k < (job->cfg == 1.0 ? 1 : 2) && !ctx.status; k++) t3v_dit_prompt_make(&ctx, &dit, context, &prompt);
-        t3v_dit_call call = {.plan = s->step[0].plan, .prompt = &prompt};
-        if (!ctx.status) t3v_dit_forward(&ctx, &dit, x, &call);
+        int64_t tokens = latent[1] * (latent[2] / 2) * (latent[3] / 2);
+        for (int b = 0; b < T3V_BRANCHES && !ctx.status; b++) {
+            if (t3v_schedule_asks(s, b)) t3v_dit_prompt_make(&ctx, &dit, context, &prompt);
+            if (t3v_schedule_keeps(s, b)) t3v_temp(&ctx, tokens * m->config.dim, t3v_dtype_size(job->compute));
+        }
+        for (int i = 0; i < s->steps && !ctx.status; i++) {
+            if (i && s->step[i].plan == s->step[i - 1].plan) continue;
+            size_t mark = t3v_arena_mark(&arena);
+            t3v_dit_call call = {.plan = s->step[i].plan, .prompt = &prompt};
+            t3v_dit_forward(&ctx, &dit, x, &call);
+            t3v_arena_back(&arena, mark);
+        }
         st = ctx.status;
     }
     int64_t n = latent[0] * latent[1] * latent[2] * latent[3];
@@ -133,7 +142,15 @@ t3v_status t3v_cost_check(t3v_model *m, const t3v_model_paths *paths, const t3v_
     int64_t dit = 0, vae = 0, tokens = latent[1] * (latent[2] / 2) * (latent[3] / 2);
     int64_t limit = job->memory_limit > 0 ? job->memory_limit : available();
     T3V_TRY(dit_bytes(m, job, s, latent, &dit));
-    result->flop = (double)t3v_schedule_passes(s) * t3v_dit_flop(&m->config, s->step[0].plan, tokens, m->config.text_len);
+    result->passes = t3v_schedule_runs(s);
+    result->flop = 0;
+    for (int i = 0; i < s->steps; i++)
+        for (int b = 0; b < T3V_BRANCHES; b++) {
+            const t3v_step *step = &s->step[i];
+            t3v_moment moment = {i, s->steps, step->sigma, b};
+            if (step->pass[b] == T3V_PASS_RUN || step->pass[b] == T3V_PASS_KEEP)
+                result->flop += t3v_dit_flop(&m->config, step->plan, tokens, m->config.text_len, &moment);
+        }
     result->peak_bytes = dit;
     T3V_TRY(refuse_above(dit, limit, job));
     /* With more than one output the DiT stays while the VAE decodes. */

@@ -20,6 +20,7 @@
 #include "pipe/noise.h"
 #include "pipe/plan_choice.h"
 #include "pipe/schedule.h"
+#include "pipe/teacache.h"
 #include "t3v/t3v.h"
 #include "vae/clip.h"
 #include "video/video.h"
@@ -38,7 +39,7 @@ typedef struct run {
     t3v_job want;             /* the job with its defaults filled in */
     t3v_model *model;
     t3v_model_paths paths;
-    t3v_plan *plan;
+    t3v_plan *plan, *dense;   /* dense: of the first steps, when the job has such */
     t3v_sampler *sampler;
     t3v_schedule schedule;
     t3v_loras loras;
@@ -46,7 +47,8 @@ typedef struct run {
     int64_t n;                /* elements of a latent */
     t3v_arena memory;         /* of the forward passes */
     context *contexts;        /* of the outputs' prompts, then the negative's: [outputs + 1] */
-    float *x, *v, *v_neg;
+    float *x, *v[T3V_BRANCHES];
+    void *residual[T3V_BRANCHES]; /* [tokens, dim] in the forward passes' memory; NULL: the schedule keeps none */
     int done_step, saved_step; /* of the current output: steps in x, steps in the state file (-1: no file) */
     size_t vae_room;          /* bytes the VAE's decoder may take */
     t3v_result result;
@@ -84,6 +86,9 @@ static t3v_status fill_request(run *r)
     if (!w->sampler) w->sampler = d->sampler;
     if (!(w->shift > 0)) w->shift = d->shift;
     if (w->cfg < 0) w->cfg = d->cfg;
+    if (!w->cfg_steps) w->cfg_steps = d->cfg_steps;
+    if (w->dense_steps < 0) w->dense_steps = d->dense_steps;
+    if (!w->reuse) w->reuse = d->reuse;
     if (!w->negative) w->negative = d->negative;
     if (!w->rng) w->rng = "philox";
     if (!(w->save_every >= 0)) w->save_every = 10;
@@ -94,8 +99,12 @@ static t3v_status fill_request(run *r)
         return t3v_fail(T3V_E_ARG, "%lld frames: expected 4n+1 (1, 5, 9, ...); the nearest is %lld", (long long)w->frames,
                         (long long)near);
     }
-    if (w->steps < 1 || w->steps > 1000)
-        return t3v_fail(T3V_E_ARG, "%lld steps: expected 1 to 1000", (long long)w->steps);
+    if (w->steps < 1 || w->steps > T3V_STEPS_MAX)
+        return t3v_fail(T3V_E_ARG, "%lld steps: expected 1 to %d", (long long)w->steps, T3V_STEPS_MAX);
+    if (w->dense_steps > w->steps)
+        return t3v_fail(T3V_E_ARG, "dense-steps %lld: the run has %lld steps", (long long)w->dense_steps, (long long)w->steps);
+    if (r->job->cfg_steps && w->cfg == 1.0 && strcmp(w->cfg_steps, "all") != 0)
+        return t3v_fail(T3V_E_ARG, "cfg-steps %s: there is no guidance at --cfg 1", w->cfg_steps);
     if (!isfinite(w->cfg) || !isfinite(w->shift)) return t3v_fail(T3V_E_ARG, "cfg and shift must be finite numbers");
     t3v_noise_rng rng;
     T3V_TRY(t3v_noise_parse(w->rng, &rng));
@@ -130,9 +139,19 @@ static t3v_status make_schedule(run *r)
     const t3v_dit_config *c = &r->model->config;
     T3V_TRY(t3v_plan_make_for(&r->plan, w->plan, grid, (int)c->layers, c->dim, c->heads));
     t3v_plan_check_tuned(&r->model->defaults, w->plan, r->plan);
+    if (w->dense_steps > 0) T3V_TRY(t3v_plan_make_for(&r->dense, "full", grid, (int)c->layers, c->dim, c->heads));
     T3V_TRY(t3v_sampler_open(&r->sampler, w->sampler, (int)w->steps, w->shift));
-    return t3v_schedule_make(&r->schedule, r->sampler, r->plan, w->cfg);
+    double change[T3V_STEPS_MAX];
+    t3v_schedule_options o = {.plan = r->plan, .dense = r->dense, .dense_steps = w->dense_steps, .cfg = w->cfg,
+                              .polynomial = t3v_teacache_polynomial(c->dim), .change = change};
+    T3V_TRY(t3v_cfg_steps_parse(w->cfg_steps, w->steps, o.cfg_steps));
+    T3V_TRY(t3v_reuse_parse(w->reuse, w->steps, &o.reuse));
+    if (o.reuse.how == T3V_REUSE_TEACACHE) T3V_TRY(t3v_teacache_change(r->model, r->sampler, change));
+    return t3v_schedule_make(&r->schedule, r->sampler, &o);
 }
+
+/* Is the negative prompt asked in any step? */
+static bool guided(const run *r) { return r->schedule.step && t3v_schedule_asks(&r->schedule, T3V_BRANCH_UNCOND); }
 
 /* ---- 2. prompts ----------------------------------------------------------------------------------- */
 
@@ -164,7 +183,7 @@ static t3v_status encode_prompt(run *r, t3v_ctx *ctx, int64_t index, const char 
 static t3v_status encode_prompts(run *r)
 {
     double start = now();
-    int64_t n = r->want.outputs + (r->want.cfg != 1.0);
+    int64_t n = r->want.outputs + guided(r);
     t3v_arena arena = {0};
     r->contexts = calloc((size_t)n, sizeof *r->contexts);
     if (!r->contexts) return t3v_fail(T3V_E_NOMEM, "no memory for %lld prompts", (long long)n);
@@ -191,10 +210,10 @@ static uint64_t seed_of(const run *r, int64_t index) { return r->want.seed + r->
 static void state_key(const run *r, int64_t index, char *key, size_t n)
 {
     const t3v_job *w = &r->want;
-    snprintf(key, n, "%s|%s|%s|%s|%lldx%lldx%lld|%s %lld %.17g %.17g|%llu %s %s|%s", w->model, w->output[index].prompt,
-             w->cfg == 1.0 ? "" : w->negative, w->plan, (long long)w->width, (long long)w->height, (long long)w->frames,
-             w->sampler, (long long)w->steps, w->shift, w->cfg, (unsigned long long)seed_of(r, index), w->rng,
-             w->noise ? w->noise : "", t3v_dtype_name(w->compute));
+    snprintf(key, n, "%s|%s|%s|%s|%lldx%lldx%lld|%s %lld %.17g %.17g %s %lld %s|%llu %s %s|%s", w->model,
+             w->output[index].prompt, guided(r) ? w->negative : "", w->plan, (long long)w->width, (long long)w->height,
+             (long long)w->frames, w->sampler, (long long)w->steps, w->shift, w->cfg, w->cfg_steps, (long long)w->dense_steps,
+             w->reuse, (unsigned long long)seed_of(r, index), w->rng, w->noise ? w->noise : "", t3v_dtype_name(w->compute));
     for (int64_t i = 0; i < w->loras; i++) {
         size_t used = strlen(key);
         snprintf(key + used, n - used, "|%s:%.17g", w->lora[i].path, w->lora[i].strength);
@@ -205,6 +224,17 @@ static char *state_path(const run *r, int64_t index)
 {
     char *path = NULL;
     return asprintf(&path, "%s.t3v-state", r->want.output[index].path) < 0 ? NULL : path;
+}
+
+static const char *const residual_name[T3V_BRANCHES] = {"residual", "residual_negative"};
+
+static t3v_tensor_entry residual_entry(const run *r, int branch)
+{
+    const int64_t *g = r->result.grid, shape[2] = {g[0] * g[1] * g[2], r->model->config.dim};
+    t3v_tensor_entry e = {.name = (char *)residual_name[branch], .dtype = r->want.compute, .ndim = 2, .shape = {shape[0], shape[1]},
+                          .numel = shape[0] * shape[1], .data = r->residual[branch]};
+    e.nbytes = e.numel * (int64_t)t3v_dtype_size(e.dtype);
+    return e;
 }
 
 static t3v_status save_state(run *r, int64_t index)
@@ -218,12 +248,15 @@ static t3v_status save_state(run *r, int64_t index)
     if (!st) {
         state_key(r, index, key, sizeof key);
         snprintf(text, sizeof text, "%d", r->done_step);
-        t3v_tensor_entry e[2] = {
+        int64_t entries = 2;
+        t3v_tensor_entry e[2 + T3V_BRANCHES] = {
             {.name = "latent", .dtype = T3V_F32, .ndim = 4, .numel = r->n, .nbytes = 4 * r->n, .data = r->x},
             {.name = "sampler", .dtype = T3V_U8, .ndim = 1, .shape = {(int64_t)size}, .numel = (int64_t)size,
              .nbytes = (int64_t)size, .data = history}};
         memcpy(e[0].shape, r->latent, sizeof r->latent);
-        st = t3v_safetensors_write(path, e, 2, (t3v_meta[]){{"step", text}, {"job", key}}, 2);
+        for (int b = 0; b < T3V_BRANCHES; b++)
+            if (t3v_schedule_holds(&r->schedule, b, r->done_step)) e[entries++] = residual_entry(r, b);
+        st = t3v_safetensors_write(path, e, entries, (t3v_meta[]){{"step", text}, {"job", key}}, 2);
     }
     if (!st) r->saved_step = r->done_step;
     free(history);
@@ -251,7 +284,15 @@ static t3v_status load_state(run *r, int64_t index)
         if (!st) st = t3v_tensors_read(f, "latent", 4, r->latent, r->x, T3V_F32);
         if (!st) st = t3v_tensors_get(f, "sampler", &e);
         if (!st) st = t3v_sampler_state_load(r->sampler, e->data, (size_t)e->nbytes);
-        if (!st) r->done_step = r->saved_step = (int)strtol(at, NULL, 10);
+        long done = strtol(at, NULL, 10);
+        if (!st && (done < 1 || done > r->schedule.steps))
+            st = t3v_fail(T3V_E_FORMAT, "%s: step \"%s\" of %d", path, at, r->schedule.steps);
+        for (int b = 0; b < T3V_BRANCHES && !st; b++) {
+            t3v_tensor_entry kept = residual_entry(r, b);
+            if (t3v_schedule_holds(&r->schedule, b, (int)done))
+                st = t3v_tensors_read(f, kept.name, kept.ndim, kept.shape, r->residual[b], kept.dtype);
+        }
+        if (!st) r->done_step = r->saved_step = (int)done;
         if (!st) t3v_info("resuming at step %d of %d", r->done_step + 1, r->schedule.steps);
         t3v_tensors_close(f);
     }
@@ -293,17 +334,18 @@ static t3v_status first_noise(run *r, int64_t index)
     return T3V_OK;
 }
 
-/* One forward pass: velocity into v. */
-static t3v_status predict(run *r, int i, int branch, const t3v_dit_prompt *prompt, float *v, const t3v_progress *progress)
+/* One forward pass: the branch's velocity. */
+static t3v_status predict(run *r, int i, int branch, const t3v_dit_prompt *prompt, const t3v_progress *progress)
 {
     size_t mark = t3v_arena_mark(&r->memory);
     t3v_ctx ctx = {.arena = &r->memory, .compute = r->want.compute};
     t3v_tensor *x = t3v_wrap(&ctx, r->x, T3V_F32, 4, r->latent);
     const t3v_step *s = &r->schedule.step[i];
     t3v_dit_call call = {.plan = s->plan, .prompt = prompt, .timestep = s->timestep, .progress = progress,
-                         .moment = {i, r->schedule.steps, s->sigma, branch}};
+                         .moment = {i, r->schedule.steps, s->sigma, branch}, .reuse = s->pass[branch] == T3V_PASS_REUSE,
+                         .residual = s->pass[branch] == T3V_PASS_RUN ? NULL : r->residual[branch]};
     t3v_tensor *y = t3v_dit_forward(&ctx, &r->model->dit, x, &call);
-    if (y) memcpy(v, y->data, (size_t)r->n * sizeof *v);
+    if (y) memcpy(r->v[branch], y->data, (size_t)r->n * sizeof(float));
     t3v_arena_back(&r->memory, mark);
     return ctx.status;
 }
@@ -328,22 +370,25 @@ static t3v_status prepare_prompt(run *r, t3v_ctx *ctx, int64_t index, t3v_dit_pr
     return rows ? t3v_dit_prompt_make(ctx, &r->model->dit, rows, out) : ctx->status;
 }
 
-/* Step i of the schedule: x moves on. */
-static t3v_status take_step(run *r, int i, const t3v_dit_prompt *positive, const t3v_dit_prompt *negative, inner_progress *in)
+/* Step i of the schedule: x moves on. prompt: one for each branch. */
+static t3v_status take_step(run *r, int i, const t3v_dit_prompt *prompt, inner_progress *in)
 {
     const t3v_step *s = &r->schedule.step[i];
     t3v_progress inner = {inner_report, in};
-    T3V_TRY(predict(r, i, T3V_BRANCH_COND, positive, r->v, &inner));
-    in->pass++;
-    if (s->cfg != 1.0) {
-        T3V_TRY(predict(r, i, T3V_BRANCH_UNCOND, negative, r->v_neg, &inner));
+    for (int b = 0; b < T3V_BRANCHES; b++) {
+        if (s->pass[b] == T3V_PASS_NONE) continue;
+        T3V_TRY(predict(r, i, b, &prompt[b], &inner));
+        if (s->pass[b] == T3V_PASS_REUSE) continue;
         in->pass++;
-        t3v_rows_lincomb(r->v, T3V_F32, (float)s->cfg, r->v, T3V_F32, (float)(1 - s->cfg), r->v_neg, T3V_F32, r->n);
+        r->result.passes++;
     }
-    if (!t3v_rows_all_finite(r->v, T3V_F32, r->n))
+    float *v = r->v[T3V_BRANCH_COND];
+    if (s->cfg != 1.0)
+        t3v_rows_lincomb(v, T3V_F32, (float)s->cfg, v, T3V_F32, (float)(1 - s->cfg), r->v[T3V_BRANCH_UNCOND], T3V_F32, r->n);
+    if (!t3v_rows_all_finite(v, T3V_F32, r->n))
         return t3v_fail(T3V_E_INTERNAL, "step %d gave numbers that are not finite; are the weights whole? "
                         "`t3v inspect` looks at them, --precision f32 avoids overflow", i + 1);
-    T3V_TRY(t3v_sampler_step(r->sampler, i, r->x, r->v, r->n));
+    T3V_TRY(t3v_sampler_step(r->sampler, i, r->x, v, r->n));
     r->done_step = i + 1;
     return T3V_OK;
 }
@@ -352,18 +397,24 @@ static t3v_status denoise(run *r, int64_t index)
 {
     size_t mark = t3v_arena_mark(&r->memory);
     t3v_ctx ctx = {.arena = &r->memory, .compute = r->want.compute};
-    t3v_dit_prompt positive, negative;
-    T3V_TRY(prepare_prompt(r, &ctx, index, &positive));
-    if (r->want.cfg != 1.0) T3V_TRY(prepare_prompt(r, &ctx, r->want.outputs, &negative));
+    const t3v_schedule *s = &r->schedule;
+    t3v_dit_prompt prompt[T3V_BRANCHES];
+    for (int b = 0; b < T3V_BRANCHES; b++) {
+        if (t3v_schedule_asks(s, b)) T3V_TRY(prepare_prompt(r, &ctx, b == T3V_BRANCH_COND ? index : r->want.outputs, &prompt[b]));
+        t3v_tensor_entry kept = residual_entry(r, b);
+        r->residual[b] = t3v_schedule_keeps(s, b) ? t3v_temp(&ctx, kept.nbytes, 1) : NULL;
+        if (ctx.status) return ctx.status;
+    }
     r->done_step = 0;
+    r->result.passes = 0;
     r->saved_step = -1;
     if (r->want.resume && !r->want.output[index].sink.fn) T3V_TRY(load_state(r, index));
     if (r->done_step == 0) T3V_TRY(first_noise(r, index));
-    inner_progress in = {.outer = &r->want.progress, .passes = t3v_schedule_passes(&r->schedule)};
-    for (int i = 0; i < r->done_step; i++) in.pass += r->schedule.step[i].cfg == 1.0 ? 1 : 2;
+    inner_progress in = {.outer = &r->want.progress, .passes = t3v_schedule_runs(s)};
+    in.pass = t3v_schedule_runs(&(t3v_schedule){s->step, r->done_step});
     double saved = now();
-    for (int i = r->done_step; i < r->schedule.steps; i++) {
-        t3v_status st = take_step(r, i, &positive, &negative, &in);
+    for (int i = r->done_step; i < s->steps; i++) {
+        t3v_status st = take_step(r, i, prompt, &in);
         if (st) return keep_state(r, index, st);
         if (now() - saved < r->want.save_every) continue;
         T3V_TRY(save_state(r, index));
@@ -402,9 +453,11 @@ static t3v_status write_latent(const run *r, const char *path)
 static t3v_status open_writer(const run *r, int64_t index, t3v_video_writer **out)
 {
     const t3v_job *w = &r->want;
-    char settings[1024], seed[32];
-    snprintf(settings, sizeof settings, "t3v %s; model %s; %s, %lld steps, shift %g, cfg %g; %s", T3V_VERSION, w->model,
-             w->sampler, (long long)w->steps, w->shift, w->cfg, t3v_dtype_name(w->compute));
+    char settings[8192], seed[32];
+    snprintf(settings, sizeof settings,
+             "t3v %s; model %s; %s, %lld steps, shift %g, cfg %g in steps %s, dense steps %lld, reuse %s; %s", T3V_VERSION,
+             w->model, w->sampler, (long long)w->steps, w->shift, w->cfg, w->cfg_steps, (long long)w->dense_steps, w->reuse,
+             t3v_dtype_name(w->compute));
     snprintf(seed, sizeof seed, "%llu %s", (unsigned long long)seed_of(r, index), w->rng);
     const t3v_video_tag tags[] = {{"comment", w->output[index].prompt}, {"t3v_prompt", w->output[index].prompt},
                                   {"t3v_negative", w->negative}, {"t3v_seed", seed}, {"t3v_plan", w->plan},
@@ -505,9 +558,9 @@ static t3v_status run_all(run *r)
         if (!r->want.output[i].sink.fn) T3V_TRY(check_writable(r->want.output[i].path));
     T3V_TRY(encode_prompts(r));
     r->x = malloc((size_t)r->n * sizeof *r->x);
-    r->v = malloc((size_t)r->n * sizeof *r->v);
-    r->v_neg = malloc((size_t)r->n * sizeof *r->v_neg);
-    if (!r->x || !r->v || !r->v_neg) return t3v_fail(T3V_E_NOMEM, "no memory for latents of %lld numbers", (long long)r->n);
+    bool whole = r->x;
+    for (int b = 0; b < T3V_BRANCHES; b++) whole = (r->v[b] = malloc((size_t)r->n * sizeof(float))) && whole;
+    if (!whole) return t3v_fail(T3V_E_NOMEM, "no memory for latents of %lld numbers", (long long)r->n);
     T3V_TRY(t3v_arena_open(&r->memory, (size_t)r->result.peak_bytes + ((size_t)1 << 30)));
     for (int64_t i = 0; i < r->want.outputs; i++) {
         t3v_status st = one_output(r, i);
@@ -529,16 +582,16 @@ t3v_status t3v_generate(const t3v_job *job, t3v_result *result)
     if (result) *result = r->result;
     if (r->model) t3v_loras_detach(&r->loras, &r->model->dit);
     t3v_model_close(r->model);
-    t3v_schedule_free(&r->schedule);
     t3v_sampler_close(&r->sampler);
     t3v_plan_free(r->plan);
-    for (int64_t i = 0; r->contexts && i <= r->want.outputs - (r->want.cfg == 1.0); i++)
+    t3v_plan_free(r->dense);
+    for (int64_t i = 0; r->contexts && i < r->want.outputs + guided(r); i++)
         if (!r->contexts[i].shared) free(r->contexts[i].data);
     free(r->contexts);
     t3v_arena_close(&r->memory);
+    t3v_schedule_free(&r->schedule);
     free(r->x);
-    free(r->v);
-    free(r->v_neg);
+    for (int b = 0; b < T3V_BRANCHES; b++) free(r->v[b]);
     free(r);
     return st;
 }

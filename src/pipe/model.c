@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "io/file.h"
 #include "io/json.h"
+#include "pipe/schedule.h"
 
 /* Wan2.1, wan/configs/shared_config.py (Apache-2.0): see NOTICE. */
 const char t3v_negative_prompt[] =
@@ -76,7 +77,7 @@ t3v_status t3v_defaults_read(const char *path, t3v_defaults *d)
     t3v_status st = t3v_json_int(j, path, "width", false, 16, 1 << 16, &d->width);
     if (!st) st = t3v_json_int(j, path, "height", false, 16, 1 << 16, &d->height);
     if (!st) st = t3v_json_int(j, path, "frames", false, 1, 1 << 16, &d->frames);
-    if (!st) st = t3v_json_int(j, path, "steps", false, 1, 1000, &d->steps);
+    if (!st) st = t3v_json_int(j, path, "steps", false, 1, T3V_STEPS_MAX, &d->steps);
     if (!st) st = t3v_json_real(j, path, "fps", false, 1, 240, &d->fps);
     if (!st) st = t3v_json_real(j, path, "shift", false, 0.01, 100, &d->shift);
     if (!st) st = t3v_json_real(j, path, "cfg", false, 0, 100, &d->cfg);
@@ -84,6 +85,9 @@ t3v_status t3v_defaults_read(const char *path, t3v_defaults *d)
     if (!st) st = copy_string(j, path, "negative", d->negative, sizeof d->negative);
     if (!st) st = copy_string(j, path, "plan", d->plan, sizeof d->plan);
     if (!st) st = t3v_json_ints(j, path, "plan_grid", false, 1, 1 << 20, d->plan_grid, 3, &grid);
+    if (!st) st = t3v_json_int(j, path, "dense_steps", false, 0, T3V_STEPS_MAX, &d->dense_steps);
+    if (!st) st = copy_string(j, path, "cfg_steps", d->cfg_steps, sizeof d->cfg_steps);
+    if (!st) st = copy_string(j, path, "reuse", d->reuse, sizeof d->reuse);
     if (!st && grid != 0 && grid != 3) st = t3v_fail(T3V_E_FORMAT, "%s: plan_grid has %d numbers, expected T, H, W", path, grid);
     json_decref(j);
     return st;
@@ -97,6 +101,9 @@ t3v_status t3v_defaults_write(const char *path, const t3v_defaults *d)
     if (j && d->plan_grid[0])
         json_object_set_new(j, "plan_grid", json_pack("[I, I, I]", (json_int_t)d->plan_grid[0], (json_int_t)d->plan_grid[1],
                                                       (json_int_t)d->plan_grid[2]));
+    if (j && d->dense_steps) json_object_set_new(j, "dense_steps", json_integer((json_int_t)d->dense_steps));
+    if (j && d->cfg_steps[0] && strcmp(d->cfg_steps, "all") != 0) json_object_set_new(j, "cfg_steps", json_string(d->cfg_steps));
+    if (j && d->reuse[0] && strcmp(d->reuse, "off") != 0) json_object_set_new(j, "reuse", json_string(d->reuse));
     char *text = j ? json_dumps(j, JSON_INDENT(2)) : NULL;
     json_decref(j);
     if (!text) return t3v_fail(T3V_E_NOMEM, "no memory to write %s", path);
@@ -107,7 +114,7 @@ t3v_status t3v_defaults_write(const char *path, const t3v_defaults *d)
 
 /* Wan2.1 T2V (wan/configs); the 14B differs in nothing here. */
 static const t3v_defaults wan21 = {.width = 832, .height = 480, .frames = 81, .steps = 50, .fps = 16, .shift = 5, .cfg = 5,
-                                   .sampler = "unipc", .plan = "full"};
+                                   .sampler = "unipc", .plan = "full", .cfg_steps = "all", .reuse = "off"};
 
 /* ---- parts ----------------------------------------------------------------------------------------- */
 

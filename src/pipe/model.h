@@ -17,6 +17,8 @@ typedef struct t3v_defaults {
     char negative[2048];
     char plan[1024];        /* "full" unless the weights were tuned for another */
     int64_t plan_grid[3];   /* T, H, W that the plan was tuned for; 0: none */
+    int64_t dense_steps;    /* the first steps that use plan full instead */
+    char cfg_steps[32], reuse[1024]; /* texts of t3v_cfg_steps_parse and t3v_reuse_parse */
 } t3v_defaults;
 
 typedef enum t3v_parts { T3V_PART_DIT = 1, T3V_PART_TEXT = 2, T3V_PART_VAE = 4, T3V_PART_ALL = 7 } t3v_parts;

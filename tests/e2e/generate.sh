@@ -47,6 +47,20 @@ for try in 1 2 3; do
     [ ! -e "$dir/cut.mp4.t3v-state" ]
 done
 
+echo "# killed while steps reuse what the blocks added before: the same bytes"
+steps=(--steps 30 --cfg-steps 3-28 --dense-steps 2 --reuse steps:0-4,15,25 --save-every 0)
+"$t3v" "${base[@]}" "${prompt[@]}" "${steps[@]}" --seed 3 --json -o "$dir/whole2.mp4" | grep -q '"passes": 11'
+for try in 1 2; do
+    rm -f "$dir"/cut.mp4*
+    "$t3v" "${base[@]}" "${prompt[@]}" "${steps[@]}" --seed 3 -o "$dir/cut.mp4" > /dev/null &
+    pid=$!
+    for _ in $(seq 400); do grep -qs '"residual_negative"' "$dir/cut.mp4.t3v-state" && break; sleep 0.01; done
+    kill -9 $pid 2> /dev/null || true
+    wait $pid 2> /dev/null || true
+    "$t3v" "${base[@]}" "${prompt[@]}" "${steps[@]}" --seed 3 --resume -o "$dir/cut.mp4" > /dev/null
+    cmp "$dir/whole2.mp4" "$dir/cut.mp4"
+done
+
 echo "# stopped by Ctrl-C, which keeps the last step whatever the interval; a state of another job is refused"
 many=(generate --model $golden/tiny --size 48x32 --frames 5 --cfg 5 --shift 5 --steps 400 --sampler euler "${prompt[@]}" --save-every 1e6)
 "$t3v" "${many[@]}" --seed 3 -o "$dir/long.mp4" --quiet > /dev/null
@@ -83,6 +97,16 @@ long=$(printf 'word%.0s ' $(seq 600))
 "$t3v" generate --model $golden/tiny --size 32x32 --frames 1 --steps 1 --cfg 1 --prompt "$long" -o "$dir/long.png" > /dev/null 2> "$dir/err"
 grep -q 'it is cut before "word' "$dir/err"
 
+echo "# steps from t3v.json, and from options over it"
+cp -r $golden/tiny "$dir/model"
+echo '{"steps": 8, "cfg": 4, "cfg_steps": "1-2", "dense_steps": 1, "reuse": "steps:0,2"}' > "$dir/model/t3v.json"
+passes() { "$t3v" generate --model "$dir/model" --size 48x32 --frames 5 --dry-run --json "$@" | grep -q "\"passes\": $want,"; }
+want=4; passes
+want=8; passes --reuse off --cfg 1 # its cfg_steps then mean nothing
+want=10; passes --reuse off
+want=4; passes --cfg-steps all
+want=10; passes --reuse teacache:threshold=1e9 --cfg-steps all --dense-steps 0
+
 echo "# dry run: numbers, nothing written"
 "$t3v" generate --model $golden/tiny --size 48x32 --frames 5 --dry-run --json > "$dir/dry.json"
 grep -q '"peak_bytes": [1-9]' "$dir/dry.json"
@@ -106,5 +130,11 @@ bad 1 "needs .* GiB" "${base[@]}" --memory-limit 4M --prompt x -o "$dir/bad.mp4"
 bad 1 "cannot write" "${base[@]}" --prompt x -o "$dir/no/such/dir/bad.mp4"
 bad 1 "UTF-8.*offset 2\|UTF-8: byte 0xff at offset 2" "${base[@]}" --prompt $'ab\xff' -o "$dir/bad.mp4"
 bad 2 "sampler" "${base[@]}" --sampler heun --prompt x -o "$dir/bad.mp4"
+bad 2 "cfg-steps 2-6: the run has 6 steps" "${base[@]}" --cfg-steps 2-6 --prompt x -o "$dir/bad.mp4"
+bad 2 "cfg-steps 0-2: there is no guidance" "${base[@]}" --cfg 1 --cfg-steps 0-2 --prompt x -o "$dir/bad.mp4"
+bad 2 "dense-steps 7: the run has 6 steps" "${base[@]}" --dense-steps 7 --prompt x -o "$dir/bad.mp4"
+bad 2 "--dense-steps -1: expected" "${base[@]}" --dense-steps -1 --prompt x -o "$dir/bad.mp4"
+bad 2 "reuse steps:1: step 0 must run" "${base[@]}" --reuse steps:1 --prompt x -o "$dir/bad.mp4"
+bad 2 "reuse sometimes: expected off" "${base[@]}" --reuse sometimes --prompt x -o "$dir/bad.mp4"
 bad 2 "plan" "${base[@]}" --plan nonsense --prompt x -o "$dir/bad.mp4"
 echo "ok"
