@@ -130,6 +130,7 @@ static t3v_status open_all(bench *b, const bench_args *args)
                         (long long)c->layers, (long long)c->layers - 1);
     T3V_TRY(t3v_plan_fit(plan, (int)c->layers, c->dim, &b->grid));
     T3V_TRY(t3v_plan_make_for(&b->plan, plan, b->grid, (int)c->layers, c->dim, c->heads));
+    if (b->model) T3V_TRY(t3v_model_adopt(b->model, b->plan));
     b->ctx.compute = compute;
     b->ctx.arena = &b->arena;
     T3V_TRY(t3v_arena_count(&b->arena));

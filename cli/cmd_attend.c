@@ -5,8 +5,10 @@
 #include <string.h>
 
 #include "attn/attend.h"
+#include "attn/own.h"
 #include "attn/plan.h"
 #include "base/checked.h"
+#include "base/log.h"
 #include "base/status.h"
 #include "cli.h"
 #include "io/safetensors.h"
@@ -20,8 +22,8 @@ static const struct argp_option options[] = {
     { "grid", OPT_GRID, "T,H,W", 0, "Tokens along time, height, width", 1 },
     { "layer", OPT_LAYER, "I", 0, "Layer of the plan (default: 0)", 1 },
     { "step", OPT_STEP, "I/N", 0, "Step I of a generation of N, from 0 (default: 0/1)", 1 },
-    { "grad", OPT_GRAD, "FILE", 0, "Read dout from FILE, write dq, dk, dv too", 1 },
-    { "input", 'i', "FILE", 0, "safetensors with q, k, v [N,heads,dim]", 1 },
+    { "grad", OPT_GRAD, "FILE", 0, "Read dout from FILE, write dq, dk, dv (and those of the plan's own tensors) too", 1 },
+    { "input", 'i', "FILE", 0, "safetensors with q, k, v [N,heads,dim], and the plan's own tensors", 1 },
     { "output", 'o', "FILE", 0, "safetensors: out [N,heads,dim], lse [terms,heads,N]", 1 },
     { 0 },
 };
@@ -84,7 +86,43 @@ static void *buffer(int64_t count, size_t size)
 typedef struct memory {
     void *q, *k, *v, *dout, *scratch;
     float *out, *lse, *dq, *dk, *dv;
+    int params;                           /* that the plan has of its own */
+    t3v_site_param info[T3V_SITE_PARAMS_MAX];
+    float *param[T3V_SITE_PARAMS_MAX], *dparam[T3V_SITE_PARAMS_MAX];
 } memory;
+
+static int64_t numel(const t3v_site_param *p)
+{
+    int64_t n = 1;
+    for (int i = 0; i < p->ndim; i++) n *= p->shape[i];
+    return n;
+}
+
+/* From the input file, or, with a warning, first values. */
+static t3v_status read_params(memory *m, const t3v_site *site, const input *in, const t3v_tensor_file *f, int64_t heads, int64_t dim)
+{
+    int missing = 0;
+    m->params = t3v_site_params(site, heads, dim, m->info);
+    for (int i = 0; i < m->params; i++) {
+        t3v_site_param *p = &m->info[i];
+        int64_t n = numel(p);
+        if (!(m->param[i] = buffer(n, sizeof(float))) || (in->grad && !(m->dparam[i] = buffer(n, sizeof(float))))) return T3V_E_NOMEM;
+        if (in->grad) memset(m->dparam[i], 0, (size_t)n * sizeof(float));
+        if (t3v_tensors_find(f, p->name)) T3V_TRY(t3v_tensors_read(f, p->name, p->ndim, p->shape, m->param[i], T3V_F32));
+        else t3v_site_param_fill(p, (int)in->layer, i, m->param[i]), missing++;
+    }
+    if (missing) t3v_warn("%s has %d of the plan's %d tensors (such as %s): the others are random", in->in, m->params - missing, m->params,
+                          m->info[0].name);
+    return T3V_OK;
+}
+
+static t3v_tensor_entry entry(const char *name, int ndim, const int64_t *shape, const float *data)
+{
+    t3v_tensor_entry e = { .name = (char *)name, .dtype = T3V_F32, .ndim = ndim, .numel = 1, .data = data };
+    for (int i = 0; i < ndim; i++) e.numel *= e.shape[i] = shape[i];
+    e.nbytes = e.numel * 4;
+    return e;
+}
 
 static t3v_status attend(const input *in, t3v_dtype type)
 {
@@ -122,12 +160,13 @@ static t3v_status attend(const input *in, t3v_dtype type)
         st = T3V_E_NOMEM;
         goto done;
     }
+    T3V_TRY_GOTO(st, done, read_params(&m, site, in, file, shape[1], shape[2]));
     t3v_attend_args a = { .n_q = n, .n_k = n, .heads = (int)shape[1], .dim = (int)shape[2], .q = m.q, .k = m.k, .v = m.v, .type = type,
                           .q_stride = width, .k_stride = width, .v_stride = width, .out = m.out, .out_type = T3V_F32,
-                          .out_stride = width, .lse = m.lse,
+                          .out_stride = width, .lse = m.lse, .params = (const float *const *)m.param,
                           .moment = { .step = in->step, .steps = in->steps, .sigma = 1 - (double)in->step / (double)in->steps } };
     t3v_attend_grad g = { .out = m.out, .dout = m.dout, .dout_type = type, .dout_stride = width, .dq = m.dq, .dk = m.dk, .dv = m.dv,
-                          .dq_stride = width, .dk_stride = width, .dv_stride = width };
+                          .dq_stride = width, .dk_stride = width, .dv_stride = width, .dparams = m.dparam };
     size_t need = in->grad ? t3v_attend_backward_scratch(site, &a, &g) : 0;
     a.scratch_bytes = t3v_attend_scratch(site, &a);
     if (need > a.scratch_bytes) a.scratch_bytes = need;
@@ -138,23 +177,20 @@ static t3v_status attend(const input *in, t3v_dtype type)
     T3V_TRY_GOTO(st, done, t3v_attend_run(site, &a));
     if (in->grad) T3V_TRY_GOTO(st, done, t3v_attend_backward(site, &a, &g));
 
-    t3v_tensor_entry out[5] = {
-        { .name = "out", .data = m.out }, { .name = "lse", .data = m.lse },
-        { .name = "dq", .data = m.dq },   { .name = "dk", .data = m.dk }, { .name = "dv", .data = m.dv },
+    char name[T3V_SITE_PARAMS_MAX][sizeof m.info[0].name + 4];
+    t3v_tensor_entry out[5 + T3V_SITE_PARAMS_MAX] = {
+        entry("out", 3, shape, m.out), entry("lse", 3, (int64_t[]){ site->terms, shape[1], n }, m.lse),
+        entry("dq", 3, shape, m.dq),   entry("dk", 3, shape, m.dk), entry("dv", 3, shape, m.dv),
     };
-    for (int i = 0; i < 5; i++) {
-        out[i].dtype = T3V_F32, out[i].ndim = 3;
-        memcpy(out[i].shape, shape, sizeof shape);
+    for (int i = 0; i < m.params; i++) {
+        snprintf(name[i], sizeof name[i], "d%.31s", m.info[i].name);
+        out[5 + i] = entry(name[i], m.info[i].ndim, m.info[i].shape, m.dparam[i]);
     }
-    out[1].shape[0] = site->terms, out[1].shape[1] = shape[1], out[1].shape[2] = n;
-    for (int i = 0; i < 5; i++) {
-        out[i].numel = i == 1 ? rows : count;
-        out[i].nbytes = out[i].numel * 4;
-    }
-    st = t3v_safetensors_write(in->out, out, in->grad ? 5 : 2, NULL, 0);
+    st = t3v_safetensors_write(in->out, out, in->grad ? 5 + m.params : 2, NULL, 0);
 done:
     free(m.q), free(m.k), free(m.v), free(m.dout), free(m.scratch);
     free(m.out), free(m.lse), free(m.dq), free(m.dk), free(m.dv);
+    for (int i = 0; i < m.params; i++) free(m.param[i]), free(m.dparam[i]);
     t3v_tensors_close(file);
     t3v_tensors_close(grad_file);
     t3v_plan_free(plan);

@@ -122,6 +122,9 @@ static t3v_status forward(const args *a, t3v_dtype compute, const t3v_progress *
                       t3v_tensor_shape_text(x, text, sizeof text));
         goto done;
     }
+    t3v_grid grid = {x->shape[1], x->shape[2] / 2, x->shape[3] / 2};
+    T3V_TRY_GOTO(st, done, t3v_plan_make_for(&plan, t3v_plan_text(&m->defaults, a->plan, grid), grid, (int)k->layers, k->dim, k->heads));
+    T3V_TRY_GOTO(st, done, t3v_model_adopt(m, plan));
     if (a->grad) {
         T3V_TRY_GOTO(st, done, cli_probe_read(&ctx, a->target, "target", 4,
                                               (int64_t[]){k->out_dim, x->shape[1], x->shape[2], x->shape[3]}, &target));
@@ -130,8 +133,6 @@ static t3v_status forward(const args *a, t3v_dtype compute, const t3v_progress *
         ctx.tape = &tape;
         ctx.param_grad = grad;
     }
-    t3v_grid grid = {x->shape[1], x->shape[2] / 2, x->shape[3] / 2};
-    T3V_TRY_GOTO(st, done, t3v_plan_make_for(&plan, t3v_plan_text(&m->defaults, a->plan, grid), grid, (int)k->layers, k->dim, k->heads));
     t3v_dit_prompt prompt;
     T3V_TRY_GOTO(st, done, t3v_dit_prompt_make(&ctx, &m->dit, c, &prompt));
     t3v_dit_call call = {.plan = plan, .prompt = &prompt, .timestep = a->timestep, .range = a->range, .progress = progress,

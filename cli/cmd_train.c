@@ -89,7 +89,7 @@ static t3v_status fill_vae(t3v_vae *vae, const char *init, int64_t dim, uint64_t
     }
     t3v_status st = t3v_vae_open(vae, dim);
     if (!st) st = t3v_arena_open(arena, t3v_params_bytes(&vae->params, NULL, &o));
-    if (!st && f) st = t3v_params_load(&vae->params, f, &o, arena, true);
+    if (!st && f) st = t3v_params_load(&vae->params, f, &o, arena, true, NULL);
     else if (!st && (st = t3v_params_alloc(&vae->params, &o, arena)) == T3V_OK) t3v_params_randomise(&vae->params, seed);
     t3v_tensors_close(f);
     return st;

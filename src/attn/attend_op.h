@@ -7,10 +7,18 @@
 #include "attn/plan.h"
 #include "ops/ctx.h"
 
+/* What a site has of its own in a layer: its parameters, as t3v_site_params lists them (NULL: none), and what it keeps
+ * from step to step (t3v_attend_args.state; NULL: nothing is kept). */
+typedef struct t3v_attend_own {
+    t3v_tensor *param;
+    void *state;
+} t3v_attend_own;
+
 /* out [n_q, heads * hd] of q [n_q, heads * hd] over k, v [n_k, heads * hd] as the site's terms say; all of the
  * same type; key_log_weight [n_k] nats or NULL, which must outlive the tape. Unless something is recorded, the
- * output takes over q's memory. moment is copied; NULL: nowhere in particular. */
+ * output takes over q's memory. moment is copied; NULL: nowhere in particular. own: NULL for a site without; its
+ * parameters get gradients as q, k and v do. */
 t3v_tensor *t3v_attend(t3v_ctx *ctx, const t3v_site *site, int64_t heads, t3v_tensor *q, t3v_tensor *k,
-                       t3v_tensor *v, const float *key_log_weight, const t3v_moment *moment);
+                       t3v_tensor *v, const float *key_log_weight, const t3v_moment *moment, const t3v_attend_own *own);
 
 #endif

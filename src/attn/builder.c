@@ -270,6 +270,12 @@ float *t3v_build_log_weights(t3v_builder *b)
     return d->log_weight;
 }
 
+bool t3v_build_is_one_softmax(const t3v_builder *b)
+{
+    return b->terms == 1 && b->term[0].kind == T3V_TERM_SOFTMAX && b->term[0].pool <= 1 && !b->term[0].select &&
+           b->combine == T3V_COMBINE_MEAN;
+}
+
 void t3v_build_share(t3v_builder *b, float share)
 {
     if (!b->status && b->terms) b->term[b->terms - 1].share = share;

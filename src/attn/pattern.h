@@ -88,6 +88,9 @@ float *t3v_build_log_weights(t3v_builder *b);
 /* In which part of a generation's steps the present term is computed, in (0, 1]; an estimate for costs. */
 void t3v_build_share(t3v_builder *b, float share);
 
+/* So far: one term, a softmax over tokens that nothing selects. For patterns that build on another. */
+bool t3v_build_is_one_softmax(const t3v_builder *b);
+
 /* One softmax over all terms; weights are not used. */
 void t3v_build_joint(t3v_builder *b, bool row_max);
 /* The terms, all softmaxes, are combined by `epilogue`, which gets a copy of `size` bytes of options; weights are not

@@ -2,6 +2,7 @@
 /* A DiT block in three parts: before attention, (attention), after attention. The first and the last work on
  * any range of tokens; and the walk over all ranges. */
 #include "attn/attend_op.h"
+#include "attn/own.h"
 #include "dit/dit.h"
 
 t3v_tensor *t3v_dit_modulation(t3v_ctx *ctx, const t3v_dit_block *b, t3v_tensor *e0)
@@ -38,13 +39,22 @@ t3v_tensor *t3v_dit_post(t3v_ctx *ctx, const t3v_dit *dit, const t3v_dit_block *
     q = t3v_qk_norm_rope(ctx, q, &b->cross_norm_q, c->heads, c->eps, NULL, 0, ctx->compute);
     const t3v_dit_prompt *prompt = call->prompt;
     t3v_tensor *t = t3v_attend(ctx, &call->plan->layer[layer].site[T3V_SITE_CROSS_TEXT], c->heads, q, prompt->k[layer],
-                               prompt->v[layer], prompt->log_weight, &call->moment);
+                               prompt->v[layer], prompt->log_weight, &call->moment, NULL);
     x = t3v_gate_residual(ctx, x, t3v_linear(ctx, &b->cross_o, t, T3V_F32), NULL);
 
     t3v_tensor *shift = t3v_view(ctx, m, 3, 1), *scale = t3v_view(ctx, m, 4, 1);
     a = t3v_layernorm(ctx, x, scale, shift, true, c->eps, ctx->compute);
     t3v_tensor *h = t3v_gelu(ctx, t3v_linear(ctx, &b->ffn_up, a, T3V_F32), ctx->compute);
     return t3v_gate_residual(ctx, x, t3v_linear(ctx, &b->ffn_down, h, T3V_F32), t3v_view(ctx, m, 5, 1));
+}
+
+t3v_attend_own t3v_dit_own(const t3v_dit *dit, const t3v_dit_call *call, int64_t layer)
+{
+    t3v_attend_own own = {.param = dit->own ? dit->own + layer * T3V_SITE_PARAMS_MAX : NULL};
+    if (call->state)
+        own.state = (char *)call->state + t3v_plan_state(call->plan, (int)layer, dit->config.heads, dit->config.dim / dit->config.heads,
+                                                         call->state_number);
+    return own;
 }
 
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -76,7 +86,8 @@ t3v_tensor *t3v_dit_block_run(t3v_ctx *ctx, const t3v_dit *dit, int64_t layer, t
     const t3v_site *self = &call->plan->layer[layer].site[T3V_SITE_SELF];
     size_t start = t3v_arena_mark(ctx->arena);
     t3v_qkv p = t3v_dit_pre_all(ctx, dit, b, x, m, rope, range);
-    t3v_tensor *o = t3v_attend(ctx, self, dit->config.heads, p.q, p.k, p.v, NULL, &call->moment);
+    t3v_attend_own own = t3v_dit_own(dit, call, layer);
+    t3v_tensor *o = t3v_attend(ctx, self, dit->config.heads, p.q, p.k, p.v, NULL, &call->moment, &own);
     if (ctx->tape && range >= n) return t3v_dit_post(ctx, dit, b, x, o, m, call, layer);
     t3v_tensor *next = ctx->tape ? t3v_new_like(ctx, x, T3V_F32) : into;
     for (int64_t r = 0; r < n && !ctx->status; r += range) {

@@ -4,7 +4,7 @@
 #ifndef T3V_DIT_DIT_H
 #define T3V_DIT_DIT_H
 
-#include "attn/attend.h"
+#include "attn/attend_op.h"
 #include "attn/plan.h"
 #include "t3v/log.h"
 #include "ops/ops.h"
@@ -34,6 +34,7 @@ typedef struct t3v_dit {
     t3v_weight patch_embedding, text_up, text_down, time_up, time_down, time_projection, head;
     t3v_tensor head_modulation; /* [1, 2, dim] */
     t3v_dit_block *block;       /* [layers] */
+    t3v_tensor *own;            /* [layers][T3V_SITE_PARAMS_MAX]: what adopted plans have of their own; NULL: nothing */
 } t3v_dit;
 
 /* Lists the parameters of a model of this shape (no data yet). E_ARG names the field that is out of range. */
@@ -41,6 +42,10 @@ t3v_status t3v_dit_open(t3v_dit *dit, const t3v_dit_config *config);
 void t3v_dit_close(t3v_dit *dit);
 /* The same with the time embedding alone, which is all that t3v_dit_time reads. */
 t3v_status t3v_dit_open_time(t3v_dit *dit, const t3v_dit_config *config);
+
+/* Lists the parameters that the plan's self sites have of their own and the model does not have yet, after all others,
+ * without data. E_ARG: a layer has them in other shapes, from another plan. */
+t3v_status t3v_dit_adopt(t3v_dit *dit, const t3v_plan *plan);
 
 /* A prompt as the blocks need it, computed once per prompt: keys and values of the text rows for each
  * layer. Rows past the prompt's tokens are all zero, so one row with log-weight ln(text_len - L) stands for
@@ -59,6 +64,8 @@ typedef struct t3v_dit_call {
     const t3v_dit_prompt *prompt;
     double timestep;      /* 0 .. 1000 */
     t3v_moment moment;    /* what the plan may depend on */
+    void *state;          /* t3v_plan_state bytes of this guidance branch, zero at first; NULL: the plan keeps nothing */
+    int state_number;     /* bytes of a number in it: 4, or 2 for a run in BF16 */
     int64_t range;        /* tokens walked at a time; 0: chosen */
     void *residual;       /* [tokens, dim] of the compute type: what the blocks added to the residual stream; may be NULL.
                            * Not for a recorded pass. */
@@ -108,6 +115,8 @@ t3v_qkv t3v_dit_pre(t3v_ctx *ctx, const t3v_dit *dit, const t3v_dit_block *b, t3
 /* x after self-attention's output o, cross-attention and FFN, for the rows given. */
 t3v_tensor *t3v_dit_post(t3v_ctx *ctx, const t3v_dit *dit, const t3v_dit_block *b, t3v_tensor *x, t3v_tensor *o,
                          t3v_tensor *m, const t3v_dit_call *call, int64_t layer);
+/* What self-attention of a layer has of its own. */
+t3v_attend_own t3v_dit_own(const t3v_dit *dit, const t3v_dit_call *call, int64_t layer);
 /* q, k, v of all tokens, `range` at a time. */
 t3v_qkv t3v_dit_pre_all(t3v_ctx *ctx, const t3v_dit *dit, const t3v_dit_block *b, t3v_tensor *x, t3v_tensor *m,
                         const t3v_rope *rope, int64_t range);

@@ -37,7 +37,8 @@ static void block_backward(t3v_ctx *ctx, const t3v_dit *dit, int64_t layer, t3v_
     if (ctx->status) return;
     p.q->needs_grad = p.k->needs_grad = p.v->needs_grad = true;
     ctx->tape = &attention;
-    t3v_tensor *o = t3v_attend(ctx, self, dit->config.heads, p.q, p.k, p.v, NULL, &call->moment);
+    t3v_attend_own own = t3v_dit_own(dit, call, layer);
+    t3v_tensor *o = t3v_attend(ctx, self, dit->config.heads, p.q, p.k, p.v, NULL, &call->moment, &own);
     t3v_tensor *grads[] = {o, p.q, p.k, p.v};
     for (int i = 0; i < 4; i++) (void)t3v_grad(ctx, grads[i]);
     for (int64_t r = 0; r < n && !ctx->status; r += range) {

@@ -110,7 +110,29 @@ void t3v_dit_close(t3v_dit *dit)
 {
     t3v_params_free(&dit->params);
     free(dit->block);
+    free(dit->own);
     *dit = (t3v_dit){0};
+}
+
+t3v_status t3v_dit_adopt(t3v_dit *dit, const t3v_plan *plan)
+{
+    const t3v_dit_config *c = &dit->config;
+    t3v_site_param info[T3V_SITE_PARAMS_MAX];
+    for (int64_t layer = 0; layer < c->layers; layer++) {
+        int n = t3v_site_params(&plan->layer[layer].site[T3V_SITE_SELF], c->heads, c->dim / c->heads, info);
+        if (n && !dit->own && !(dit->own = calloc((size_t)c->layers * T3V_SITE_PARAMS_MAX, sizeof *dit->own)))
+            return t3v_fail(T3V_E_NOMEM, "no memory for the plan's parameters");
+        for (int i = 0; i < n; i++) {
+            t3v_tensor *t = &dit->own[layer * T3V_SITE_PARAMS_MAX + i];
+            if (!t->ndim) {
+                T3V_TRY(t3v_params_add(&dit->params, t, false, info[i].ndim, info[i].shape, "blocks.%lld.self_attn.%s", (long long)layer,
+                                       info[i].name));
+            } else if (t->ndim != info[i].ndim || memcmp(t->shape, info[i].shape, (size_t)t->ndim * sizeof *t->shape) != 0) {
+                return t3v_fail(T3V_E_ARG, "layer %lld has attention parameters of another plan (%s differs)", (long long)layer, info[i].name);
+            }
+        }
+    }
+    return T3V_OK;
 }
 
 /* ---- prompt -------------------------------------------------------------------------------------- */

@@ -42,7 +42,7 @@ t3v_status t3v_params_alloc(const t3v_params *p, const t3v_params_options *o, t3
 }
 
 t3v_status t3v_params_load(const t3v_params *p, const t3v_tensor_file *f, const t3v_params_options *o, t3v_arena *arena,
-                           bool strict)
+                           bool strict, bool (*optional)(const char *name))
 {
     for (int64_t i = 0; i < p->count; i++) {
         const t3v_param *q = &p->item[i];
@@ -61,7 +61,7 @@ t3v_status t3v_params_load(const t3v_params *p, const t3v_tensor_file *f, const 
     }
     if (strict)
         for (int64_t i = 0; i < f->count; i++)
-            if (!t3v_params_find(p, f->tensors[i].name))
+            if (!t3v_params_find(p, f->tensors[i].name) && !(optional && optional(f->tensors[i].name)))
                 return t3v_fail(T3V_E_FORMAT, "%s has a tensor %s that this model does not know; is it a model of another "
                                 "kind (image-to-video, VACE)?", f->path, f->tensors[i].name);
     return T3V_OK;

@@ -17,9 +17,9 @@ size_t t3v_params_bytes(const t3v_params *p, const t3v_tensor_file *f, const t3v
 
 /* Fills every parameter of `p` from the tensor of its name (E_FORMAT: missing, with the nearest name; E_SHAPE:
  * both shapes). With o->map the file must outlive the parameters. Tensors of the file that no parameter asks for are
- * an error when `strict` (E_FORMAT names the first). */
+ * an error when `strict` (E_FORMAT names the first), but for those whose name `optional` (may be NULL) accepts. */
 t3v_status t3v_params_load(const t3v_params *p, const t3v_tensor_file *f, const t3v_params_options *o, t3v_arena *arena,
-                           bool strict);
+                           bool strict, bool (*optional)(const char *name));
 
 /* Memory for parameters that no file fills; contents are undefined. */
 t3v_status t3v_params_alloc(const t3v_params *p, const t3v_params_options *o, t3v_arena *arena);

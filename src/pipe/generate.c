@@ -49,6 +49,8 @@ typedef struct run {
     context *contexts;        /* of the outputs' prompts, then the negative's: [outputs + 1] */
     float *x, *v[T3V_BRANCHES];
     void *residual[T3V_BRANCHES]; /* [tokens, dim] in the forward passes' memory; NULL: the schedule keeps none */
+    void *kept[T3V_BRANCHES];     /* what attention keeps from step to step, `kept_bytes`; NULL: nothing */
+    size_t kept_bytes;
     int done_step, saved_step; /* of the current output: steps in x, steps in the state file (-1: no file) */
     size_t vae_room;          /* bytes the VAE's decoder may take */
     t3v_result result;
@@ -237,6 +239,8 @@ static t3v_tensor_entry residual_entry(const run *r, int branch)
     return e;
 }
 
+static const char *const kept_name[T3V_BRANCHES] = {"attention", "attention_negative"};
+
 static t3v_status save_state(run *r, int64_t index)
 {
     if (r->want.output[index].sink.fn || r->saved_step == r->done_step) return T3V_OK;
@@ -249,13 +253,18 @@ static t3v_status save_state(run *r, int64_t index)
         state_key(r, index, key, sizeof key);
         snprintf(text, sizeof text, "%d", r->done_step);
         int64_t entries = 2;
-        t3v_tensor_entry e[2 + T3V_BRANCHES] = {
+        t3v_tensor_entry e[2 + 2 * T3V_BRANCHES] = {
             {.name = "latent", .dtype = T3V_F32, .ndim = 4, .numel = r->n, .nbytes = 4 * r->n, .data = r->x},
             {.name = "sampler", .dtype = T3V_U8, .ndim = 1, .shape = {(int64_t)size}, .numel = (int64_t)size,
              .nbytes = (int64_t)size, .data = history}};
         memcpy(e[0].shape, r->latent, sizeof r->latent);
         for (int b = 0; b < T3V_BRANCHES; b++)
             if (t3v_schedule_holds(&r->schedule, b, r->done_step)) e[entries++] = residual_entry(r, b);
+        for (int b = 0; b < T3V_BRANCHES; b++)
+            if (r->kept[b])
+                e[entries++] = (t3v_tensor_entry){.name = (char *)kept_name[b], .dtype = T3V_U8, .ndim = 1, .data = r->kept[b],
+                                                  .shape = {(int64_t)r->kept_bytes}, .numel = (int64_t)r->kept_bytes,
+                                                  .nbytes = (int64_t)r->kept_bytes};
         st = t3v_safetensors_write(path, e, entries, (t3v_meta[]){{"step", text}, {"job", key}}, 2);
     }
     if (!st) r->saved_step = r->done_step;
@@ -291,6 +300,10 @@ static t3v_status load_state(run *r, int64_t index)
             t3v_tensor_entry kept = residual_entry(r, b);
             if (t3v_schedule_holds(&r->schedule, b, (int)done))
                 st = t3v_tensors_read(f, kept.name, kept.ndim, kept.shape, r->residual[b], kept.dtype);
+            if (!st && r->kept[b]) st = t3v_tensors_get(f, kept_name[b], &e);
+            if (!st && r->kept[b] && (e->dtype != T3V_U8 || e->nbytes != (int64_t)r->kept_bytes))
+                st = t3v_fail(T3V_E_FORMAT, "%s: %s has %lld bytes, expected %zu", path, kept_name[b], (long long)e->nbytes, r->kept_bytes);
+            if (!st && r->kept[b]) memcpy(r->kept[b], e->data, r->kept_bytes);
         }
         if (!st) r->done_step = r->saved_step = (int)done;
         if (!st) t3v_info("resuming at step %d of %d", r->done_step + 1, r->schedule.steps);
@@ -342,6 +355,7 @@ static t3v_status predict(run *r, int i, int branch, const t3v_dit_prompt *promp
     t3v_tensor *x = t3v_wrap(&ctx, r->x, T3V_F32, 4, r->latent);
     const t3v_step *s = &r->schedule.step[i];
     t3v_dit_call call = {.plan = s->plan, .prompt = prompt, .timestep = s->timestep, .progress = progress,
+                         .state = r->kept[branch], .state_number = (int)t3v_dtype_size(r->want.compute),
                          .moment = {i, r->schedule.steps, s->sigma, branch}, .reuse = s->pass[branch] == T3V_PASS_REUSE,
                          .residual = s->pass[branch] == T3V_PASS_RUN ? NULL : r->residual[branch]};
     t3v_tensor *y = t3v_dit_forward(&ctx, &r->model->dit, x, &call);
@@ -399,11 +413,15 @@ static t3v_status denoise(run *r, int64_t index)
     t3v_ctx ctx = {.arena = &r->memory, .compute = r->want.compute};
     const t3v_schedule *s = &r->schedule;
     t3v_dit_prompt prompt[T3V_BRANCHES];
+    const t3v_dit_config *c = &r->model->config;
+    r->kept_bytes = t3v_schedule_state(s, c->heads, c->dim / c->heads, (int)t3v_dtype_size(r->want.compute));
     for (int b = 0; b < T3V_BRANCHES; b++) {
         if (t3v_schedule_asks(s, b)) T3V_TRY(prepare_prompt(r, &ctx, b == T3V_BRANCH_COND ? index : r->want.outputs, &prompt[b]));
         t3v_tensor_entry kept = residual_entry(r, b);
         r->residual[b] = t3v_schedule_keeps(s, b) ? t3v_temp(&ctx, kept.nbytes, 1) : NULL;
+        r->kept[b] = r->kept_bytes && t3v_schedule_asks(s, b) ? t3v_temp(&ctx, (int64_t)r->kept_bytes, 1) : NULL;
         if (ctx.status) return ctx.status;
+        if (r->kept[b]) memset(r->kept[b], 0, r->kept_bytes);
     }
     r->done_step = 0;
     r->result.passes = 0;
@@ -518,6 +536,7 @@ static t3v_status one_output(run *r, int64_t index)
     }
     double start = now();
     T3V_TRY(t3v_model_load(r->model, &r->paths, T3V_PART_DIT, false));
+    T3V_TRY(t3v_model_adopt(r->model, r->plan));
     if (!r->loras.attached) T3V_TRY(t3v_loras_attach(&r->loras, r->want.lora, r->want.loras, &r->model->dit));
     T3V_TRY(denoise(r, index));
     r->result.seconds_denoise = now() - start;

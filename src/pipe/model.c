@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "attn/own.h"
 #include "base/log.h"
 #include "io/file.h"
 #include "io/json.h"
@@ -142,11 +143,11 @@ static t3v_status axis_of(const t3v_tensor_file *f, const char *name, int ndim, 
     return T3V_OK;
 }
 
-static t3v_status fill(t3v_model *m, int part, const t3v_params *p, bool writable)
+static t3v_status fill(t3v_model *m, int part, const t3v_params *p, bool writable, bool (*optional)(const char *))
 {
     t3v_params_options o = {.matrix = m->compute, .map = !writable};
     T3V_TRY(t3v_arena_open(&m->arena[part], t3v_params_bytes(p, m->file[part], &o)));
-    return t3v_params_load(p, m->file[part], &o, &m->arena[part], true);
+    return t3v_params_load(p, m->file[part], &o, &m->arena[part], true, optional);
 }
 
 static t3v_status load_dit(t3v_model *m, bool writable)
@@ -155,8 +156,36 @@ static t3v_status load_dit(t3v_model *m, bool writable)
     if (!st) st = t3v_tensors_strip_prefix(m->file[DIT], "patch_embedding.weight");
     if (!st) st = axis_of(m->file[DIT], "text_embedding.0.weight", 2, 1, &m->config.text_dim);
     if (!st) st = t3v_dit_open(&m->dit, &m->config);
-    if (!st) st = fill(m, DIT, &m->dit.params, writable);
+    if (!st) st = fill(m, DIT, &m->dit.params, writable, t3v_site_param_named);
     return st;
+}
+
+t3v_status t3v_model_adopt(t3v_model *m, const t3v_plan *plan)
+{
+    t3v_params *p = &m->dit.params;
+    int64_t known = p->count, missing = 0;
+    const char *first = NULL;
+    T3V_TRY(t3v_dit_adopt(&m->dit, plan));
+    if (p->count > known && !m->own.base) T3V_TRY(t3v_arena_open(&m->own, (size_t)64 << 30));
+    for (int64_t i = known; i < p->count; i++) {
+        t3v_tensor *t = p->item[i].tensor;
+        int64_t n = t3v_numel(t), slot = t - m->dit.own;
+        t->data = t3v_arena_take(&m->own, (size_t)n, sizeof(float));
+        if (!t->data) return t3v_fail(T3V_E_NOMEM, "no memory for %s", p->item[i].name);
+        if (t3v_tensors_find(m->file[DIT], p->item[i].name)) {
+            T3V_TRY(t3v_tensors_read(m->file[DIT], p->item[i].name, t->ndim, t->shape, t->data, T3V_F32));
+            continue;
+        }
+        t3v_site_param info[T3V_SITE_PARAMS_MAX];
+        int layer = (int)(slot / T3V_SITE_PARAMS_MAX), index = (int)(slot % T3V_SITE_PARAMS_MAX);
+        t3v_site_params(&plan->layer[layer].site[T3V_SITE_SELF], m->config.heads, m->config.dim / m->config.heads, info);
+        t3v_site_param_fill(&info[index], layer, index, t->data);
+        if (!missing++) first = p->item[i].name;
+    }
+    if (missing)
+        t3v_warn("the weights have none of %lld tensors of the plan's own (such as %s): they start at random, to be trained",
+                 (long long)missing, first);
+    return T3V_OK;
 }
 
 static int64_t count_layers(const t3v_tensor_file *f)
@@ -168,7 +197,7 @@ static int64_t count_layers(const t3v_tensor_file *f)
     }
 }
 
-static t3v_status open_text(t3v_model *m, const t3v_model_paths *paths)
+static t3v_status load_text(t3v_model *m, const t3v_model_paths *paths, bool writable)
 {
     char *path = NULL, *spiece = NULL;
     t3v_umt5_config c = {0};
@@ -188,15 +217,10 @@ static t3v_status open_text(t3v_model *m, const t3v_model_paths *paths)
         st = t3v_fail(T3V_E_SHAPE, "the tokenizer %s has %d pieces, the text encoder %s only %lld rows", spiece,
                       t3v_tokenizer_vocab_size(m->tokenizer), path, (long long)c.vocab);
     if (!st) st = t3v_umt5_open(&m->text, &c);
+    if (!st) st = fill(m, TEXT, &m->text.params, writable, NULL);
     free(path);
     free(spiece);
     return st;
-}
-
-static t3v_status load_text(t3v_model *m, const t3v_model_paths *paths, bool writable)
-{
-    T3V_TRY(open_text(m, paths));
-    return fill(m, TEXT, &m->text.params, writable);
 }
 
 static t3v_status load_vae(t3v_model *m, const t3v_model_paths *paths, bool writable)
@@ -207,7 +231,7 @@ static t3v_status load_vae(t3v_model *m, const t3v_model_paths *paths, bool writ
     if (!st) st = t3v_tensors_open(&m->file[VAE], path);
     if (!st) st = axis_of(m->file[VAE], "encoder.conv1.weight", 5, 0, &dim);
     if (!st) st = t3v_vae_open(&m->vae, dim);
-    if (!st) st = fill(m, VAE, &m->vae.params, writable);
+    if (!st) st = fill(m, VAE, &m->vae.params, writable, NULL);
     free(path);
     return st;
 }
@@ -224,17 +248,12 @@ t3v_status t3v_model_load(t3v_model *m, const t3v_model_paths *paths, unsigned p
     return st;
 }
 
-t3v_status t3v_model_measure_text(t3v_model *m, const t3v_model_paths *paths)
-{
-    m->parts |= T3V_PART_TEXT;
-    t3v_status st = open_text(m, paths);
-    if (st) t3v_model_unload(m, T3V_PART_TEXT);
-    return st;
-}
-
 void t3v_model_unload(t3v_model *m, unsigned parts)
 {
-    if (parts & T3V_PART_DIT) t3v_dit_close(&m->dit);
+    if (parts & T3V_PART_DIT) {
+        t3v_dit_close(&m->dit);
+        t3v_arena_close(&m->own);
+    }
     if (parts & T3V_PART_VAE) t3v_vae_close(&m->vae);
     if (parts & T3V_PART_TEXT) {
         t3v_umt5_close(&m->text);

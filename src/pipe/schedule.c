@@ -5,6 +5,8 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "attn/own.h"
+
 static double polynomial(const double *c, double x)
 {
     double y = 0;
@@ -62,6 +64,17 @@ void t3v_schedule_free(t3v_schedule *s)
 {
     free(s->step);
     *s = (t3v_schedule){0};
+}
+
+size_t t3v_schedule_state(const t3v_schedule *s, int64_t heads, int64_t head_dim, int number)
+{
+    size_t most = 0;
+    for (int i = 0; i < s->steps; i++) {
+        const t3v_plan *p = s->step[i].plan;
+        size_t n = i && p == s->step[i - 1].plan ? 0 : t3v_plan_state(p, p->layers, heads, head_dim, number);
+        if (n > most) most = n;
+    }
+    return most;
 }
 
 int64_t t3v_schedule_runs(const t3v_schedule *s)

@@ -50,6 +50,9 @@ typedef struct t3v_schedule_options {
 
 t3v_status t3v_schedule_make(t3v_schedule *out, const t3v_sampler *sampler, const t3v_schedule_options *o);
 void t3v_schedule_free(t3v_schedule *s);
+/* Bytes that the plans' attention keeps from step to step for one guidance branch of a model. Plans that keep something
+ * are the same one in all steps that have such a plan. */
+size_t t3v_schedule_state(const t3v_schedule *s, int64_t heads, int64_t head_dim, int number);
 /* Passes through the blocks, in all. */
 int64_t t3v_schedule_runs(const t3v_schedule *s);
 /* Is the branch asked in some step? Does it keep what its blocks added? */

@@ -50,7 +50,7 @@ t3v_status t3v_teacache_change(const t3v_model *m, const t3v_sampler *sampler, d
     if (!st) st = t3v_tensors_strip_prefix(f, "patch_embedding.weight");
     if (!st) st = t3v_dit_open_time(&dit, &m->config);
     if (!st) st = t3v_arena_open(&weights, t3v_params_bytes(&dit.params, f, &o));
-    if (!st) st = t3v_params_load(&dit.params, f, &o, &weights, false);
+    if (!st) st = t3v_params_load(&dit.params, f, &o, &weights, false, NULL);
     if (!st) st = t3v_arena_open(&work, (size_t)256 << 20);
     if (!st) st = walk(&ctx, &dit, sampler, change);
     t3v_arena_close(&work);

@@ -119,6 +119,7 @@ t3v_status t3v_task_dit_open(t3v_task_dit *s, const char *plan, const char *cach
     if (!s->latents) return t3v_fail(T3V_E_NOMEM, "no memory for %lld cached latents", (long long)s->clips);
     const t3v_dit_config *c = &s->model->config;
     T3V_TRY(t3v_plan_make_for(&s->plan, plan, (t3v_grid){T, n / 2, n / 2}, (int)c->layers, c->dim, c->heads));
+    T3V_TRY(t3v_model_adopt(s->model, s->plan));
     char *spiece = t3v_path_join(s->model->path, "google/umt5-xxl/spiece.model");
     t3v_status st = spiece ? T3V_OK : t3v_fail(T3V_E_NOMEM, "no memory for a path");
     for (int w = 0; w < t3v_threads() && w < T3V_TASK_WORKERS && !st; w++) st = t3v_tokenizer_open(spiece, &s->tokenizer[w]);

@@ -61,6 +61,23 @@ for try in 1 2; do
     cmp "$dir/whole2.mp4" "$dir/cut.mp4"
 done
 
+echo "# attention that keeps a state from step to step, killed between two of its cache steps"
+kept=("${base[@]}" "${prompt[@]}" --steps 12 --plan rettention:warm=0,window=1,period=4 --seed 3)
+"$t3v" "${kept[@]}" -o "$dir/kept.y4m" > /dev/null
+"$t3v" "${base[@]}" "${prompt[@]}" --steps 12 --seed 3 -o "$dir/full.y4m" > /dev/null
+! cmp -s "$dir/kept.y4m" "$dir/full.y4m"
+"$t3v" "${kept[@]}" --save-every 0 -o "$dir/kept2.y4m" > /dev/null &
+pid=$!
+for _ in $(seq 1000); do
+    step=$(grep -a -o '"step":"[0-9]*"' "$dir/kept2.y4m.t3v-state" 2> /dev/null | tr -dc 0-9 || true)
+    [ "${step:-0}" -lt 5 ] || break
+    sleep 0.01
+done
+kill -9 $pid 2> /dev/null || true
+wait $pid 2> /dev/null || true
+"$t3v" "${kept[@]}" --resume -o "$dir/kept2.y4m" > /dev/null
+cmp "$dir/kept.y4m" "$dir/kept2.y4m"
+
 echo "# stopped by Ctrl-C, which keeps the last step whatever the interval; a state of another job is refused"
 many=(generate --model $golden/tiny --size 48x32 --frames 5 --cfg 5 --shift 5 --steps 400 --sampler euler "${prompt[@]}" --save-every 1e6)
 "$t3v" "${many[@]}" --seed 3 -o "$dir/long.mp4" --quiet > /dev/null

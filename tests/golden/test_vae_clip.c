@@ -68,7 +68,7 @@ static void open_model(model *m, const char *path, int64_t dim, t3v_dtype comput
     must(t3v_vae_open(&m->vae, dim));
     must(t3v_arena_open(&m->arena, t3v_params_bytes(&m->vae.params, m->file, &o)));
     if (path) {
-        must(t3v_params_load(&m->vae.params, m->file, &o, &m->arena, true));
+        must(t3v_params_load(&m->vae.params, m->file, &o, &m->arena, true, NULL));
         return;
     }
     must(t3v_params_alloc(&m->vae.params, &o, &m->arena));

@@ -201,7 +201,7 @@ static t3v_tensor *attend(t3v_ctx *ctx, t3v_tensor **in)
 {
     static const float log_weight[] = {0, 0, 1.5f, -0.5f, 0};
     t3v_tensor *q = t3v_add_scaled(ctx, in[0], in[0], 0); /* attention may write over q when nothing is recorded */
-    return t3v_attend(ctx, t3v_site_full(), 2, q, in[1], in[2], log_weight, NULL);
+    return t3v_attend(ctx, t3v_site_full(), 2, q, in[1], in[2], log_weight, NULL, NULL);
 }
 static t3v_tensor *patches(t3v_ctx *ctx, t3v_tensor **in)
 {
