@@ -8,6 +8,7 @@
 
 #include "base/log.h"
 #include "io/file.h"
+#include "pipe/lora_attach.h"
 #include "vae/clip.h"
 
 /* Measured with 2 threads: code, libraries, oneDNN's kernels and scratch; libav with an H.264 encoder, which holds frames
@@ -53,11 +54,40 @@ static int64_t weight_bytes(const t3v_params *p, const t3v_tensor_file *f, t3v_d
     return sum;
 }
 
-/* The DiT's phase: weights, prompts, and a forward pass, laid out in a counting arena. */
+/* The text's phase: *bytes in all, *own without the pages of a mapped file, which the system may take back. Rows of the
+ * token embedding are read one by one. */
+static t3v_status text_bytes(t3v_model *m, const t3v_model_paths *paths, const t3v_job *job, int64_t *bytes, int64_t *own)
+{
+    int32_t ids[T3V_TEXT_LEN] = {0};
+    t3v_arena arena = {0};
+    t3v_params_options o = {.matrix = job->compute, .map = true};
+    T3V_TRY(t3v_model_measure_text(m, paths));
+    t3v_params *p = &m->text.params;
+    for (int64_t i = 0; i < p->count; i++) p->item[i].tensor->type = p->item[i].matrix ? job->compute : T3V_F32;
+    t3v_status st = t3v_arena_count(&arena);
+    t3v_ctx ctx = {.arena = &arena, .compute = job->compute};
+    if (!st) {
+        t3v_umt5_encode(&ctx, &m->text, ids, m->config.text_len < T3V_TEXT_LEN ? m->config.text_len : T3V_TEXT_LEN);
+        st = ctx.status;
+    }
+    if (!st) {
+        int64_t converted = (int64_t)t3v_params_bytes(p, m->file[1], &o), all = weight_bytes(p, m->file[1], job->compute);
+        const t3v_tensor_entry *e = t3v_tensors_find(m->file[1], "token_embedding.weight");
+        if (e && e->dtype == job->compute) all -= e->nbytes;
+        *own = converted + (int64_t)arena.peak + PROGRAM;
+        *bytes = *own + all - converted;
+    }
+    t3v_arena_close(&arena);
+    t3v_model_unload(m, T3V_PART_TEXT);
+    return st;
+}
+
+/* The DiT's phase: weights, LoRA factors, prompts, and a forward pass, laid out in a counting arena. */
 static t3v_status dit_bytes(t3v_model *m, const t3v_job *job, const t3v_schedule *s, const int64_t latent[4], int64_t *bytes)
 {
     t3v_tensor_file *f = NULL;
     t3v_dit dit = {0};
+    t3v_loras loras = {0};
     t3v_arena arena = {0};
     const t3v_tensor_entry *e;
     t3v_status st = t3v_tensors_open(&f, m->path);
@@ -72,6 +102,9 @@ static t3v_status dit_bytes(t3v_model *m, const t3v_job *job, const t3v_schedule
     if (!st) {
         for (int64_t i = 0; i < dit.params.count; i++)
             dit.params.item[i].tensor->type = dit.params.item[i].matrix ? job->compute : T3V_F32;
+        st = t3v_loras_attach(&loras, job->lora, job->loras, &dit);
+    }
+    if (!st) {
         t3v_dit_prompt prompt;
         t3v_tensor *context = t3v_new(&ctx, T3V_F32, T3V_SHAPE(m->config.text_len, m->config.text_dim));
         t3v_tensor *x = t3v_new(&ctx, T3V_F32, 4, latent);
@@ -92,7 +125,9 @@ static t3v_status dit_bytes(t3v_model *m, const t3v_job *job, const t3v_schedule
         st = ctx.status;
     }
     int64_t n = latent[0] * latent[1] * latent[2] * latent[3];
-    if (!st) *bytes = (int64_t)arena.peak + weight_bytes(&dit.params, f, job->compute) + 4 * 3 * n + PROGRAM;
+    if (!st)
+        *bytes = (int64_t)(arena.peak + loras.arena.peak) + weight_bytes(&dit.params, f, job->compute) + 4 * 3 * n + PROGRAM;
+    t3v_loras_detach(&loras, &dit);
     t3v_arena_close(&arena);
     t3v_dit_close(&dit);
     t3v_tensors_close(f);
@@ -143,8 +178,9 @@ static t3v_status refuse_above(int64_t bytes, int64_t limit, const t3v_job *job)
 t3v_status t3v_cost_check(t3v_model *m, const t3v_model_paths *paths, const t3v_job *job, const t3v_schedule *s,
                           const int64_t latent[4], t3v_result *result, size_t *vae_room)
 {
-    int64_t dit = 0, vae = 0, tokens = latent[1] * (latent[2] / 2) * (latent[3] / 2);
+    int64_t dit = 0, vae = 0, text = 0, own = 0, tokens = latent[1] * (latent[2] / 2) * (latent[3] / 2);
     int64_t limit = job->memory_limit > 0 ? job->memory_limit : available();
+    T3V_TRY(text_bytes(m, paths, job, &text, &own));
     T3V_TRY(dit_bytes(m, job, s, latent, &dit));
     result->passes = t3v_schedule_runs(s);
     result->flop = 0;
@@ -155,10 +191,10 @@ t3v_status t3v_cost_check(t3v_model *m, const t3v_model_paths *paths, const t3v_
             if (step->pass[b] == T3V_PASS_RUN || step->pass[b] == T3V_PASS_KEEP)
                 result->flop += t3v_dit_flop(&m->config, step->plan, tokens, m->config.text_len, &moment);
         }
-    result->peak_bytes = dit;
-    T3V_TRY(refuse_above(dit, limit, job));
+    result->peak_bytes = dit > text ? dit : text;
+    T3V_TRY(refuse_above(dit > own ? dit : own, limit, job));
     /* With more than one output the DiT stays while the VAE decodes. */
     T3V_TRY(vae_bytes(m, paths, job, latent, job->outputs > 1 ? dit - PROGRAM : 0, limit, &vae, vae_room));
-    if (vae > dit) result->peak_bytes = vae;
+    if (vae > result->peak_bytes) result->peak_bytes = vae;
     return refuse_above(vae, limit, job);
 }

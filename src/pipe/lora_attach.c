@@ -32,6 +32,7 @@ static t3v_status factor(t3v_tensor *out, const t3v_tensor_entry *e, int64_t row
     *out = (t3v_tensor){.type = type, .ndim = 2, .shape = {rows, e->numel / rows}};
     out->data = t3v_arena_take(arena, (size_t)e->numel, t3v_dtype_size(type));
     if (!out->data) return t3v_fail(T3V_E_NOMEM, "no memory for %s", e->name);
+    if (arena->counting) return T3V_OK;
     return t3v_tensor_copy(e, out->data, type);
 }
 
@@ -42,6 +43,7 @@ static t3v_status add_diff(t3v_tensor *t, const t3v_tensor_entry *e, double stre
     float *diff = t3v_arena_take(arena, (size_t)n, sizeof *diff);
     void *own = t3v_arena_take(arena, (size_t)n, t3v_dtype_size(t->type));
     if (!diff || !own) return t3v_fail(T3V_E_NOMEM, "no memory for %s", e->name);
+    if (arena->counting) return T3V_OK;
     T3V_TRY(t3v_tensor_copy(e, diff, T3V_F32));
     t3v_rows_lincomb(own, t->type, 1.0f, t->data, t->type, (float)strength, diff, T3V_F32, n);
     t->data = own;
@@ -77,7 +79,8 @@ t3v_status t3v_loras_attach(t3v_loras *l, const t3v_lora_use *use, int64_t n, t3
         st = t3v_lora_open(&file[i], use[i].path, names, p->count);
         if (!st) pairs += file[i]->count;
     }
-    if (!st) st = t3v_arena_open(&l->arena, (size_t)64 << 30);
+    bool counting = p->count && !p->item[0].tensor->data;
+    if (!st) st = counting ? t3v_arena_count(&l->arena) : t3v_arena_open(&l->arena, (size_t)64 << 30);
     if (!st && !(l->pair = calloc((size_t)pairs + 1, sizeof *l->pair))) st = t3v_fail(T3V_E_NOMEM, "no memory for LoRA pairs");
 
     /* Layer by layer, so that a layer's updates lie side by side. */
@@ -93,7 +96,7 @@ t3v_status t3v_loras_attach(t3v_loras *l, const t3v_lora_use *use, int64_t n, t3
             layer->loras = (int)(used - first);
         }
     }
-    if (!st) t3v_info("%lld LoRA updates on the model", (long long)pairs);
+    if (!st && !counting) t3v_info("%lld LoRA updates on the model", (long long)pairs);
     for (int64_t i = 0; i < n && file; i++) t3v_lora_close(file[i]);
     free(file);
     free(names);

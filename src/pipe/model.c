@@ -197,7 +197,7 @@ static int64_t count_layers(const t3v_tensor_file *f)
     }
 }
 
-static t3v_status load_text(t3v_model *m, const t3v_model_paths *paths, bool writable)
+static t3v_status open_text(t3v_model *m, const t3v_model_paths *paths)
 {
     char *path = NULL, *spiece = NULL;
     t3v_umt5_config c = {0};
@@ -217,10 +217,15 @@ static t3v_status load_text(t3v_model *m, const t3v_model_paths *paths, bool wri
         st = t3v_fail(T3V_E_SHAPE, "the tokenizer %s has %d pieces, the text encoder %s only %lld rows", spiece,
                       t3v_tokenizer_vocab_size(m->tokenizer), path, (long long)c.vocab);
     if (!st) st = t3v_umt5_open(&m->text, &c);
-    if (!st) st = fill(m, TEXT, &m->text.params, writable, NULL);
     free(path);
     free(spiece);
     return st;
+}
+
+static t3v_status load_text(t3v_model *m, const t3v_model_paths *paths, bool writable)
+{
+    T3V_TRY(open_text(m, paths));
+    return fill(m, TEXT, &m->text.params, writable, NULL);
 }
 
 static t3v_status load_vae(t3v_model *m, const t3v_model_paths *paths, bool writable)
@@ -245,6 +250,14 @@ t3v_status t3v_model_load(t3v_model *m, const t3v_model_paths *paths, unsigned p
     if (!st && parts & T3V_PART_VAE) st = load_vae(m, paths, writable);
     m->parts |= parts; /* what was begun is unloaded like what was loaded */
     if (st) t3v_model_unload(m, parts);
+    return st;
+}
+
+t3v_status t3v_model_measure_text(t3v_model *m, const t3v_model_paths *paths)
+{
+    m->parts |= T3V_PART_TEXT;
+    t3v_status st = open_text(m, paths);
+    if (st) t3v_model_unload(m, T3V_PART_TEXT);
     return st;
 }
 

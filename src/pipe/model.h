@@ -48,6 +48,8 @@ typedef struct t3v_model_paths {
 t3v_status t3v_model_open(t3v_model **out, const t3v_model_paths *paths, unsigned parts, t3v_dtype compute, bool writable);
 /* Loads parts that are missing, or gives the memory of parts back. */
 t3v_status t3v_model_load(t3v_model *m, const t3v_model_paths *paths, unsigned parts, bool writable);
+/* Opens the text encoder without its weights' memory, for counting; t3v_model_unload ends it. */
+t3v_status t3v_model_measure_text(t3v_model *m, const t3v_model_paths *paths);
 /* Gives the loaded DiT the parameters that the plan has of its own: from the weights' file, or at random, with a warning. */
 t3v_status t3v_model_adopt(t3v_model *m, const t3v_plan *plan);
 void t3v_model_unload(t3v_model *m, unsigned parts);

@@ -30,3 +30,12 @@ compare "256x256, 17 frames, f32" "${base[@]}" --precision f32 "${prompt[@]}" --
 long=$(printf 'a red circle %.0s' $(seq 60))
 echo "[{\"prompt_en\": \"$long\", \"data_file\": \"1.y4m\"}, {\"prompt_en\": \"$long.\", \"data_file\": \"2.y4m\"}]" > "$dir/list.json"
 compare "two clips of 256x256, 17 frames" "${base[@]}" --size 256x256 --frames 17 --negative "no $long" --prompts "$dir/list.json" --out-dir "$dir/set"
+# a LoRA of 24 MiB, and 120 MiB of products with it: one layer, rank 16,384, zeros
+a=$((16384 * 256 * 2)) b=$((512 * 16384 * 2)) name=diffusion_model.blocks.0.ffn.0
+header="{\"$name.lora_A.weight\":{\"dtype\":\"BF16\",\"shape\":[16384,256],\"data_offsets\":[0,$a]},\"$name.lora_B.weight\":"
+header="$header{\"dtype\":\"BF16\",\"shape\":[512,16384],\"data_offsets\":[$a,$((a + b))]}}"
+{
+    printf "\\x$(printf %x $((${#header} % 256)))\\x$(printf %x $((${#header} / 256)))\\0\\0\\0\\0\\0\\0%s" "$header"
+    head -c $((a + b)) /dev/zero
+} > "$dir/lora.safetensors"
+compare "256x256, 17 frames, a LoRA" "${base[@]}" --prompt "$long" --negative "no $long" --size 256x256 --frames 17 --lora "$dir/lora.safetensors" -o "$dir/l.y4m"
