@@ -233,6 +233,15 @@ bool cli_fraction(const char *s, int64_t max, int64_t *i, int64_t *n)
     return cli_int(slash + 1, 1, max, n) && cli_int(copy, 0, *n - 1, i);
 }
 
+bool cli_lora(const char *s, char path[4096], double *strength)
+{
+    char *colon;
+    if (snprintf(path, 4096, "%s", s) >= 4096) return false;
+    *strength = 1;
+    if ((colon = strrchr(path, ':')) && cli_float(colon + 1, -100, 100, strength)) *colon = 0;
+    return true;
+}
+
 bool cli_bytes(const char *s, int64_t *out)
 {
     char *end;

@@ -46,6 +46,8 @@ bool cli_int(const char *s, int64_t min, int64_t max, int64_t *out);
 bool cli_float(const char *s, double min, double max, double *out);
 bool cli_size(const char *s, int64_t *w, int64_t *h);   /* "832x480" */
 bool cli_fraction(const char *s, int64_t max, int64_t *i, int64_t *n); /* "3/50": 0 <= i < n <= max */
+/* "FILE[:STRENGTH]", strength 1 by default; false: the path is longer than 4095 bytes. */
+bool cli_lora(const char *s, char path[4096], double *strength);
 bool cli_bytes(const char *s, int64_t *out);            /* "16G", "512M", "4096" */
 
 #endif

@@ -6,22 +6,28 @@
 
 #include "cli.h"
 #include "io/safetensors.h"
+#include "pipe/lora_attach.h"
 #include "pipe/model.h"
 #include "pipe/plan_choice.h"
 #include "probe.h"
+
+enum { LORAS_MAX = 16 };
 
 typedef struct args {
     t3v_model_paths paths;
     const char *plan, *latent, *context, *target, *grad, *out;
     double timestep;
-    int64_t range, step, steps;
+    int64_t range, step, steps, loras;
+    t3v_lora_use lora[LORAS_MAX];
+    char lora_path[LORAS_MAX][4096];
 } args;
 
-enum { OPT_MODEL = 0x100, OPT_PLAN, OPT_LATENT, OPT_CONTEXT, OPT_TIMESTEP, OPT_TARGET, OPT_GRAD, OPT_RANGE, OPT_STEP };
+enum { OPT_MODEL = 0x100, OPT_PLAN, OPT_LATENT, OPT_CONTEXT, OPT_TIMESTEP, OPT_TARGET, OPT_GRAD, OPT_RANGE, OPT_STEP, OPT_LORA };
 
 static const struct argp_option options[] = {
     {"model", OPT_MODEL, "DIR", 0, "Model directory", 1},
     {"plan", OPT_PLAN, "PLAN", 0, "Attention plan (default: the model's)", 1},
+    {"lora", OPT_LORA, "F[:S]", 0, "LoRA file with strength S (default 1); may be repeated; not with --grad", 1},
     {"latent", OPT_LATENT, "F", 0, "safetensors file with `latent` [C,T,H,W]", 1},
     {"context", OPT_CONTEXT, "F", 0, "safetensors file with `context` [L,dim]; zero rows follow up to text_len", 1},
     {"timestep", OPT_TIMESTEP, "T", 0, "0 to 1000", 1},
@@ -51,6 +57,12 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_RANGE:
         if (!cli_int(arg, 1, INT32_MAX, &a->range)) argp_error(state, "--range %s: expected a number above 0", arg);
         return 0;
+    case OPT_LORA:
+        if (a->loras == LORAS_MAX) argp_error(state, "more than %d --lora", LORAS_MAX);
+        a->lora[a->loras].path = a->lora_path[a->loras];
+        if (!cli_lora(arg, a->lora_path[a->loras], &a->lora[a->loras].strength)) argp_error(state, "--lora: the path is too long");
+        a->loras++;
+        return 0;
     case OPT_STEP:
         if (!cli_fraction(arg, 10000, &a->step, &a->steps)) argp_error(state, "--step %s: expected I/N with 0 <= I < N", arg);
         return 0;
@@ -59,6 +71,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         if (!a->paths.model || !a->latent || !a->context || a->timestep < 0 || !a->out)
             argp_error(state, "--model, --latent, --context, --timestep and -o are needed");
         if (!a->target != !a->grad) argp_error(state, "--target and --grad go together");
+        if (a->grad && a->loras) argp_error(state, "--grad is of the model's own weights: not with --lora");
         return 0;
     default: return ARGP_ERR_UNKNOWN;
     }
@@ -107,12 +120,14 @@ static t3v_status forward(const args *a, t3v_dtype compute, const t3v_progress *
     t3v_plan *plan = NULL;
     t3v_arena arena = {0};
     t3v_tape tape = {0};
+    t3v_loras loras = {0};
     t3v_ctx ctx = {.arena = &arena, .compute = compute};
     t3v_tensor *x, *c, *target = NULL, *v;
     float **grad = NULL;
     t3v_status st;
     T3V_TRY_GOTO(st, done, t3v_arena_open(&arena, CLI_PROBE_ARENA));
     T3V_TRY_GOTO(st, done, t3v_model_open(&m, &a->paths, T3V_PART_DIT, compute, false));
+    T3V_TRY_GOTO(st, done, t3v_loras_attach(&loras, a->lora, a->loras, &m->dit));
     const t3v_dit_config *k = &m->config;
     T3V_TRY_GOTO(st, done, cli_probe_read(&ctx, a->latent, "latent", 4, (int64_t[]){k->in_dim, -1, -1, -1}, &x));
     T3V_TRY_GOTO(st, done, cli_probe_read(&ctx, a->context, "context", 2, (int64_t[]){-1, k->text_dim}, &c));
@@ -155,6 +170,7 @@ static t3v_status forward(const args *a, t3v_dtype compute, const t3v_progress *
     st = t3v_safetensors_write(a->out, &e, 1, NULL, 0);
 done:
     t3v_plan_free(plan);
+    if (m) t3v_loras_detach(&loras, &m->dit);
     t3v_model_close(m);
     t3v_arena_close(&arena);
     return st;
@@ -164,7 +180,7 @@ static int run(int argc, char **argv)
 {
     static const struct argp own = {.options = options, .parser = parse,
                                     .doc = "Runs the transformer once; with --target and --grad, backwards too."};
-    args a = {.timestep = -1, .steps = 1};
+    static args a = {.timestep = -1, .steps = 1};
     cli_common common;
     int rc = cli_parse(&own, argc, argv, &common, &a);
     if (rc >= 0) return rc;

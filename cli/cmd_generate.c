@@ -72,10 +72,9 @@ static const struct argp_option options[] = {
 static void parse_lora(args *a, char *arg, struct argp_state *state)
 {
     if (a->job.loras == LORAS_MAX) argp_error(state, "more than %d --lora", LORAS_MAX);
-    char *path = a->lora_path[a->job.loras], *colon;
-    if (snprintf(path, sizeof a->lora_path[0], "%s", arg) >= (int)sizeof a->lora_path[0]) argp_error(state, "--lora: the path is too long");
-    double strength = 1;
-    if ((colon = strrchr(path, ':')) && cli_float(colon + 1, -100, 100, &strength)) *colon = 0;
+    char *path = a->lora_path[a->job.loras];
+    double strength;
+    if (!cli_lora(arg, path, &strength)) argp_error(state, "--lora: the path is too long");
     a->lora[a->job.loras++] = (t3v_lora_use){path, strength};
 }
 

@@ -153,6 +153,44 @@ static void velocities(void **state)
     t3v_tensors_close(want);
 }
 
+/* A file that scales a bias: its strength is one parameter of the velocity, which the file itself shows at 1. */
+static void lora(void **state)
+{
+    (void)state;
+    float diff[64];
+    for (int i = 0; i < 64; i++) diff[i] = 0.01f * (float)(i % 7 - 3);
+    t3v_tensor_entry e = {.name = "blocks.0.self_attn.o.diff_b", .dtype = T3V_F32, .ndim = 1, .shape = {64}, .numel = 64,
+                          .nbytes = sizeof diff, .data = diff};
+    if (t3v_safetensors_write(in_dir("l"), &e, 1, NULL, 0)) fail_msg("%s", t3v_error_text());
+    for (int i = 0; i < 64; i++) diff[i] *= 2;
+    if (t3v_safetensors_write(in_dir("l2"), &e, 1, NULL, 0)) fail_msg("%s", t3v_error_text());
+    char use[6][600];
+    snprintf(use[0], sizeof use[0], " ");
+    snprintf(use[1], sizeof use[1], "--lora %s", in_dir("l"));
+    snprintf(use[2], sizeof use[2], "--lora %s:0", in_dir("l"));
+    snprintf(use[3], sizeof use[3], "--lora %s:2", in_dir("l"));
+    snprintf(use[4], sizeof use[4], "--lora %s", in_dir("l2"));
+    snprintf(use[5], sizeof use[5], "--lora %s:0.5 --lora %s:0.5", in_dir("l"), in_dir("l"));
+    t3v_tensor_file *v[6];
+    for (int i = 0; i < 6; i++) {
+        char out[8];
+        snprintf(out, sizeof out, "v%d", i);
+        expect_ok(t3v("dit " TINY "--latent " FIXTURE " --context " FIXTURE " --timestep 731 --precision f32 --quiet %s -o %s",
+                      use[i], in_dir(out)));
+        v[i] = open_file(in_dir(out));
+    }
+    assert_true(distance(v[1], "velocity", v[0], "velocity") > 1e-5);
+    assert_true(distance(v[2], "velocity", v[0], "velocity") == 0);
+    assert_true(distance(v[3], "velocity", v[1], "velocity") > 1e-5);
+    assert_true(distance(v[4], "velocity", v[3], "velocity") < 1e-6);
+    assert_true(distance(v[5], "velocity", v[1], "velocity") < 1e-6);
+    for (int i = 0; i < 6; i++) t3v_tensors_close(v[i]);
+    expect_refused(t3v("dit " TINY "--latent " FIXTURE " --context " FIXTURE " --timestep 731 --lora %s -o %s",
+                       in_dir("nowhere"), in_dir("v")), 1, "nowhere", NULL, NULL);
+    expect_refused(t3v("dit " TINY "--latent " FIXTURE " --context " FIXTURE " --target " FIXTURE
+                       " --timestep 731 --grad %s --lora %s -o %s", in_dir("g"), in_dir("l"), in_dir("v")), 2, "--lora", NULL, NULL);
+}
+
 static void gradients(void **state)
 {
     (void)state;
@@ -348,7 +386,7 @@ static void refusals(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(velocities),    cmocka_unit_test(gradients), cmocka_unit_test(texts),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(velocities), cmocka_unit_test(lora),    cmocka_unit_test(gradients), cmocka_unit_test(texts),
                                        cmocka_unit_test(random_models), cmocka_unit_test(files),     cmocka_unit_test(refusals)};
     const char *build = getenv("T3V_BUILD");
     snprintf(program, sizeof program, "%s/t3v", build ? build : "build");
