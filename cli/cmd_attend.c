@@ -89,6 +89,7 @@ typedef struct memory {
     int params;                           /* that the plan has of its own */
     t3v_site_param info[T3V_SITE_PARAMS_MAX];
     float *param[T3V_SITE_PARAMS_MAX], *dparam[T3V_SITE_PARAMS_MAX];
+    uint64_t *chosen;
 } memory;
 
 static int64_t numel(const t3v_site_param *p)
@@ -124,7 +125,15 @@ static t3v_tensor_entry entry(const char *name, int ndim, const int64_t *shape, 
     return e;
 }
 
-static t3v_status attend(const input *in, t3v_dtype type)
+/* How much of full attention a plan that chooses by content came to. */
+static void print_density(const t3v_site *site, const t3v_attend_args *a, bool json)
+{
+    double pairs = (double)t3v_attend_pairs(site, a), density = pairs / ((double)a->heads * (double)a->n_q * (double)a->n_k);
+    if (json) printf("{\"pairs\":%.0f,\"density\":%.6g}\n", pairs, density);
+    else printf("density  %.4f of all pairs of queries and keys\n", density);
+}
+
+static t3v_status attend(const input *in, t3v_dtype type, bool json)
 {
     static const char *const names[] = { "q", "k", "v", "dout" };
     t3v_status st;
@@ -174,6 +183,14 @@ static t3v_status attend(const input *in, t3v_dtype type)
         st = T3V_E_NOMEM;
         goto done;
     }
+    if (t3v_site_selects(site)) {
+        int64_t words = (int64_t)t3v_attend_chosen_words(site, a.heads);
+        if (!(a.chosen = m.chosen = buffer(words, sizeof *m.chosen))) {
+            st = T3V_E_NOMEM;
+            goto done;
+        }
+        memset(m.chosen, 0, (size_t)words * sizeof *m.chosen);
+    }
     T3V_TRY_GOTO(st, done, t3v_attend_run(site, &a));
     if (in->grad) T3V_TRY_GOTO(st, done, t3v_attend_backward(site, &a, &g));
 
@@ -187,8 +204,9 @@ static t3v_status attend(const input *in, t3v_dtype type)
         out[5 + i] = entry(name[i], m.info[i].ndim, m.info[i].shape, m.dparam[i]);
     }
     st = t3v_safetensors_write(in->out, out, in->grad ? 5 + m.params : 2, NULL, 0);
+    if (!st && a.chosen) print_density(site, &a, json);
 done:
-    free(m.q), free(m.k), free(m.v), free(m.dout), free(m.scratch);
+    free(m.q), free(m.k), free(m.v), free(m.dout), free(m.scratch), free(m.chosen);
     free(m.out), free(m.lse), free(m.dq), free(m.dk), free(m.dv);
     for (int i = 0; i < m.params; i++) free(m.param[i]), free(m.dparam[i]);
     t3v_tensors_close(file);
@@ -205,7 +223,7 @@ static int run(int argc, char **argv)
     cli_common common;
     int status = cli_parse(&own, argc, argv, &common, &in);
     if (status >= 0) return status;
-    t3v_status st = attend(&in, common.bf16 ? T3V_BF16 : T3V_F32);
+    t3v_status st = attend(&in, common.bf16 ? T3V_BF16 : T3V_F32, common.json);
     return st ? cli_fail(st) : CLI_OK;
 }
 

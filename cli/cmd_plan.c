@@ -12,7 +12,7 @@
 #include "pipe/plan_choice.h"
 #include "plan_svg.h"
 
-enum { OPT_PLAN = 0x100, OPT_GRID, OPT_MODEL, OPT_SIZE, OPT_FRAMES, OPT_CONFIG, OPT_LAYERS, OPT_SVG, OPT_QUERY, OPT_LIST };
+enum { OPT_PLAN = 0x100, OPT_GRID, OPT_MODEL, OPT_SIZE, OPT_FRAMES, OPT_CONFIG, OPT_LAYERS, OPT_SVG, OPT_QUERY, OPT_LIST, OPT_STEP };
 
 static const struct argp_option options[] = {
     { "plan", OPT_PLAN, "PLAN", 0, "Attention plan (default: the model's)", 1 },
@@ -22,6 +22,7 @@ static const struct argp_option options[] = {
     { "size", OPT_SIZE, "WxH", 0, "Size of the video instead of --grid", 1 },
     { "frames", OPT_FRAMES, "N", 0, "Frames of the video, 4n+1", 1 },
     { "layers", OPT_LAYERS, "N", 0, "Layers instead of the shape's", 1 },
+    { "step", OPT_STEP, "I/N", 0, "At step I of N, from 0, where the plan depends on it", 1 },
     { "svg", OPT_SVG, "FILE", 0, "Draw what one token sees in each kind of layer", 2 },
     { "query", OPT_QUERY, "T,H,W", 0, "That token (default: the middle)", 2 },
     { "list", OPT_LIST, 0, 0, "The patterns and their options", 2 },
@@ -30,7 +31,7 @@ static const struct argp_option options[] = {
 
 typedef struct args {
     const char *plan, *model, *config, *svg;
-    int64_t grid[3], query[3], width, height, frames, layers;
+    int64_t grid[3], query[3], width, height, frames, layers, step, steps;
     bool list;
 } args;
 
@@ -54,6 +55,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_MODEL: a->model = arg; return 0;
     case OPT_CONFIG: a->config = arg; return 0;
     case OPT_SVG: a->svg = arg; return 0;
+    case OPT_STEP:
+        if (!cli_fraction(arg, 10000, &a->step, &a->steps)) argp_error(state, "--step %s: expected I/N with 0 <= I < N", arg);
+        return 0;
     case OPT_LIST: a->list = true; return 0;
     case OPT_SIZE:
         if (!cli_size(arg, &a->width, &a->height)) argp_error(state, "--size %s: expected WxH", arg);
@@ -80,10 +84,12 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 
 static void list_text(const t3v_pattern *p)
 {
-    printf("%-8s %s%s\n", p->name, p->summary, p->needs_tuning ? " (for weights that were tuned with it)" : "");
+    printf("%-11s %s%s\n", p->name, p->summary, p->needs_tuning ? " (for weights that were tuned with it)" : "");
     for (const t3v_option *o = p->options; o && o->name; o++) {
         if (o->kind == T3V_OPTION_NUMBER)
             printf("    %s=N  %s (%lld to %lld, default %lld)\n", o->name, o->help, (long long)o->min, (long long)o->max, (long long)o->initial);
+        else if (o->kind == T3V_OPTION_REAL && o->real < o->real_min)
+            printf("    %s=F  %s (%g to %g, default the preset's)\n", o->name, o->help, o->real_min, o->real_max);
         else if (o->kind == T3V_OPTION_REAL) printf("    %s=F  %s (%g to %g, default %g)\n", o->name, o->help, o->real_min, o->real_max, o->real);
         else if (o->kind == T3V_OPTION_WORD) printf("    %s=WORD  %s (default %s)\n", o->name, o->help, o->words[o->initial]);
         else printf("    %s=...  %s\n", o->name, o->help);
@@ -98,7 +104,8 @@ static void list_json(const t3v_pattern *p)
     for (const t3v_option *o = p->options; o && o->name; o++) {
         printf("%s{\"name\":\"%s\",\"help\":\"%s\"", o == p->options ? "" : ",", o->name, o->help);
         if (o->kind == T3V_OPTION_NUMBER) printf(",\"min\":%lld,\"max\":%lld,\"default\":%lld", (long long)o->min, (long long)o->max, (long long)o->initial);
-        if (o->kind == T3V_OPTION_REAL) printf(",\"min\":%.9g,\"max\":%.9g,\"default\":%.9g", o->real_min, o->real_max, o->real);
+        if (o->kind == T3V_OPTION_REAL) printf(",\"min\":%.9g,\"max\":%.9g", o->real_min, o->real_max);
+        if (o->kind == T3V_OPTION_REAL && o->real >= o->real_min) printf(",\"default\":%.9g", o->real);
         if (o->kind == T3V_OPTION_WORD) printf(",\"default\":\"%s\"", o->words[o->initial]);
         printf("}");
     }
@@ -124,9 +131,10 @@ typedef struct figures {
     double *keys;             /* [layers] keys that a query meets on average, over the terms */
     int reach;
     const char *source;       /* of the block counts; NULL: there are none */
+    bool selects;             /* some keys are chosen by content */
 } figures;
 
-static t3v_status measure(const t3v_plan *p, int64_t dim, int64_t heads, figures *f)
+static t3v_status measure(const t3v_plan *p, int64_t dim, int64_t heads, const t3v_moment *moment, figures *f)
 {
     f->macs = calloc((size_t)p->layers, sizeof *f->macs);
     f->keys = calloc((size_t)p->layers, sizeof *f->keys);
@@ -135,9 +143,10 @@ static t3v_status measure(const t3v_plan *p, int64_t dim, int64_t heads, figures
     for (int i = 0; i < p->layers && fits; i++) {
         const t3v_site *s = &p->layer[i].site[T3V_SITE_SELF];
         int64_t pairs;
-        fits = t3v_site_cost(s, p->tokens, p->tokens, (int)heads, (int)(dim / heads), NULL, &pairs, &f->macs[i]) &&
+        fits = t3v_site_cost(s, p->tokens, p->tokens, (int)heads, (int)(dim / heads), moment, &pairs, &f->macs[i]) &&
                t3v_add(f->sum, f->macs[i], &f->sum);
         f->keys[i] = (double)pairs / (double)heads / (double)p->tokens;
+        f->selects = f->selects || t3v_site_selects(s);
         if (p->layer[i].source) f->source = p->layer[i].source;
     }
     if (!fits) return t3v_fail(T3V_E_TOO_BIG, "%lld tokens: the multiply-adds do not fit in 63 bits", (long long)p->tokens);
@@ -158,7 +167,7 @@ static void print_json(const t3v_plan *p, const figures *f)
                i ? "," : "", i, l->pattern->name, (long long)l->blocks[0], (long long)l->blocks[1], (long long)l->blocks[2],
                l->site[T3V_SITE_SELF].terms, f->keys[i], (long long)f->macs[i]);
     }
-    printf("]}\n");
+    printf("]%s}\n", f->selects ? ",\"note\":\"keys are chosen by content: multiply-adds are for the fewest kept\"" : "");
 }
 
 static void print_text(const t3v_plan *p, const figures *f)
@@ -166,16 +175,17 @@ static void print_text(const t3v_plan *p, const figures *f)
     printf("grid     %lldx%lldx%lld, %lld tokens, %d layers\n", (long long)p->grid.t, (long long)p->grid.h, (long long)p->grid.w,
            (long long)p->tokens, p->layers);
     if (f->source) printf("counts   %s\n", f->source);
-    printf("%-8s %-8s %-12s %5s %12s %14s\n", "layer", "pattern", "blocks", "terms", "keys/query", "multiply-adds");
+    printf("%-8s %-11s %-12s %5s %12s %14s\n", "layer", "pattern", "blocks", "terms", "keys/query", "multiply-adds");
     for (int i = 0; i < p->layers; i++) {
         const t3v_layer_plan *l = &p->layer[i];
         char blocks[80];
         snprintf(blocks, sizeof blocks, "%lldx%lldx%lld", (long long)l->blocks[0], (long long)l->blocks[1], (long long)l->blocks[2]);
-        printf("%-8d %-8s %-12s %5d %12.1f %14.4g\n", i, l->pattern->name, blocks, l->site[T3V_SITE_SELF].terms, f->keys[i],
+        printf("%-8d %-11s %-12s %5d %12.1f %14.4g\n", i, l->pattern->name, blocks, l->site[T3V_SITE_SELF].terms, f->keys[i],
                (double)f->macs[i]);
     }
     printf("sum      %.4g multiply-adds, full attention %.4g, %.2f times as many\n", (double)f->sum, (double)f->full,
            (double)f->full / (double)f->sum);
+    if (f->selects) printf("note     some keys are chosen by content: multiply-adds are for the fewest kept, reach is by those always met\n");
     if (f->reach < 0) printf("reach    never: some tokens do not learn of others in any number of layers\n");
     else printf("reach    %d layers connect every two tokens%s\n", f->reach, p->tokens > T3V_REACH_EXACT ? " (from 64 of them)" : "");
 }
@@ -192,6 +202,7 @@ static t3v_status show(args *a, bool json)
     t3v_dit_config config;
     t3v_defaults defaults = { .plan = "full" };
     figures f = { 0 };
+    t3v_moment moment = { .step = a->step, .steps = a->steps };
     t3v_status st = T3V_OK;
     if (a->model) {
         t3v_model_paths paths = { .model = a->model };
@@ -211,7 +222,7 @@ static t3v_status show(args *a, bool json)
     }
     const char *text = t3v_plan_text(&defaults, a->plan, grid);
     T3V_TRY_GOTO(st, done, t3v_plan_make_for(&plan, text, grid, (int)config.layers, config.dim, config.heads));
-    T3V_TRY_GOTO(st, done, measure(plan, config.dim, config.heads, &f));
+    T3V_TRY_GOTO(st, done, measure(plan, config.dim, config.heads, a->steps ? &moment : NULL, &f));
     if (f.source && m && text == defaults.plan && strcmp(f.source, "given") == 0) f.source = "stored with the weights";
     if (a->svg) {
         if (a->query[0] < 0) a->query[0] = grid.t / 2, a->query[1] = grid.h / 2, a->query[2] = grid.w / 2;

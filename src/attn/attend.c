@@ -51,6 +51,10 @@ static t3v_status check(const t3v_site *site, const t3v_attend_args *a)
     if ((a->type != T3V_F32 && a->type != T3V_BF16) || (a->out_type != T3V_F32 && a->out_type != T3V_BF16))
         return t3v_fail(T3V_E_DTYPE, "attention from %s to %s: F32 and BF16 are possible", t3v_dtype_name(a->type),
                         t3v_dtype_name(a->out_type));
+    for (int i = 0; i < site->rules; i++)
+        if (site->rule[i].head_first >= a->heads)
+            return t3v_fail(T3V_E_ARG, "the attention plan has a rule for heads from %d on, there are heads 0 to %d",
+                            site->rule[i].head_first, a->heads - 1);
     for (int i = 0; i < site->terms; i++) {
         int64_t slots = site->term[i].slots;
         if (slots && (slots != a->n_q || slots != a->n_k))

@@ -33,7 +33,7 @@ typedef struct t3v_option {
     int64_t initial, min, max;
     t3v_option_kind kind;
     const char *const *words; /* end with NULL */
-    double real, real_min, real_max; /* initial, least, largest */
+    double real, real_min, real_max; /* initial (below the least: none, build() decides), least, largest */
 } t3v_option;
 
 /* What is known when a plan is made. */
@@ -55,6 +55,8 @@ struct t3v_pattern {
     bool (*allows)(const void *options, const t3v_geom *geom, int term, int64_t q, int64_t k);
     /* Weights do well only with the plan they were tuned for, on its grid. */
     bool needs_tuning;
+    /* build() does not look at the layer, so that it is called once for all layers of a rule. */
+    bool same_layers;
     /* Rounds the grid up to one a token away that the pattern prefers; may be NULL. */
     void (*fit)(const void *options, int64_t dim, t3v_grid *grid);
     /* Option texts that do something different from each other, NULL at the end; may be NULL. Shown to people, and what

@@ -303,6 +303,18 @@ static t3v_status add_rule(t3v_layer_plan *l, t3v_site *s, const t3v_rule *rule,
     return T3V_OK;
 }
 
+/* Do the same rules make the self sites of two layers, by patterns that do not look at the layer? */
+static bool same_rules(const t3v_rules *rules, int a, int b)
+{
+    const t3v_rule *r = NULL, *other = NULL;
+    do {
+        r = t3v_rules_next(rules, r, false, a);
+        other = t3v_rules_next(rules, other, false, b);
+        if (r != other || (r && !r->pattern->same_layers)) return false;
+    } while (r && !t3v_rule_always(r));
+    return true;
+}
+
 /* The self site of one layer: its rules up to the first that holds always. Shared with an earlier layer that has an
  * equal one. */
 static t3v_status make_layer(t3v_plan *plan, const t3v_rules *rules, const t3v_geom *geom)
@@ -310,6 +322,11 @@ static t3v_status make_layer(t3v_plan *plan, const t3v_rules *rules, const t3v_g
     t3v_layer_plan *l = &plan->layer[geom->layer];
     t3v_site *s = &l->site[T3V_SITE_SELF];
     l->site[T3V_SITE_CROSS_TEXT] = l->site[T3V_SITE_CROSS_IMAGE] = full_site;
+    for (int i = 0; i < geom->layer; i++)
+        if (same_rules(rules, i, geom->layer)) {
+            *l = plan->layer[i];
+            return T3V_OK;
+        }
     bool always = false;
     for (const t3v_rule *r = NULL; (r = t3v_rules_next(rules, r, false, geom->layer)) && !always;) {
         T3V_TRY(add_rule(l, s, r, geom));

@@ -24,6 +24,11 @@ for precision in f32 bf16; do
         { if ($1 > 2.49 && $1 < 2.51) out++; else if ($1 > 1.38 && $1 < 1.39) lse++; else bad++ }
         END { exit !(out == 64 && lse == 4 && !bad) }' || fail "wrong numbers ($precision)"
 done
+"$t3v" attend --plan jenga:block=2 --grid 1,2,2 --step 3/4 -i "$dir/in.safetensors" -o "$dir/out.safetensors" > "$dir/density" || fail "jenga"
+grep -q '^density  1.0000' "$dir/density" || fail "neighbours left out: $(cat "$dir/density")"
+"$t3v" attend --plan rainfusion2:block=1,window=1,sparsity=1 --grid 4,1,1 --json -i "$dir/in.safetensors" -o "$dir/out.safetensors" > "$dir/density" || fail "rainfusion2"
+# The first block meets all, the others the first and whichever scores highest: with q = 0 that is the first.
+grep -q '^{"pairs":7,"density":0.4375}' "$dir/density" || fail "not 7 pairs: $(cat "$dir/density")"
 expect() { # status, then arguments
     local want=$1; shift
     "$t3v" attend "$@" >/dev/null 2>"$dir/err"

@@ -24,11 +24,19 @@ has '"reach":null' "$dir/a"
 "$t3v" plan --list > "$dir/a"
 has '^t3 ' "$dir/a"
 has 'branch=WORD' "$dir/a"
-for pattern in full t3 swin tile; do has "^$pattern " "$dir/a"; done
+for pattern in full t3 swin tile jenga rainfusion2; do has "^$pattern " "$dir/a"; done
 has '^    window=' "$dir/a"
 has '^    as in  tile:k=1' "$dir/a"
 "$t3v" plan --list --json > "$dir/a"
 has '{"name":"tile","summary":"[^"]*","needs_tuning":false,"options":\[{"name":"k","help":"[^"]*"}\],"examples":\["tile:k=1",' "$dir/a"
+
+"$t3v" plan --plan jenga --size 832x480 --frames 81 --layers 1 --json > "$dir/a" 2> /dev/null
+has '"keys_per_query":8184,.*"note":"keys are chosen by content' "$dir/a" # 64 of 256 blocks, of which one has 120 tokens
+"$t3v" plan --plan jenga --size 832x480 --frames 81 --layers 1 --step 1/50 > "$dir/a"
+has '^sum .* 1.00 times as many' "$dir/a"
+has '^note .*fewest kept' "$dir/a"
+"$t3v" plan --plan t3 --grid 2,4,4 --layers 1 > "$dir/a"
+! grep -q '^note' "$dir/a"
 
 "$t3v" plan --plan "t3:blocks=5x1x1/1x3x5,family=5b" --grid 5,7,11 --layers 4 --query 4,6,10 --svg "$dir/p.svg" > /dev/null
 has '<svg xmlns' "$dir/p.svg"
@@ -54,6 +62,8 @@ refused 2 "column 8: the model has layers 0 to 29" plan --plan "layers 30 -> swi
 refused 2 "column 7: this rule can never match" plan --plan "tile; layers 1 -> swin" --grid 5,4,4
 refused 2 "unknown pattern 'tiles'" plan --plan tiles --grid 5,4,4
 refused 1 "more than 2^31-1 tokens" plan --plan tile --grid 2097152,2097152,2097152
+refused 2 "column 7: the model has heads 0 to 11" plan --plan "heads 12 -> jenga" --grid 5,4,4
+refused 2 "expected I/N" plan --plan jenga --grid 5,4,4 --step 3/3
 refused 2 "outside the grid" plan --plan t3 --grid 5,4,4 --query 5,0,0 --svg "$dir/q.svg"
 refused 2 "no model configuration" plan --plan t3 --grid 5,4,4 --config huge
 refused 2 "expected 4n+1" plan --plan t3 --size 64x64 --frames 8
@@ -75,3 +85,8 @@ done
 has 'counts   stored' "$dir/a"
 "$t3v" "${small[@]}" --frames 9 > /dev/null 2> "$dir/err"
 has 'were tuned for plan t3:blocks' "$dir/err"
+
+echo "# plans that differ by head and step, and choose by content, in a whole run"
+rm "$dir/model/t3v.json"
+"$t3v" "${small[@]/--dry-run/--quiet}" --plan "heads 0 -> full; steps 0 -> full; jenga:block=4,p=0.5" --steps 3 -o "$dir/v.mp4" > /dev/null 2> "$dir/err"
+[ -s "$dir/v.mp4" ]

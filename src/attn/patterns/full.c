@@ -21,5 +21,6 @@ const t3v_pattern t3v_pattern_full = {
     .name = "full",
     .summary = "every token meets every token",
     .build = build,
+    .same_layers = true,
     .allows = allows,
 };
