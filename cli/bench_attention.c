@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "attn/attend.h"
+#include "attn/own.h"
 #include "attn/plan.h"
 #include "base/rng.h"
 #include "base/status.h"
@@ -57,16 +58,30 @@ static int run(const bench_args *args)
     int64_t n_q = args->queries && args->queries < n ? args->queries : n;
     bench b = { .site = n_q < n ? t3v_site_full() : &plan->layer[args->layer].site[T3V_SITE_SELF] };
     void *mem[8] = { NULL };
+    float *param[T3V_SITE_PARAMS_MAX] = { NULL }, *dparam[T3V_SITE_PARAMS_MAX] = { NULL };
+    t3v_site_param info[T3V_SITE_PARAMS_MAX];
+    int params = t3v_site_params(b.site, args->heads, args->dim, info);
     uint64_t *chosen = NULL;
     for (int i = 0; i < 5; i++) mem[i] = malloc((size_t)(n * width * size));
     mem[5] = malloc((size_t)(b.site->terms * args->heads * n) * sizeof(float));
+    for (int i = 0; i < params; i++) {
+        size_t count = 1;
+        for (int k = 0; k < info[i].ndim; k++) count *= (size_t)info[i].shape[k];
+        param[i] = malloc(count * sizeof *param[i]);
+        dparam[i] = calloc(count, sizeof *dparam[i]);
+        if (!param[i] || !dparam[i]) {
+            status = cli_fail(t3v_fail(T3V_E_NOMEM, "no memory for the plan's %s", info[i].name));
+            goto done;
+        }
+        t3v_site_param_fill(&info[i], (int)args->layer, i, param[i]);
+    }
     if (args->backward) mem[6] = malloc((size_t)(3 * n * width) * sizeof(float));
     b.a = (t3v_attend_args){ .n_q = n_q, .n_k = n, .heads = (int)args->heads, .dim = (int)args->dim, .q = mem[0], .k = mem[1], .v = mem[2],
                              .type = type, .q_stride = width, .k_stride = width, .v_stride = width, .out = mem[3], .out_type = type,
-                             .out_stride = width, .lse = mem[5] };
+                             .out_stride = width, .lse = mem[5], .params = (const float *const *)param };
     float *grad = mem[6];
     b.g = (t3v_attend_grad){ .out = mem[3], .dout = mem[4], .dout_type = type, .dout_stride = width, .dq = grad,
-                             .dq_stride = width, .dk_stride = width, .dv_stride = width };
+                             .dq_stride = width, .dk_stride = width, .dv_stride = width, .dparams = dparam };
     if (grad) b.g.dk = grad + n * width, b.g.dv = grad + 2 * n * width;
     b.a.scratch_bytes = t3v_attend_scratch(b.site, &b.a);
     size_t need = args->backward ? t3v_attend_backward_scratch(b.site, &b.a, &b.g) : 0;
@@ -107,6 +122,7 @@ static int run(const bench_args *args)
         status = bench_measure(args, &r, backward, &b);
     }
 done:
+    for (int i = 0; i < params; i++) free(param[i]), free(dparam[i]);
     free(chosen);
     for (int i = 0; i < 8; i++) free(mem[i]);
     t3v_plan_free(plan);

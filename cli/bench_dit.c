@@ -20,7 +20,7 @@ typedef struct bench {
     bool step;
     int64_t layer; /* of a block */
     t3v_ctx ctx;
-    t3v_arena arena, weights;
+    t3v_arena arena, weights, own; /* own: the plan's parameters */
     t3v_dit random;
     t3v_model *model;
     const t3v_dit *dit;
@@ -56,6 +56,26 @@ static t3v_status random_model(bench *b, const t3v_dit_config *config, t3v_dtype
         b->random.config.layers = config->layers;
     }
     b->dit = &b->random;
+    return T3V_OK;
+}
+
+/* The plan's own parameters, random; those of a model come with it, or are random too. */
+static t3v_status adopt_plan(bench *b)
+{
+    if (b->model) return t3v_model_adopt(b->model, b->plan);
+    t3v_params *p = &b->random.params;
+    int64_t known = p->count;
+    T3V_TRY(t3v_dit_adopt(&b->random, b->plan));
+    if (p->count == known) return T3V_OK;
+    T3V_TRY(t3v_arena_open(&b->own, (size_t)64 << 30));
+    for (int64_t i = known; i < p->count; i++) {
+        t3v_tensor *t = p->item[i].tensor;
+        t->data = t3v_arena_take(&b->own, (size_t)t3v_numel(t), sizeof(float));
+        if (!t->data) return t3v_fail(T3V_E_NOMEM, "no memory for %s", p->item[i].name);
+        float *x = t->data;
+        t3v_normal_fill(x, t3v_numel(t), 1, (uint64_t)i, 0);
+        for (int64_t k = 0; k < t3v_numel(t); k++) x[k] *= 0.1f;
+    }
     return T3V_OK;
 }
 
@@ -130,7 +150,7 @@ static t3v_status open_all(bench *b, const bench_args *args)
                         (long long)c->layers, (long long)c->layers - 1);
     T3V_TRY(t3v_plan_fit(plan, (int)c->layers, c->dim, &b->grid));
     T3V_TRY(t3v_plan_make_for(&b->plan, plan, b->grid, (int)c->layers, c->dim, c->heads));
-    if (b->model) T3V_TRY(t3v_model_adopt(b->model, b->plan));
+    T3V_TRY(adopt_plan(b));
     b->ctx.compute = compute;
     b->ctx.arena = &b->arena;
     T3V_TRY(t3v_arena_count(&b->arena));
@@ -170,6 +190,7 @@ static int run(const bench_args *args, bool step)
     t3v_arena_close(&b.arena);
     t3v_dit_close(&b.random);
     t3v_arena_close(&b.weights);
+    t3v_arena_close(&b.own);
     t3v_model_close(b.model);
     return status;
 }

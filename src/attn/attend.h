@@ -8,8 +8,8 @@
  *   joint: (sum over terms exp(lse) o_i + w numerator) / (sum exp(lse) + w denominator), w = 1 or exp(largest s_j),
  * or what the site's epilogue makes of o_i and lse.
  *
- * Nothing is allocated but the scratch of dense products; results do not depend on the number of threads. Called inside a parallel region
- * it runs on the calling thread alone. */
+ * Nothing is allocated but the scratch of dense products; results do not depend on the number of threads. Called inside
+ * a parallel region it runs on the calling thread alone. */
 #ifndef T3V_ATTN_ATTEND_H
 #define T3V_ATTN_ATTEND_H
 

@@ -71,8 +71,8 @@ const t3v_pattern *t3v_pattern_find(const char *name, size_t length);
 
 /* ---- describing a term: term, then for each block of queries in slot order: block, keys... ---- */
 
-/* Begins a term, a softmax over tokens, and returns its order [tokens], filled with the identity, to be permuted in place. NULL
- * when out of memory (finish reports it). Valid until the next call of t3v_build_term. */
+/* Begins a term, a softmax over tokens, and returns its order [tokens], filled with the identity, to be permuted in
+ * place. NULL when out of memory (finish reports it). Valid until the next call of t3v_build_term. */
 int32_t *t3v_build_term(t3v_builder *b, float weight);
 /* The next `queries` slots form a block; keys follow. */
 void t3v_build_block(t3v_builder *b, int64_t queries);

@@ -37,6 +37,10 @@ for i in 0 1; do
     line=$("$t3v" bench attention --grid 2,3,4 --heads 3 --dim 16 --plan $t3 --layer $i --repeat 1 --json) || fail "--layer failed"
     [ "$(number flop "$line")" = $((2 * 2 * 3 * 16 * 24 * 24 / (i + 1))) ] || fail "attention of layer $i: $line"
 done
+# a plan with parameters of its own
+for what in "attention --grid 1,4,4 --heads 2 --dim 16 --backward" "block --config tiny --size 64x48" "step --config tiny --size 64x48"; do
+    "$t3v" bench $what --plan hybrid --repeat 1 --json --quiet > /dev/null || fail "$what with hybrid failed"
+done
 expect 2 "0 to 4" block --config tiny --layer 5 --size 64x48
 expect 2 "goes with the plan full" attention --plan $t3 --queries 3
 expect 2 "known: wan2.1-t2v-1.3b" step --config nonsense
