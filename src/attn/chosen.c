@@ -4,9 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "attn/attend.h"
+#include "attn/job.h"
 #include "attn/select.h"
-#include "tensor/dtype.h"
 
 static size_t chosen_before(const t3v_site *site, int heads, int term)
 {
@@ -47,11 +46,6 @@ int64_t t3v_attend_pairs(const t3v_site *site, const t3v_attend_args *a)
     return pairs;
 }
 
-static const char *at_head(const t3v_attend_args *a, const void *base, int head)
-{
-    return (const char *)base + (size_t)head * (size_t)a->dim * t3v_dtype_size(a->type);
-}
-
 static t3v_status check_row(const t3v_term *t, int head, int64_t row, const int32_t *list, int64_t n, uint8_t *seen)
 {
     const t3v_select *s = t->select;
@@ -78,10 +72,10 @@ t3v_status t3v_select_check(const t3v_site *site, const t3v_attend_args *a)
         if (!keys || !work) st = t3v_fail(T3V_E_NOMEM, "no memory to check a selection");
         float scale = a->scale != 0 ? a->scale : 1 / sqrtf((float)a->dim), *q = keys ? keys + t->blocks * a->dim : NULL;
         for (int h = 0; h < a->heads && !st; h++) {
-            t3v_select_summary(t, at_head(a, a->k, h), a->type, a->k_stride, a->dim, 0, t->blocks, keys);
+            t3v_select_summary(t, t3v_attn_at_head(a->k, a->type, h, a->dim), a->type, a->k_stride, a->dim, 0, t->blocks, keys);
             for (int64_t b = 0; b < t->blocks && !st; b++) {
                 const int32_t *list;
-                t3v_select_summary(t, at_head(a, a->q, h), a->type, a->q_stride, a->dim, b, b + 1, q);
+                t3v_select_summary(t, t3v_attn_at_head(a->q, a->type, h, a->dim), a->type, a->q_stride, a->dim, b, b + 1, q);
                 int64_t n = t3v_select_row(t, &a->moment, q, keys, a->dim, scale, b, work, &list);
                 st = check_row(t, h, b, list, n, (uint8_t *)work + t3v_select_work(t->blocks));
             }

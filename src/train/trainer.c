@@ -253,10 +253,12 @@ static t3v_status update_muon(run *r, int64_t i, worker *k, const t3v_adamw *a)
     if (!step) return t3v_fail(T3V_E_NOMEM, "no memory for a step of %s", r->param[i]->name);
     t3v_status st = t3v_muon_step(r->m + at, r->worker[0].grads + at, a->grad_scale, o->momentum, t->shape[0], t->shape[1],
                                   step, &k->arena);
-    t3v_rows_lincomb(r->master + at, T3V_F32, 1 - a->lr * a->weight_decay, r->master + at, T3V_F32, -a->lr, step, T3V_F32, n);
-    if (r->ema)
-        t3v_rows_lincomb(r->ema + at, T3V_F32, a->ema_decay, r->ema + at, T3V_F32, 1 - a->ema_decay, r->master + at, T3V_F32, n);
-    t3v_rows_convert(t->data, t->type, r->master + at, T3V_F32, n);
+    if (!st) {
+        t3v_rows_lincomb(r->master + at, T3V_F32, 1 - a->lr * a->weight_decay, r->master + at, T3V_F32, -a->lr, step, T3V_F32, n);
+        if (r->ema)
+            t3v_rows_lincomb(r->ema + at, T3V_F32, a->ema_decay, r->ema + at, T3V_F32, 1 - a->ema_decay, r->master + at, T3V_F32, n);
+        t3v_rows_convert(t->data, t->type, r->master + at, T3V_F32, n);
+    }
     t3v_arena_back(&k->arena, mark);
     return st;
 }
