@@ -9,11 +9,11 @@
 typedef struct bench_args {
     cli_common common;
     const char *plan, *grid_text, *config, *model; /* NULL: not given */
-    int64_t t, h, w;                /* --grid */
-    int64_t width, height, frames;  /* --size, --frames; 0: not given */
-    int64_t heads, dim, repeat; /* repeat 0: not given */
-    int64_t layer;              /* of the plan, for attention and block */
-    int64_t queries;            /* of attention, the first; 0: all */
+    int64_t t, h, w;                               /* --grid */
+    int64_t width, height, frames;                 /* --size, --frames; 0: not given */
+    int64_t heads, dim, repeat;                    /* repeat 0: not given */
+    int64_t layer;                                 /* of the plan, for attention and block */
+    int64_t queries;                               /* of attention, the first; 0: all */
     bool backward;
 } bench_args;
 

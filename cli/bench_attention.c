@@ -49,16 +49,16 @@ static int run(const bench_args *args)
     if (args->queries && (args->backward || strcmp(text, "full") != 0))
         return cli_usage("bench", "--queries goes with the plan full, without --backward");
     t3v_plan *plan;
-    t3v_status st = t3v_plan_make_for(&plan, text, (t3v_grid){ args->t, args->h, args->w }, (int)args->layer + 1,
-                                      args->heads * args->dim, args->heads);
+    t3v_status st = t3v_plan_make_for(&plan, text, (t3v_grid){args->t, args->h, args->w},
+                                      (int)args->layer + 1, args->heads * args->dim, args->heads);
     if (st) return cli_fail(st);
     int status = CLI_FAILED;
     t3v_dtype type = args->common.bf16 ? T3V_BF16 : T3V_F32;
     int64_t n = plan->tokens, width = args->heads * args->dim, size = (int64_t)t3v_dtype_size(type);
     int64_t n_q = args->queries && args->queries < n ? args->queries : n;
-    bench b = { .site = n_q < n ? t3v_site_full() : &plan->layer[args->layer].site[T3V_SITE_SELF] };
-    void *mem[8] = { NULL };
-    float *param[T3V_SITE_PARAMS_MAX] = { NULL }, *dparam[T3V_SITE_PARAMS_MAX] = { NULL };
+    bench b = {.site = n_q < n ? t3v_site_full() : &plan->layer[args->layer].site[T3V_SITE_SELF]};
+    void *mem[8] = {NULL};
+    float *param[T3V_SITE_PARAMS_MAX] = {NULL}, *dparam[T3V_SITE_PARAMS_MAX] = {NULL};
     t3v_site_param info[T3V_SITE_PARAMS_MAX];
     int params = t3v_site_params(b.site, args->heads, args->dim, info);
     uint64_t *chosen = NULL;
@@ -76,12 +76,32 @@ static int run(const bench_args *args)
         t3v_site_param_fill(&info[i], (int)args->layer, i, param[i]);
     }
     if (args->backward) mem[6] = malloc((size_t)(3 * n * width) * sizeof(float));
-    b.a = (t3v_attend_args){ .n_q = n_q, .n_k = n, .heads = (int)args->heads, .dim = (int)args->dim, .q = mem[0], .k = mem[1], .v = mem[2],
-                             .type = type, .q_stride = width, .k_stride = width, .v_stride = width, .out = mem[3], .out_type = type,
-                             .out_stride = width, .lse = mem[5], .params = (const float *const *)param };
+    b.a = (t3v_attend_args){.n_q = n_q,
+                            .n_k = n,
+                            .heads = (int)args->heads,
+                            .dim = (int)args->dim,
+                            .q = mem[0],
+                            .k = mem[1],
+                            .v = mem[2],
+                            .type = type,
+                            .q_stride = width,
+                            .k_stride = width,
+                            .v_stride = width,
+                            .out = mem[3],
+                            .out_type = type,
+                            .out_stride = width,
+                            .lse = mem[5],
+                            .params = (const float *const *)param};
     float *grad = mem[6];
-    b.g = (t3v_attend_grad){ .out = mem[3], .dout = mem[4], .dout_type = type, .dout_stride = width, .dq = grad,
-                             .dq_stride = width, .dk_stride = width, .dv_stride = width, .dparams = dparam };
+    b.g = (t3v_attend_grad){.out = mem[3],
+                            .dout = mem[4],
+                            .dout_type = type,
+                            .dout_stride = width,
+                            .dq = grad,
+                            .dq_stride = width,
+                            .dk_stride = width,
+                            .dv_stride = width,
+                            .dparams = dparam};
     if (grad) b.g.dk = grad + n * width, b.g.dv = grad + 2 * n * width;
     b.a.scratch_bytes = t3v_attend_scratch(b.site, &b.a);
     size_t need = args->backward ? t3v_attend_backward_scratch(b.site, &b.a, &b.g) : 0;
@@ -89,7 +109,8 @@ static int run(const bench_args *args)
     b.a.scratch = mem[7] = malloc(b.a.scratch_bytes);
     for (int i = 0; i < 8; i++)
         if (!mem[i] && (i != 6 || args->backward)) {
-            status = cli_fail(t3v_fail(T3V_E_NOMEM, "no memory for attention over %lld tokens", (long long)n));
+            status = cli_fail(
+                t3v_fail(T3V_E_NOMEM, "no memory for attention over %lld tokens", (long long)n));
             goto done;
         }
     for (int i = 0; i < 5; i++)
@@ -98,7 +119,8 @@ static int run(const bench_args *args)
     int64_t pairs, work;
     if (t3v_site_selects(b.site)) { /* what these inputs choose */
         if (!(b.a.chosen = chosen = malloc(t3v_attend_chosen_words(b.site, b.a.heads) * sizeof *chosen))) {
-            status = cli_fail(t3v_fail(T3V_E_NOMEM, "no memory for attention over %lld tokens", (long long)n));
+            status = cli_fail(
+                t3v_fail(T3V_E_NOMEM, "no memory for attention over %lld tokens", (long long)n));
             goto done;
         }
         if ((st = t3v_attend_run(b.site, &b.a))) {
@@ -107,15 +129,18 @@ static int run(const bench_args *args)
         }
         work = 2 * b.a.dim * t3v_attend_pairs(b.site, &b.a);
     } else if (!t3v_site_cost(b.site, n_q, n, b.a.heads, b.a.dim, &b.a.moment, &pairs, &work)) {
-        status = cli_fail(t3v_fail(T3V_E_TOO_BIG, "attention over %lld tokens with %d heads", (long long)n, b.a.heads));
+        status = cli_fail(
+            t3v_fail(T3V_E_TOO_BIG, "attention over %lld tokens with %d heads", (long long)n, b.a.heads));
         goto done;
     }
     double macs = (double)work;
     char extra[400];
-    snprintf(extra, sizeof extra, ",\"plan\":\"%.200s\",\"grid\":[%lld,%lld,%lld],\"heads\":%lld,\"dim\":%lld,\"layer\":%lld,\"queries\":%lld", text,
-             (long long)args->t, (long long)args->h, (long long)args->w, (long long)args->heads, (long long)args->dim,
-             (long long)args->layer, (long long)n_q);
-    bench_result r = { "attention", 2 * macs, type, t3v_attend_impl(b.site, &b.a, NULL, 0), extra };
+    snprintf(extra, sizeof extra,
+             ",\"plan\":\"%.200s\",\"grid\":[%lld,%lld,%lld],\"heads\":%lld,\"dim\":%lld,\"layer\":%lld,"
+             "\"queries\":%lld",
+             text, (long long)args->t, (long long)args->h, (long long)args->w, (long long)args->heads,
+             (long long)args->dim, (long long)args->layer, (long long)n_q);
+    bench_result r = {"attention", 2 * macs, type, t3v_attend_impl(b.site, &b.a, NULL, 0), extra};
     status = bench_measure(args, &r, forward, &b);
     if (status == CLI_OK && args->backward) {
         r.what = "attention_backward", r.flop = 5 * macs;
@@ -129,4 +154,4 @@ done:
     return status;
 }
 
-const bench_row bench_attention = { "attention", "self-attention of one layer", run };
+const bench_row bench_attention = {"attention", "self-attention of one layer", run};

@@ -50,13 +50,26 @@ static int run_gemm(const bench_args *args)
         int64_t m = sizes[i][0], n = sizes[i][1], k = sizes[i][2];
         bool grad = sizes[i][3];
         void *a = numbers(m * k, type, 1), *b = numbers(n * k, type, 2), *c = calloc((size_t)(m * n), 4);
-        t3v_gemm_args g = {.batch = 1, .m = m, .n = n, .k = k, .a = a, .a_type = type, .lda = grad ? m : k,
-                           .a_trans = grad, .b = b, .b_type = type, .ldb = grad ? n : k, .b_trans = !grad, .c = c,
-                           .c_type = grad ? T3V_F32 : type, .ldc = n, .accumulate = grad};
+        t3v_gemm_args g = {.batch = 1,
+                           .m = m,
+                           .n = n,
+                           .k = k,
+                           .a = a,
+                           .a_type = type,
+                           .lda = grad ? m : k,
+                           .a_trans = grad,
+                           .b = b,
+                           .b_type = type,
+                           .ldb = grad ? n : k,
+                           .b_trans = !grad,
+                           .c = c,
+                           .c_type = grad ? T3V_F32 : type,
+                           .ldc = n,
+                           .accumulate = grad};
         t3v_status st = a && b && c ? t3v_gemm(&g) : t3v_fail(T3V_E_NOMEM, "no memory for a product");
         char what[64];
-        snprintf(what, sizeof what, "gemm%s %lldx%lldx%lld", grad ? " gradient" : "", (long long)m, (long long)n,
-                 (long long)k);
+        snprintf(what, sizeof what, "gemm%s %lldx%lldx%lld", grad ? " gradient" : "", (long long)m,
+                 (long long)n, (long long)k);
         bench_result r = {what, 2.0 * (double)m * (double)n * (double)k, type, t3v_dnn_last_impl(), NULL};
         status = st ? cli_fail(st) : bench_measure(args, &r, do_gemm, &g);
         free(a), free(b), free(c);
@@ -67,13 +80,28 @@ static int run_gemm(const bench_args *args)
 static int run_conv(const bench_args *args)
 {
     /* cin, cout, edge of the frame: stages of the Wan VAE. */
-    static const int64_t sizes[][3] = {{3, 96, 128}, {16, 384, 32}, {384, 384, 32}, {192, 192, 64}, {96, 96, 128}, {96, 3, 128}};
+    static const int64_t sizes[][3] = {{3, 96, 128},   {16, 384, 32}, {384, 384, 32},
+                                       {192, 192, 64}, {96, 96, 128}, {96, 3, 128}};
     t3v_dtype type = args->common.bf16 ? T3V_BF16 : T3V_F32;
     int status = CLI_OK;
     for (int i = 0; i < 6 && status == CLI_OK; i++) {
         int64_t ci = sizes[i][0], co = sizes[i][1], e = sizes[i][2];
-        conv_call c = {.s = {.t = 6, .h = e, .w = e, .cin = ci, .cout = co, .kt = 3, .kh = 3, .kw = 3, .st = 1, .sh = 1,
-                             .sw = 1, .ph0 = 1, .ph1 = 1, .pw0 = 1, .pw1 = 1, .type = type}};
+        conv_call c = {.s = {.t = 6,
+                             .h = e,
+                             .w = e,
+                             .cin = ci,
+                             .cout = co,
+                             .kt = 3,
+                             .kh = 3,
+                             .kw = 3,
+                             .st = 1,
+                             .sh = 1,
+                             .sw = 1,
+                             .ph0 = 1,
+                             .ph1 = 1,
+                             .pw0 = 1,
+                             .pw1 = 1,
+                             .type = type}};
         size_t bytes = 0;
         t3v_status st = t3v_conv_packed_size(&c.s, T3V_CONV_FORWARD, &bytes);
         void *x = numbers(6 * e * e * ci, type, 1), *w = numbers(27 * ci * co, type, 2);
@@ -83,7 +111,8 @@ static int run_conv(const bench_args *args)
         if (!st) st = t3v_conv_pack(&c.s, T3V_CONV_FORWARD, w, type, packed);
         if (!st) st = do_conv(&c);
         char what[64];
-        snprintf(what, sizeof what, "conv3x3x3 %lld-%lld 4x%lldx%lld", (long long)ci, (long long)co, (long long)e, (long long)e);
+        snprintf(what, sizeof what, "conv3x3x3 %lld-%lld 4x%lldx%lld", (long long)ci, (long long)co,
+                 (long long)e, (long long)e);
         bench_result r = {what, 2.0 * 4 * 27 * (double)(e * e * ci * co), type, t3v_dnn_last_impl(), NULL};
         status = st ? cli_fail(st) : bench_measure(args, &r, do_conv, &c);
         free(x), free(w), free(packed), free(c.y);

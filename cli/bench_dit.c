@@ -107,8 +107,9 @@ static t3v_status pass(void *user)
     size_t mark = t3v_arena_mark(b->ctx.arena);
     if (b->step) t3v_dit_forward(&b->ctx, b->dit, b->latent, &b->call);
     else
-        t3v_dit_block_run(&b->ctx, b->dit, b->layer, b->x, t3v_dit_modulation(&b->ctx, &b->dit->block[b->layer], b->e0), b->rope,
-                          &b->call, t3v_dit_range(&b->call, false, b->plan->tokens), b->x);
+        t3v_dit_block_run(&b->ctx, b->dit, b->layer, b->x,
+                          t3v_dit_modulation(&b->ctx, &b->dit->block[b->layer], b->e0), b->rope, &b->call,
+                          t3v_dit_range(&b->call, false, b->plan->tokens), b->x);
     t3v_arena_back(b->ctx.arena, mark);
     return b->ctx.status;
 }
@@ -124,7 +125,10 @@ static double macs(const bench *b)
             const t3v_site *site = &b->plan->layer[i].site[s];
             int64_t keys = s == T3V_SITE_SELF ? b->plan->tokens : b->prompt.rows;
             int64_t pairs, work;
-            sum += t3v_site_cost(site, b->plan->tokens, keys, (int)c->heads, (int)(c->dim / c->heads), NULL, &pairs, &work) ? (double)work : 0x1p63;
+            sum += t3v_site_cost(site, b->plan->tokens, keys, (int)c->heads, (int)(c->dim / c->heads), NULL,
+                                 &pairs, &work)
+                       ? (double)work
+                       : 0x1p63;
         }
     }
     if (b->step) sum += n * 4 * d * (double)(c->in_dim + c->out_dim) + d * (double)c->freq_dim + 7 * d * d;
@@ -168,7 +172,9 @@ static int run(const bench_args *args, bool step)
     int64_t frames = args->frames ? args->frames : 5;
     if (args->config && args->model) return cli_usage("bench", "--config or --model, not both");
     if (frames % 4 != 1) return cli_usage("bench", "--frames %lld: expected 4n+1", (long long)frames);
-    bench b = {.step = step, .layer = args->layer, .grid = {(frames + 3) / 4, (height + 15) / 16, (width + 15) / 16}};
+    bench b = {.step = step,
+               .layer = args->layer,
+               .grid = {(frames + 3) / 4, (height + 15) / 16, (width + 15) / 16}};
     t3v_status st = open_all(&b, args);
     int status = CLI_FAILED;
     if (st) {
@@ -176,14 +182,23 @@ static int run(const bench_args *args, bool step)
     } else {
         char extra[600];
         snprintf(extra, sizeof extra,
-                 ",\"%s\":\"%.200s\",\"weights\":\"%s\",\"plan\":\"%.200s\",\"grid\":[%lld,%lld,%lld],\"tokens\":%lld,"
+                 ",\"%s\":\"%.200s\",\"weights\":\"%s\",\"plan\":\"%.200s\",\"grid\":[%lld,%lld,%lld],"
+                 "\"tokens\":%lld,"
                  "\"text_rows\":%lld",
-                 args->model ? "model" : "config", args->model ? args->model : args->config ? args->config : "wan2.1-t2v-1.3b",
-                 args->model ? "file" : b.shared ? "one layer for all" : "random", args->plan ? args->plan : "full",
-                 (long long)b.grid.t, (long long)b.grid.h, (long long)b.grid.w, (long long)b.plan->tokens,
-                 (long long)b.prompt.rows);
-        if (!step) snprintf(extra + strlen(extra), sizeof extra - strlen(extra), ",\"layer\":%lld", (long long)b.layer);
-        bench_result r = {step ? "step" : "block", 2 * macs(&b), b.ctx.compute, t3v_isa_name(t3v_cpu()), extra};
+                 args->model ? "model" : "config",
+                 args->model    ? args->model
+                 : args->config ? args->config
+                                : "wan2.1-t2v-1.3b",
+                 args->model ? "file"
+                 : b.shared  ? "one layer for all"
+                             : "random",
+                 args->plan ? args->plan : "full", (long long)b.grid.t, (long long)b.grid.h,
+                 (long long)b.grid.w, (long long)b.plan->tokens, (long long)b.prompt.rows);
+        if (!step)
+            snprintf(extra + strlen(extra), sizeof extra - strlen(extra), ",\"layer\":%lld",
+                     (long long)b.layer);
+        bench_result r = {step ? "step" : "block", 2 * macs(&b), b.ctx.compute, t3v_isa_name(t3v_cpu()),
+                          extra};
         status = bench_measure(args, &r, pass, &b);
     }
     t3v_plan_free(b.plan);

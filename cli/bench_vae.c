@@ -28,7 +28,10 @@ static t3v_status decode(void *user)
     return t3v_vae_decode(&c->vae, &c->clip, c->latent, drop, NULL);
 }
 
-static double macs(const t3v_tensor *w, int64_t positions) { return (double)t3v_numel(w) * (double)positions; }
+static double macs(const t3v_tensor *w, int64_t positions)
+{
+    return (double)t3v_numel(w) * (double)positions;
+}
 
 static double res_macs(const t3v_vae_res *r, int64_t n)
 {
@@ -61,8 +64,10 @@ static int run(const bench_args *args)
     bench_args own = *args;
     if (!own.repeat) own.repeat = 1; /* seconds each */
     t3v_dtype type = args->common.bf16 ? T3V_BF16 : T3V_F32;
-    call c = {.clip = {.width = args->width ? args->width : 208, .height = args->height ? args->height : 368,
-                       .frames = args->frames ? args->frames : 17, .compute = type}};
+    call c = {.clip = {.width = args->width ? args->width : 208,
+                       .height = args->height ? args->height : 368,
+                       .frames = args->frames ? args->frames : 17,
+                       .compute = type}};
     t3v_params_options o = {.matrix = type};
     t3v_arena arena = {0};
     size_t bytes;
@@ -79,10 +84,11 @@ static int run(const bench_args *args)
         else t3v_normal_fill(c.latent, n, 1, 0, 0);
     }
     char what[64], extra[64];
-    snprintf(what, sizeof what, "vae decode %lldx%lldx%lld", (long long)c.clip.width, (long long)c.clip.height,
-             (long long)c.clip.frames);
+    snprintf(what, sizeof what, "vae decode %lldx%lldx%lld", (long long)c.clip.width,
+             (long long)c.clip.height, (long long)c.clip.frames);
     if (!st) snprintf(extra, sizeof extra, ",\"estimated_bytes\":%zu", bytes);
-    bench_result r = {what, st ? 0 : flop_of(&c.vae, c.clip.frames, c.clip.height, c.clip.width), type, t3v_isa_name(t3v_cpu()), extra};
+    bench_result r = {what, st ? 0 : flop_of(&c.vae, c.clip.frames, c.clip.height, c.clip.width), type,
+                      t3v_isa_name(t3v_cpu()), extra};
     status = st ? cli_fail(st) : bench_measure(&own, &r, decode, &c);
     free(c.latent);
     t3v_vae_close(&c.vae);

@@ -48,7 +48,11 @@ static void on_log(void *user, t3v_log_level level, const char *line)
     if (quiet && level > T3V_LOG_ERROR) return;
     if (bar.open) fputs("\r\033[K", stderr);
     bar.open = false;
-    fprintf(stderr, "%s%s\n", level == T3V_LOG_ERROR ? "error: " : level == T3V_LOG_WARN ? "warning: " : "", line);
+    fprintf(stderr, "%s%s\n",
+            level == T3V_LOG_ERROR  ? "error: "
+            : level == T3V_LOG_WARN ? "warning: "
+                                    : "",
+            line);
 }
 
 static bool on_progress(void *user, const char *phase, int64_t done, int64_t total)
@@ -65,7 +69,8 @@ static bool on_progress(void *user, const char *phase, int64_t done, int64_t tot
         double spent = t - bar.start, eta = done > 0 ? spent * (double)(total - done) / (double)done : 0;
         char left[32] = "";
         if (done > 0 && done < total) {
-            if (eta >= 3600) snprintf(left, sizeof left, "%dh%02dm left", (int)(eta / 3600), (int)(eta / 60) % 60);
+            if (eta >= 3600)
+                snprintf(left, sizeof left, "%dh%02dm left", (int)(eta / 3600), (int)(eta / 60) % 60);
             else snprintf(left, sizeof left, "%dm%02ds left", (int)(eta / 60), (int)eta % 60);
         } else if (done == total) {
             snprintf(left, sizeof left, "%.1fs", spent);
@@ -75,7 +80,8 @@ static bool on_progress(void *user, const char *phase, int64_t done, int64_t tot
             int filled = (int)(30 * done / total);
             for (int i = 0; i < 30; i++) cells[i] = i < filled ? '#' : '.';
             cells[30] = 0;
-            fprintf(stderr, "\r\033[K%-10s [%s] %lld/%lld %s", phase, cells, (long long)done, (long long)total, left);
+            fprintf(stderr, "\r\033[K%-10s [%s] %lld/%lld %s", phase, cells, (long long)done,
+                    (long long)total, left);
             bar.open = true;
             if (done == total) {
                 fputc('\n', stderr);
@@ -98,7 +104,8 @@ enum { OPT_PRECISION = 0x1000, OPT_THREADS, OPT_DEVICE, OPT_JSON };
 
 static const struct argp_option common_options[] = {
     {0, 0, 0, 0, "Common options:", 100},
-    {"precision", OPT_PRECISION, "f32|bf16", 0, "Type of matrix products (default: bf16 where the CPU has it)", 100},
+    {"precision", OPT_PRECISION, "f32|bf16", 0,
+     "Type of matrix products (default: bf16 where the CPU has it)", 100},
     {"threads", OPT_THREADS, "N", 0, "Threads (default: all cores)", 100},
     {"device", OPT_DEVICE, "cpu|cuda|auto", 0, "Where to run (default: auto)", 100},
     {"quiet", 'q', 0, 0, "Errors only on stderr; results still go to stdout", 100},
@@ -121,7 +128,8 @@ static error_t parse_common(int key, char *arg, struct argp_state *state)
         c->threads = (int)n;
         return 0;
     case OPT_DEVICE:
-        if (strcmp(arg, "cuda") == 0) argp_failure(state, CLI_FAILED, 0, "--device cuda: this build has no CUDA module");
+        if (strcmp(arg, "cuda") == 0)
+            argp_failure(state, CLI_FAILED, 0, "--device cuda: this build has no CUDA module");
         else if (strcmp(arg, "cpu") != 0 && strcmp(arg, "auto") != 0)
             argp_error(state, "--device %s: expected cpu, cuda or auto", arg);
         return 0;
@@ -157,7 +165,10 @@ int cli_parse(const struct argp *own, int argc, char **argv, cli_common *common,
     mine.doc = NULL;
     mine.args_doc = NULL;
     const struct argp_child children[] = {{&mine, 0, NULL, 0}, {&common_argp, 0, NULL, 100}, {0}};
-    const struct argp all = {.parser = parse_both, .children = children, .doc = own->doc, .args_doc = own->args_doc};
+    const struct argp all = {.parser = parse_both,
+                             .children = children,
+                             .doc = own->doc,
+                             .args_doc = own->args_doc};
     both_inputs inputs = {input, common};
     argp_err_exit_status = CLI_USAGE;
     argp_parse(&all, argc, argv, 0, NULL, &inputs);
@@ -249,10 +260,26 @@ bool cli_bytes(const char *s, int64_t *out)
     double v = strtod(s, &end);
     if (end == s || errno || !(v > 0)) return false;
     switch (*end) {
-    case 'k': case 'K': v *= 0x1p10; end++; break;
-    case 'm': case 'M': v *= 0x1p20; end++; break;
-    case 'g': case 'G': v *= 0x1p30; end++; break;
-    case 't': case 'T': v *= 0x1p40; end++; break;
+    case 'k':
+    case 'K':
+        v *= 0x1p10;
+        end++;
+        break;
+    case 'm':
+    case 'M':
+        v *= 0x1p20;
+        end++;
+        break;
+    case 'g':
+    case 'G':
+        v *= 0x1p30;
+        end++;
+        break;
+    case 't':
+    case 'T':
+        v *= 0x1p40;
+        end++;
+        break;
     default: break;
     }
     if (*end == 'i') end++;

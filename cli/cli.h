@@ -21,8 +21,8 @@ typedef struct cli_command {
 
 /* Options every subcommand accepts: --precision, --threads, --device, --quiet, --json. */
 typedef struct cli_common {
-    bool bf16;      /* --precision; default: bf16 where the CPU has it */
-    int threads;    /* --threads; 0 = all */
+    bool bf16;   /* --precision; default: bf16 where the CPU has it */
+    int threads; /* --threads; 0 = all */
     bool quiet, json;
 } cli_common;
 
@@ -44,10 +44,10 @@ bool cli_interrupted(void);
 /* Strict number parsing for option values: the whole string, in range; else false. */
 bool cli_int(const char *s, int64_t min, int64_t max, int64_t *out);
 bool cli_float(const char *s, double min, double max, double *out);
-bool cli_size(const char *s, int64_t *w, int64_t *h);   /* "832x480" */
+bool cli_size(const char *s, int64_t *w, int64_t *h);                  /* "832x480" */
 bool cli_fraction(const char *s, int64_t max, int64_t *i, int64_t *n); /* "3/50": 0 <= i < n <= max */
 /* "FILE[:STRENGTH]", strength 1 by default; false: the path is longer than 4095 bytes. */
 bool cli_lora(const char *s, char path[4096], double *strength);
-bool cli_bytes(const char *s, int64_t *out);            /* "16G", "512M", "4096" */
+bool cli_bytes(const char *s, int64_t *out); /* "16G", "512M", "4096" */
 
 #endif

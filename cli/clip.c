@@ -12,9 +12,11 @@ t3v_status cli_clip_make(cli_clip *c, int64_t frames, int64_t h, int64_t w, doub
     int64_t n;
     *c = (cli_clip){.frames = frames, .h = h, .w = w, .fps = fps};
     if (!t3v_mul3(frames, h, w, &n) || !t3v_mul(n, 3 * (int64_t)sizeof(float), &n))
-        return t3v_fail(T3V_E_TOO_BIG, "clip of %lldx%lld, %lld frames", (long long)w, (long long)h, (long long)frames);
+        return t3v_fail(T3V_E_TOO_BIG, "clip of %lldx%lld, %lld frames", (long long)w, (long long)h,
+                        (long long)frames);
     c->video = malloc((size_t)n);
-    return c->video ? T3V_OK : t3v_fail(T3V_E_NOMEM, "a clip of %lld bytes does not fit in memory", (long long)n);
+    return c->video ? T3V_OK
+                    : t3v_fail(T3V_E_NOMEM, "a clip of %lld bytes does not fit in memory", (long long)n);
 }
 
 t3v_status cli_clip_read(cli_clip *c, const char *path, int64_t limit)
@@ -37,8 +39,8 @@ t3v_status cli_clip_read(cli_clip *c, const char *path, int64_t limit)
             }
             float *more = realloc(frames, (size_t)bytes);
             if (!more) {
-                st = t3v_fail(T3V_E_NOMEM, "%s: %lld frames of %lldx%lld do not fit in memory", path, (long long)room,
-                              (long long)w, (long long)h);
+                st = t3v_fail(T3V_E_NOMEM, "%s: %lld frames of %lldx%lld do not fit in memory", path,
+                              (long long)room, (long long)w, (long long)h);
                 goto done;
             }
             frames = more;

@@ -10,24 +10,40 @@
 #include "base/threads.h"
 #include "bench.h"
 
-static const bench_row *const rows[] = { &bench_attention, &bench_gemm, &bench_conv, &bench_block, &bench_step, &bench_vae, NULL };
+static const bench_row *const rows[] = {&bench_attention, &bench_gemm, &bench_conv, &bench_block,
+                                        &bench_step,      &bench_vae,  NULL};
 
-enum { OPT_PLAN = 1, OPT_GRID, OPT_HEADS, OPT_DIM, OPT_REPEAT, OPT_BACKWARD, OPT_CONFIG, OPT_MODEL, OPT_SIZE, OPT_FRAMES, OPT_LAYER, OPT_QUERIES };
+enum {
+    OPT_PLAN = 1,
+    OPT_GRID,
+    OPT_HEADS,
+    OPT_DIM,
+    OPT_REPEAT,
+    OPT_BACKWARD,
+    OPT_CONFIG,
+    OPT_MODEL,
+    OPT_SIZE,
+    OPT_FRAMES,
+    OPT_LAYER,
+    OPT_QUERIES
+};
 
 static const struct argp_option options[] = {
-    { "plan", OPT_PLAN, "PLAN", 0, "Attention plan (default: full)", 1 },
-    { "grid", OPT_GRID, "T,H,W", 0, "Tokens along time, height, width (default: 1,42,32)", 1 },
-    { "heads", OPT_HEADS, "N", 0, "Heads (default: 12)", 1 },
-    { "dim", OPT_DIM, "N", 0, "Head dimension (default: 128)", 1 },
-    { "layer", OPT_LAYER, "I", 0, "Layer of the plan, for attention and block (default: 0)", 1 },
-    { "queries", OPT_QUERIES, "N", 0, "Attention of the first N queries over all keys, plan full: where all would take hours", 1 },
-    { "repeat", OPT_REPEAT, "N", 0, "Measurements, of which the median counts (default: 7; vae: 1)", 1 },
-    { "backward", OPT_BACKWARD, 0, 0, "The gradient too", 1 },
-    { "config", OPT_CONFIG, "NAME", 0, "Named model configuration with random weights (default: wan2.1-t2v-1.3b)", 1 },
-    { "model", OPT_MODEL, "M", 0, "Model directory or file", 1 },
-    { "size", OPT_SIZE, "WxH", 0, "Size of the video (default: 832x480)", 1 },
-    { "frames", OPT_FRAMES, "N", 0, "Frames of the video (default: 5)", 1 },
-    { 0 },
+    {"plan", OPT_PLAN, "PLAN", 0, "Attention plan (default: full)", 1},
+    {"grid", OPT_GRID, "T,H,W", 0, "Tokens along time, height, width (default: 1,42,32)", 1},
+    {"heads", OPT_HEADS, "N", 0, "Heads (default: 12)", 1},
+    {"dim", OPT_DIM, "N", 0, "Head dimension (default: 128)", 1},
+    {"layer", OPT_LAYER, "I", 0, "Layer of the plan, for attention and block (default: 0)", 1},
+    {"queries", OPT_QUERIES, "N", 0,
+     "Attention of the first N queries over all keys, plan full: where all would take hours", 1},
+    {"repeat", OPT_REPEAT, "N", 0, "Measurements, of which the median counts (default: 7; vae: 1)", 1},
+    {"backward", OPT_BACKWARD, 0, 0, "The gradient too", 1},
+    {"config", OPT_CONFIG, "NAME", 0,
+     "Named model configuration with random weights (default: wan2.1-t2v-1.3b)", 1},
+    {"model", OPT_MODEL, "M", 0, "Model directory or file", 1},
+    {"size", OPT_SIZE, "WxH", 0, "Size of the video (default: 832x480)", 1},
+    {"frames", OPT_FRAMES, "N", 0, "Frames of the video (default: 5)", 1},
+    {0},
 };
 
 typedef struct input {
@@ -62,7 +78,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         if (!cli_int(arg, 0, 1023, &a->layer)) argp_error(state, "--layer %s: expected 0 to 1023", arg);
         return 0;
     case OPT_QUERIES:
-        if (!cli_int(arg, 1, INT32_MAX, &a->queries)) argp_error(state, "--queries %s: expected a number above 0", arg);
+        if (!cli_int(arg, 1, INT32_MAX, &a->queries))
+            argp_error(state, "--queries %s: expected a number above 0", arg);
         return 0;
     case OPT_BACKWARD: a->backward = true; return 0;
     case OPT_CONFIG: a->config = arg; return 0;
@@ -80,7 +97,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case ARGP_KEY_NO_ARGS: {
         char known[200] = "";
         for (const bench_row *const *r = rows; *r; r++)
-            snprintf(known + strlen(known), sizeof known - strlen(known), "%s%s", *known ? ", " : "", (*r)->name);
+            snprintf(known + strlen(known), sizeof known - strlen(known), "%s%s", *known ? ", " : "",
+                     (*r)->name);
         argp_error(state, "name what to measure: %s", known);
         return 0;
     }
@@ -139,21 +157,24 @@ int bench_measure(const bench_args *args, const bench_result *what, t3v_status (
     struct rusage use;
     getrusage(RUSAGE_SELF, &use);
     if (args->common.json)
-        printf("{\"what\":\"%s\",\"seconds\":%.6g,\"cpu_seconds\":%.6g,\"flop\":%.0f,\"gflops\":%.4g,\"peak_gflops\":%.4g,\"threads\":%d,\"isa\":\"%s\","
+        printf("{\"what\":\"%s\",\"seconds\":%.6g,\"cpu_seconds\":%.6g,\"flop\":%.0f,\"gflops\":%.4g,\"peak_"
+               "gflops\":%.4g,\"threads\":%d,\"isa\":\"%s\","
                "\"peak_rss_bytes\":%lld%s}\n",
-               what->what, s, median(cpu, repeat), what->flop, gflops, p, t3v_threads(), what->isa, (long long)use.ru_maxrss * 1024,
-               what->extra ? what->extra : "");
+               what->what, s, median(cpu, repeat), what->flop, gflops, p, t3v_threads(), what->isa,
+               (long long)use.ru_maxrss * 1024, what->extra ? what->extra : "");
     else
-        printf("%-20s %10.3f ms %8.1f Gflop/s  %5.1f %% of %.0f  (%s, %d threads)\n", what->what, s * 1e3, gflops,
-               p > 0 ? 100 * gflops / p : 0, p, what->isa, t3v_threads());
+        printf("%-20s %10.3f ms %8.1f Gflop/s  %5.1f %% of %.0f  (%s, %d threads)\n", what->what, s * 1e3,
+               gflops, p > 0 ? 100 * gflops / p : 0, p, what->isa, t3v_threads());
     return CLI_OK;
 }
 
 static int run(int argc, char **argv)
 {
-    static const struct argp own = { .options = options, .parser = parse, .args_doc = "WHAT",
-                                      .doc = "Measures a part of T3V and the machine's peak in turn." };
-    input in = { .args = { .t = 1, .h = 42, .w = 32, .heads = 12, .dim = 128, .grid_text = "1,42,32" } };
+    static const struct argp own = {.options = options,
+                                    .parser = parse,
+                                    .args_doc = "WHAT",
+                                    .doc = "Measures a part of T3V and the machine's peak in turn."};
+    input in = {.args = {.t = 1, .h = 42, .w = 32, .heads = 12, .dim = 128, .grid_text = "1,42,32"}};
     int status = cli_parse(&own, argc, argv, &in.args.common, &in);
     if (status >= 0) return status;
     for (const bench_row *const *r = rows; *r; r++)
@@ -161,4 +182,4 @@ static int run(int argc, char **argv)
     return cli_usage("bench", "'%s' is not something to measure", in.what);
 }
 
-const cli_command cli_bench = { "bench", "measure the speed of a part", run };
+const cli_command cli_bench = {"bench", "measure the speed of a part", run};

@@ -13,7 +13,17 @@
 #include "io/file.h"
 #include "io/prompts.h"
 
-enum { OPT_COUNT = 1, OPT_SEED, OPT_SIZE, OPT_FRAMES, OPT_FPS, OPT_HELD_OUT, OPT_CANONICAL, OPT_CAPTIONS, OPT_FORMAT };
+enum {
+    OPT_COUNT = 1,
+    OPT_SEED,
+    OPT_SIZE,
+    OPT_FRAMES,
+    OPT_FPS,
+    OPT_HELD_OUT,
+    OPT_CANONICAL,
+    OPT_CAPTIONS,
+    OPT_FORMAT
+};
 
 static const struct argp_option options[] = {
     {"count", OPT_COUNT, "N", 0, "Number of clips (default: 100)", 1},
@@ -40,17 +50,21 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     input *in = state->input;
     switch (key) {
     case OPT_COUNT:
-        if (!cli_int(arg, 1, 1000000, &in->count)) argp_error(state, "--count %s: expected 1 to 1000000", arg);
+        if (!cli_int(arg, 1, 1000000, &in->count))
+            argp_error(state, "--count %s: expected 1 to 1000000", arg);
         return 0;
     case OPT_SEED:
-        if (!cli_int(arg, 0, INT64_MAX, &in->seed)) argp_error(state, "--seed %s: expected a number from 0", arg);
+        if (!cli_int(arg, 0, INT64_MAX, &in->seed))
+            argp_error(state, "--seed %s: expected a number from 0", arg);
         return 0;
     case OPT_SIZE:
-        if (!cli_size(arg, &in->width, &in->height) || in->width > T3V_VIDEO_MAX_SIDE || in->height > T3V_VIDEO_MAX_SIDE)
+        if (!cli_size(arg, &in->width, &in->height) || in->width > T3V_VIDEO_MAX_SIDE ||
+            in->height > T3V_VIDEO_MAX_SIDE)
             argp_error(state, "--size %s: expected WxH, at most %d a side", arg, T3V_VIDEO_MAX_SIDE);
         return 0;
     case OPT_FRAMES:
-        if (!cli_int(arg, 1, 100000, &in->frames)) argp_error(state, "--frames %s: expected 1 to 100000", arg);
+        if (!cli_int(arg, 1, 100000, &in->frames))
+            argp_error(state, "--frames %s: expected 1 to 100000", arg);
         return 0;
     case OPT_FPS:
         if (!cli_int(arg, 1, 1000, &in->fps)) argp_error(state, "--fps %s: expected 1 to 1000", arg);
@@ -115,8 +129,9 @@ static t3v_status write_clip(const input *in, const t3v_scene *scene, const char
         .tag_count = 1,
     };
     float *frame = malloc((size_t)(3 * in->width * in->height) * sizeof *frame);
-    if (!frame) return t3v_fail(T3V_E_NOMEM, "a frame of %lldx%lld does not fit in memory", (long long)in->width,
-                                (long long)in->height);
+    if (!frame)
+        return t3v_fail(T3V_E_NOMEM, "a frame of %lldx%lld does not fit in memory", (long long)in->width,
+                        (long long)in->height);
     t3v_video_writer *w = NULL;
     t3v_status st = t3v_video_writer_open(&w, path, &opt);
     for (int64_t f = 0; !st && f < in->frames; f++) {
@@ -164,7 +179,8 @@ static int run(int argc, char **argv)
         .options = options,
         .parser = parse,
         .args_doc = "synth",
-        .doc = "Makes data sets.\v`synth' renders procedural scenes with captions that are true by construction. "
+        .doc = "Makes data sets.\v`synth' renders procedural scenes with captions that are true by "
+               "construction. "
                "Clips that exist are kept, so an interrupted run goes on where it stopped.",
     };
     input in = {.format = "mp4", .count = 100, .width = 128, .height = 128, .frames = 17, .fps = 16};

@@ -22,20 +22,36 @@ typedef struct args {
     char lora_path[LORAS_MAX][4096];
 } args;
 
-enum { OPT_MODEL = 0x100, OPT_PLAN, OPT_LATENT, OPT_CONTEXT, OPT_TIMESTEP, OPT_TARGET, OPT_GRAD, OPT_RANGE, OPT_STEP, OPT_LORA };
+enum {
+    OPT_MODEL = 0x100,
+    OPT_PLAN,
+    OPT_LATENT,
+    OPT_CONTEXT,
+    OPT_TIMESTEP,
+    OPT_TARGET,
+    OPT_GRAD,
+    OPT_RANGE,
+    OPT_STEP,
+    OPT_LORA
+};
 
 static const struct argp_option options[] = {
     {"model", OPT_MODEL, "DIR", 0, "Model directory", 1},
     {"plan", OPT_PLAN, "PLAN", 0, "Attention plan (default: the model's)", 1},
-    {"lora", OPT_LORA, "F[:S]", 0, "LoRA file with strength S (default 1); may be repeated; not with --grad", 1},
+    {"lora", OPT_LORA, "F[:S]", 0, "LoRA file with strength S (default 1); may be repeated; not with --grad",
+     1},
     {"latent", OPT_LATENT, "F", 0, "safetensors file with `latent` [C,T,H,W]", 1},
-    {"context", OPT_CONTEXT, "F", 0, "safetensors file with `context` [L,dim]; zero rows follow up to text_len", 1},
+    {"context", OPT_CONTEXT, "F", 0,
+     "safetensors file with `context` [L,dim]; zero rows follow up to text_len", 1},
     {"timestep", OPT_TIMESTEP, "T", 0, "0 to 1000", 1},
-    {"step", OPT_STEP, "I/N", 0, "Step I of a generation of N, from 0, for plans that depend on it (default: 0/1)", 1},
+    {"step", OPT_STEP, "I/N", 0,
+     "Step I of a generation of N, from 0, for plans that depend on it (default: 0/1)", 1},
     {"output", 'o', "F", 0, "safetensors file: `velocity` [C,T,H,W]", 1},
     {"target", OPT_TARGET, "F", 0, "safetensors file with `target`, the velocity wanted", 1},
-    {"grad", OPT_GRAD, "G", 0, "safetensors file: `loss` (mean squared error against the target), `grad.<weight>`, "
-                               "`grad_latent`, `grad_context`", 1},
+    {"grad", OPT_GRAD, "G", 0,
+     "safetensors file: `loss` (mean squared error against the target), `grad.<weight>`, "
+     "`grad_latent`, `grad_context`",
+     1},
     {"range", OPT_RANGE, "N", 0, "Tokens walked at a time (default: chosen)", 1},
     {0},
 };
@@ -52,19 +68,23 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_GRAD: a->grad = arg; return 0;
     case 'o': a->out = arg; return 0;
     case OPT_TIMESTEP:
-        if (!cli_float(arg, 0, 1000, &a->timestep)) argp_error(state, "--timestep %s: expected 0 to 1000", arg);
+        if (!cli_float(arg, 0, 1000, &a->timestep))
+            argp_error(state, "--timestep %s: expected 0 to 1000", arg);
         return 0;
     case OPT_RANGE:
-        if (!cli_int(arg, 1, INT32_MAX, &a->range)) argp_error(state, "--range %s: expected a number above 0", arg);
+        if (!cli_int(arg, 1, INT32_MAX, &a->range))
+            argp_error(state, "--range %s: expected a number above 0", arg);
         return 0;
     case OPT_LORA:
         if (a->loras == LORAS_MAX) argp_error(state, "more than %d --lora", LORAS_MAX);
         a->lora[a->loras].path = a->lora_path[a->loras];
-        if (!cli_lora(arg, a->lora_path[a->loras], &a->lora[a->loras].strength)) argp_error(state, "--lora: the path is too long");
+        if (!cli_lora(arg, a->lora_path[a->loras], &a->lora[a->loras].strength))
+            argp_error(state, "--lora: the path is too long");
         a->loras++;
         return 0;
     case OPT_STEP:
-        if (!cli_fraction(arg, 10000, &a->step, &a->steps)) argp_error(state, "--step %s: expected I/N with 0 <= I < N", arg);
+        if (!cli_fraction(arg, 10000, &a->step, &a->steps))
+            argp_error(state, "--step %s: expected I/N with 0 <= I < N", arg);
         return 0;
     case ARGP_KEY_ARG: argp_error(state, "unexpected argument '%s'", arg); return 0;
     case ARGP_KEY_END:
@@ -129,7 +149,8 @@ static t3v_status forward(const args *a, t3v_dtype compute, const t3v_progress *
     T3V_TRY_GOTO(st, done, t3v_model_open(&m, &a->paths, T3V_PART_DIT, compute, false));
     T3V_TRY_GOTO(st, done, t3v_loras_attach(&loras, a->lora, a->loras, &m->dit));
     const t3v_dit_config *k = &m->config;
-    T3V_TRY_GOTO(st, done, cli_probe_read(&ctx, a->latent, "latent", 4, (int64_t[]){k->in_dim, -1, -1, -1}, &x));
+    T3V_TRY_GOTO(st, done,
+                 cli_probe_read(&ctx, a->latent, "latent", 4, (int64_t[]){k->in_dim, -1, -1, -1}, &x));
     T3V_TRY_GOTO(st, done, cli_probe_read(&ctx, a->context, "context", 2, (int64_t[]){-1, k->text_dim}, &c));
     if (x->shape[2] % 2 || x->shape[3] % 2) {
         char text[96];
@@ -138,11 +159,14 @@ static t3v_status forward(const args *a, t3v_dtype compute, const t3v_progress *
         goto done;
     }
     t3v_grid grid = {x->shape[1], x->shape[2] / 2, x->shape[3] / 2};
-    T3V_TRY_GOTO(st, done, t3v_plan_make_for(&plan, t3v_plan_text(&m->defaults, a->plan, grid), grid, (int)k->layers, k->dim, k->heads));
+    T3V_TRY_GOTO(st, done,
+                 t3v_plan_make_for(&plan, t3v_plan_text(&m->defaults, a->plan, grid), grid, (int)k->layers,
+                                   k->dim, k->heads));
     T3V_TRY_GOTO(st, done, t3v_model_adopt(m, plan));
     if (a->grad) {
-        T3V_TRY_GOTO(st, done, cli_probe_read(&ctx, a->target, "target", 4,
-                                              (int64_t[]){k->out_dim, x->shape[1], x->shape[2], x->shape[3]}, &target));
+        T3V_TRY_GOTO(st, done,
+                     cli_probe_read(&ctx, a->target, "target", 4,
+                                    (int64_t[]){k->out_dim, x->shape[1], x->shape[2], x->shape[3]}, &target));
         T3V_TRY_GOTO(st, done, track(&ctx, &m->dit.params, &grad));
         x->needs_grad = c->needs_grad = true;
         ctx.tape = &tape;
@@ -150,7 +174,11 @@ static t3v_status forward(const args *a, t3v_dtype compute, const t3v_progress *
     }
     t3v_dit_prompt prompt;
     T3V_TRY_GOTO(st, done, t3v_dit_prompt_make(&ctx, &m->dit, c, &prompt));
-    t3v_dit_call call = {.plan = plan, .prompt = &prompt, .timestep = a->timestep, .range = a->range, .progress = progress,
+    t3v_dit_call call = {.plan = plan,
+                         .prompt = &prompt,
+                         .timestep = a->timestep,
+                         .range = a->range,
+                         .progress = progress,
                          .moment = {a->step, a->steps, a->timestep / 1000, T3V_BRANCH_COND}};
     if (!(v = t3v_dit_forward(&ctx, &m->dit, x, &call))) {
         st = ctx.status;
@@ -178,8 +206,10 @@ done:
 
 static int run(int argc, char **argv)
 {
-    static const struct argp own = {.options = options, .parser = parse,
-                                    .doc = "Runs the transformer once; with --target and --grad, backwards too."};
+    static const struct argp own = {
+        .options = options,
+        .parser = parse,
+        .doc = "Runs the transformer once; with --target and --grad, backwards too."};
     static args a = {.timestep = -1, .steps = 1};
     cli_common common;
     int rc = cli_parse(&own, argc, argv, &common, &a);

@@ -21,8 +21,25 @@
 
 enum { FRAMES_MAX = 4096, SHEET_ROW = 2, CAPTION_MAX = 1024 };
 enum {
-    OPT_VIDEOS = 1, OPT_CAPTIONS, OPT_REAL, OPT_NOISE, OPT_SEED, OPT_SIZE, OPT_FRAMES, OPT_HELD_OUT, OPT_SEEN, OPT_SHEET,
-    OPT_MODEL, OPT_COUNT, OPT_PLAN, OPT_STEPS, OPT_CFG, OPT_SHIFT, OPT_SAMPLER, OPT_CANONICAL, OPT_VARIED,
+    OPT_VIDEOS = 1,
+    OPT_CAPTIONS,
+    OPT_REAL,
+    OPT_NOISE,
+    OPT_SEED,
+    OPT_SIZE,
+    OPT_FRAMES,
+    OPT_HELD_OUT,
+    OPT_SEEN,
+    OPT_SHEET,
+    OPT_MODEL,
+    OPT_COUNT,
+    OPT_PLAN,
+    OPT_STEPS,
+    OPT_CFG,
+    OPT_SHIFT,
+    OPT_SAMPLER,
+    OPT_CANONICAL,
+    OPT_VARIED,
 };
 
 static const struct argp_option options[] = {
@@ -32,8 +49,10 @@ static const struct argp_option options[] = {
     {"noise", OPT_NOISE, "N", 0, "Score N clips of noise: the worst", 1},
     {"model", OPT_MODEL, "DIR", 0, "Score what this model makes of captions", 1},
     {"count", OPT_COUNT, "N", 0, "Clips to make with --model", 1},
-    {"seed", OPT_SEED, "S", 0, "Which scenes; clip i of a model starts from the noise of seed S + i (default: 0)", 2},
-    {"held-out", OPT_HELD_OUT, 0, 0, "Scenes of combinations that training sets never show (default with --model)", 2},
+    {"seed", OPT_SEED, "S", 0,
+     "Which scenes; clip i of a model starts from the noise of seed S + i (default: 0)", 2},
+    {"held-out", OPT_HELD_OUT, 0, 0,
+     "Scenes of combinations that training sets never show (default with --model)", 2},
     {"seen", OPT_SEEN, 0, 0, "Scenes of the other combinations (default without --model)", 2},
     {"canonical", OPT_CANONICAL, 0, 0, "One wording of captions (default)", 2},
     {"varied", OPT_VARIED, 0, 0, "Varied wordings", 2},
@@ -64,13 +83,16 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_VIDEOS: in->videos = arg; return 0;
     case OPT_CAPTIONS: in->captions = arg; return 0;
     case OPT_REAL:
-        if (!cli_int(arg, 1, 1000000, &in->real)) argp_error(state, "--real %s: expected a number of clips", arg);
+        if (!cli_int(arg, 1, 1000000, &in->real))
+            argp_error(state, "--real %s: expected a number of clips", arg);
         return 0;
     case OPT_NOISE:
-        if (!cli_int(arg, 1, 1000000, &in->noise)) argp_error(state, "--noise %s: expected a number of clips", arg);
+        if (!cli_int(arg, 1, 1000000, &in->noise))
+            argp_error(state, "--noise %s: expected a number of clips", arg);
         return 0;
     case OPT_SEED:
-        if (!cli_int(arg, 0, INT64_MAX, &in->seed)) argp_error(state, "--seed %s: expected a number from 0", arg);
+        if (!cli_int(arg, 0, INT64_MAX, &in->seed))
+            argp_error(state, "--seed %s: expected a number from 0", arg);
         return 0;
     case OPT_HELD_OUT: in->held_out = true; return 0;
     case OPT_SEEN: in->seen = true; return 0;
@@ -80,23 +102,28 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_PLAN: in->job.plan = arg; return 0;
     case OPT_SAMPLER: in->job.sampler = arg; return 0;
     case OPT_COUNT:
-        if (!cli_int(arg, 1, 1000000, &in->count)) argp_error(state, "--count %s: expected a number of clips", arg);
+        if (!cli_int(arg, 1, 1000000, &in->count))
+            argp_error(state, "--count %s: expected a number of clips", arg);
         return 0;
     case OPT_STEPS:
         if (!cli_int(arg, 1, 1000, &in->job.steps)) argp_error(state, "--steps %s: expected 1 to 1000", arg);
         return 0;
     case OPT_SHIFT:
-        if (!cli_float(arg, 0.001, 1000, &in->job.shift)) argp_error(state, "--shift %s: expected a number above 0", arg);
+        if (!cli_float(arg, 0.001, 1000, &in->job.shift))
+            argp_error(state, "--shift %s: expected a number above 0", arg);
         return 0;
     case OPT_CFG:
-        if (!cli_float(arg, 0, 1000, &in->job.cfg)) argp_error(state, "--cfg %s: expected a number from 0", arg);
+        if (!cli_float(arg, 0, 1000, &in->job.cfg))
+            argp_error(state, "--cfg %s: expected a number from 0", arg);
         return 0;
     case OPT_SIZE:
-        if (!cli_size(arg, &in->width, &in->height) || in->width > T3V_VIDEO_MAX_SIDE || in->height > T3V_VIDEO_MAX_SIDE)
+        if (!cli_size(arg, &in->width, &in->height) || in->width > T3V_VIDEO_MAX_SIDE ||
+            in->height > T3V_VIDEO_MAX_SIDE)
             argp_error(state, "--size %s: expected WxH, at most %d a side", arg, T3V_VIDEO_MAX_SIDE);
         return 0;
     case OPT_FRAMES:
-        if (!cli_int(arg, 5, FRAMES_MAX, &in->frames)) argp_error(state, "--frames %s: expected 5 to %d", arg, FRAMES_MAX);
+        if (!cli_int(arg, 5, FRAMES_MAX, &in->frames))
+            argp_error(state, "--frames %s: expected 5 to %d", arg, FRAMES_MAX);
         return 0;
     case OPT_SHEET: in->sheet = arg; return 0;
     case ARGP_KEY_ARG:
@@ -108,7 +135,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         if ((in->videos != NULL) + (in->real > 0) + (in->noise > 0) + (in->job.model != NULL) != 1)
             argp_error(state, "give one of --model, --videos, --real and --noise");
         if (!in->job.model != !in->count) argp_error(state, "--model and --count go together");
-        if (!in->job.model && (in->job.plan || in->job.steps || in->job.sampler || in->job.shift > 0 || in->job.cfg >= 0))
+        if (!in->job.model &&
+            (in->job.plan || in->job.steps || in->job.sampler || in->job.shift > 0 || in->job.cfg >= 0))
             argp_error(state, "--plan, --steps, --sampler, --shift and --cfg go with --model");
         if (in->held_out && in->seen) argp_error(state, "give one of --held-out and --seen");
         if (in->canonical && in->varied) argp_error(state, "give one of --canonical and --varied");
@@ -140,11 +168,13 @@ static t3v_status clip_of_render(input *in, int64_t i, cli_clip *clip, char *cap
     T3V_TRY(cli_clip_make(clip, in->frames, in->height, in->width, 16));
     int64_t plane = in->width * in->height;
     float *frame = malloc((size_t)(3 * plane) * sizeof *frame);
-    if (!frame) return t3v_fail(T3V_E_NOMEM, "a frame of %lld pixels does not fit in memory", (long long)plane);
+    if (!frame)
+        return t3v_fail(T3V_E_NOMEM, "a frame of %lld pixels does not fit in memory", (long long)plane);
     for (int64_t f = 0; f < in->frames; f++) {
         t3v_scene_render(&scene, in->width, in->height, f, clip->fps, frame);
         for (int64_t c = 0; c < 3; c++)
-            memcpy(clip->video + (c * in->frames + f) * plane, frame + c * plane, (size_t)plane * sizeof *frame);
+            memcpy(clip->video + (c * in->frames + f) * plane, frame + c * plane,
+                   (size_t)plane * sizeof *frame);
     }
     free(frame);
     return T3V_OK;
@@ -164,7 +194,8 @@ static t3v_status clip_of_file(input *in, int64_t i, cli_clip *clip, char *capti
 {
     const t3v_prompt *p = &in->list.item[i];
     if (strlen(p->text) >= size)
-        return t3v_fail(T3V_E_ARG, "%s: entry %lld: caption longer than %zu bytes", in->captions, (long long)i, size - 1);
+        return t3v_fail(T3V_E_ARG, "%s: entry %lld: caption longer than %zu bytes", in->captions,
+                        (long long)i, size - 1);
     memcpy(caption, p->text, strlen(p->text) + 1);
     char *path = t3v_path_join(in->videos, p->file);
     if (!path) return t3v_fail(T3V_E_NOMEM, "out of memory");
@@ -186,7 +217,8 @@ static void tally_add(tally *t, double x)
 static double tally_mean(const tally *t, int64_t n) { return t->sum / (double)n; }
 static double tally_sd(const tally *t, int64_t n)
 {
-    double mean = tally_mean(t, n), var = n > 1 ? (t->squares - (double)n * mean * mean) / (double)(n - 1) : 0;
+    double mean = tally_mean(t, n),
+           var = n > 1 ? (t->squares - (double)n * mean * mean) / (double)(n - 1) : 0;
     return var > 0 ? sqrt(var) : 0;
 }
 
@@ -195,7 +227,7 @@ enum {
 #define PART(name, weight) PART_##name,
     PARTS(PART)
 #undef PART
-    PART_COUNT
+        PART_COUNT
 };
 static const char *const part_names[PART_COUNT] = {
 #define PART(name, weight) #name,
@@ -233,7 +265,8 @@ static t3v_status sheet_add(sheet *s, int64_t i, const cli_clip *c)
         s->w = c->w;
         t3v_sheet_size(s->clips, SHEET_ROW, c->h, c->w, &h, &w);
         if (h > T3V_VIDEO_MAX_SIDE || w > T3V_VIDEO_MAX_SIDE)
-            return t3v_fail(T3V_E_TOO_BIG, "--sheet: %lldx%lld is too large a picture", (long long)w, (long long)h);
+            return t3v_fail(T3V_E_TOO_BIG, "--sheet: %lldx%lld is too large a picture", (long long)w,
+                            (long long)h);
         s->rgb = malloc((size_t)(3 * h * w) * sizeof *s->rgb);
         if (!s->rgb) return t3v_fail(T3V_E_NOMEM, "the sheet does not fit in memory");
     }
@@ -309,8 +342,8 @@ static t3v_status gather_frame(void *user, const t3v_frame *f)
     }
     for (int64_t c = 0; c < 3; c++)
         for (int64_t y = 0; y < f->height; y++)
-            memcpy(g->clip.video + ((c * f->count + f->index) * f->height + y) * f->width, f->rgb + c * f->plane + y * f->row,
-                   (size_t)f->width * sizeof *f->rgb);
+            memcpy(g->clip.video + ((c * f->count + f->index) * f->height + y) * f->width,
+                   f->rgb + c * f->plane + y * f->row, (size_t)f->width * sizeof *f->rgb);
     return f->index + 1 < f->count ? T3V_OK : judge_clip(g->judging, i, &g->clip, g->output[i].prompt);
 }
 
@@ -332,7 +365,9 @@ static t3v_status judge_model(judging *j)
     gathering g = {.judging = j, .progress = cli_progress()};
     t3v_output *out = calloc((size_t)in->count, sizeof *out);
     char *captions = calloc((size_t)in->count, CAPTION_MAX);
-    t3v_status st = out && captions ? T3V_OK : t3v_fail(T3V_E_NOMEM, "no memory for %lld captions", (long long)in->count);
+    t3v_status st = out && captions
+                        ? T3V_OK
+                        : t3v_fail(T3V_E_NOMEM, "no memory for %lld captions", (long long)in->count);
     for (int64_t i = 0; i < in->count && !st; i++) {
         char *caption = captions + i * CAPTION_MAX;
         scene_of(in, i, caption, CAPTION_MAX);
@@ -368,8 +403,8 @@ static int print(const results *r, bool json)
         return CLI_OK;
     }
     json_t *o = json_pack("{s:f, s:f, s:f, s:f, s:I, s:f}", "vtc_s", tally_mean(&r->vtc, n), "vtc_s_sd",
-                          tally_sd(&r->vtc, n), "vqa_s", tally_mean(&r->vqa, n), "vqa_s_sd", tally_sd(&r->vqa, n),
-                          "count", (json_int_t)n, "seconds", r->seconds);
+                          tally_sd(&r->vtc, n), "vqa_s", tally_mean(&r->vqa, n), "vqa_s_sd",
+                          tally_sd(&r->vqa, n), "count", (json_int_t)n, "seconds", r->seconds);
     json_t *parts = json_object();
     for (int k = 0; k < PART_COUNT; k++)
         if (k != PART_second || r->with_second) json_object_set_new(parts, part_names[k], json_real(part[k]));
@@ -388,7 +423,8 @@ static int run(int argc, char **argv)
         .options = options,
         .parser = parse,
         .args_doc = "synth",
-        .doc = "Scores videos.\v`synth' measures in the pixels what the caption of a procedural scene says (VTC-S, 0 to 1) "
+        .doc = "Scores videos.\v`synth' measures in the pixels what the caption of a procedural scene says "
+               "(VTC-S, 0 to 1) "
                "and how well it is drawn (VQA-S, 0 to 100).",
     };
     input in = {.job = T3V_JOB_INIT};

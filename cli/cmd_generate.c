@@ -23,10 +23,36 @@ typedef struct args {
 } args;
 
 enum {
-    OPT_MODEL = 0x100, OPT_VAE, OPT_TEXT, OPT_TOKENIZER, OPT_PLAN, OPT_PROMPT, OPT_NEGATIVE, OPT_SIZE, OPT_FRAMES, OPT_FPS,
-    OPT_STEPS, OPT_SAMPLER, OPT_SHIFT, OPT_CFG, OPT_SEED, OPT_RNG, OPT_NOISE, OPT_LORA, OPT_LATENT, OPT_RESUME, OPT_DRY,
-    OPT_SAVE, OPT_CODEC, OPT_TILE, OPT_MEMORY, OPT_PROMPTS, OPT_DIR,
-    OPT_CFG_STEPS, OPT_DENSE, OPT_REUSE,
+    OPT_MODEL = 0x100,
+    OPT_VAE,
+    OPT_TEXT,
+    OPT_TOKENIZER,
+    OPT_PLAN,
+    OPT_PROMPT,
+    OPT_NEGATIVE,
+    OPT_SIZE,
+    OPT_FRAMES,
+    OPT_FPS,
+    OPT_STEPS,
+    OPT_SAMPLER,
+    OPT_SHIFT,
+    OPT_CFG,
+    OPT_SEED,
+    OPT_RNG,
+    OPT_NOISE,
+    OPT_LORA,
+    OPT_LATENT,
+    OPT_RESUME,
+    OPT_DRY,
+    OPT_SAVE,
+    OPT_CODEC,
+    OPT_TILE,
+    OPT_MEMORY,
+    OPT_PROMPTS,
+    OPT_DIR,
+    OPT_CFG_STEPS,
+    OPT_DENSE,
+    OPT_REUSE,
 };
 
 static const struct argp_option options[] = {
@@ -34,7 +60,8 @@ static const struct argp_option options[] = {
     {"model", OPT_MODEL, "DIR", 0, "Model directory (original Wan2.1 layout)", 1},
     {"prompt", OPT_PROMPT, "TEXT", 0, "What the video shows (UTF-8)", 1},
     {"output", 'o', "FILE", 0, "Video: .mp4 .mov .mkv .webm .y4m, name_%05d.png, or - for y4m on stdout", 1},
-    {"prompts", OPT_PROMPTS, "F.json", 0, "A list of {prompt_en, data_file} instead; clips that exist are skipped", 1},
+    {"prompts", OPT_PROMPTS, "F.json", 0,
+     "A list of {prompt_en, data_file} instead; clips that exist are skipped", 1},
     {"out-dir", OPT_DIR, "DIR", 0, "Where the clips of --prompts go", 1},
     {"negative", OPT_NEGATIVE, "TEXT", 0, "What it must not show (default: the model's)", 1},
     {"size", OPT_SIZE, "WxH", 0, "Pixels, even, from 16", 1},
@@ -47,11 +74,15 @@ static const struct argp_option options[] = {
     {"sampler", OPT_SAMPLER, "NAME", 0, "unipc, euler or dpm++", 2},
     {"shift", OPT_SHIFT, "F", 0, "Shift of the noise levels", 2},
     {"cfg", OPT_CFG, "F", 0, "Guidance scale; 1 takes one pass a step instead of two", 2},
-    {"cfg-steps", OPT_CFG_STEPS, "A-B", 0, "Guidance in steps A to B alone, from 0; the others take one pass. all: in every step", 2},
-    {"dense-steps", OPT_DENSE, "N", 0, "The first N steps use plan full, whatever --plan says: they settle the layout", 2},
-    {"reuse", OPT_REUSE, "HOW", 0, "Steps that skip the blocks and add what those added before. steps:0-4,7,10: these run, the "
-                                   "others reuse. teacache[:threshold=0.15,first=5,last=0]: a step reuses until the time embedding "
-                                   "has moved by the threshold; higher is faster and less faithful. off: every step runs", 2},
+    {"cfg-steps", OPT_CFG_STEPS, "A-B", 0,
+     "Guidance in steps A to B alone, from 0; the others take one pass. all: in every step", 2},
+    {"dense-steps", OPT_DENSE, "N", 0,
+     "The first N steps use plan full, whatever --plan says: they settle the layout", 2},
+    {"reuse", OPT_REUSE, "HOW", 0,
+     "Steps that skip the blocks and add what those added before. steps:0-4,7,10: these run, the "
+     "others reuse. teacache[:threshold=0.15,first=5,last=0]: a step reuses until the time embedding "
+     "has moved by the threshold; higher is faster and less faithful. off: every step runs",
+     2},
     {"rng", OPT_RNG, "philox|torch", 0, "torch: the seed means what it means in PyTorch on a CPU", 2},
     {"noise", OPT_NOISE, "FILE", 0, "Initial noise from a safetensors file (tensor noise)", 2},
     {"lora", OPT_LORA, "F[:S]", 0, "LoRA file with strength S (default 1); may be repeated", 2},
@@ -61,7 +92,8 @@ static const struct argp_option options[] = {
     {0, 0, 0, 0, "Running:", 3},
     {"dry-run", OPT_DRY, 0, 0, "Say what it would take, compute nothing", 3},
     {"resume", OPT_RESUME, 0, 0, "Go on from the last finished step of an interrupted run", 3},
-    {"save-every", OPT_SAVE, "SECONDS", 0, "How often that step is kept on disk (default 10; 0: every step)", 3},
+    {"save-every", OPT_SAVE, "SECONDS", 0, "How often that step is kept on disk (default 10; 0: every step)",
+     3},
     {"save-latent", OPT_LATENT, "FILE", 0, "Also keep the latent (safetensors)", 3},
     {"memory-limit", OPT_MEMORY, "SIZE", 0, "Refuse what needs more, e.g. 16G", 3},
     {"vae-tile", OPT_TILE, "auto|off|HxW", 0, "Tiles of the VAE, in pixels", 3},
@@ -99,7 +131,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_CFG_STEPS: j->cfg_steps = arg; return 0;
     case OPT_REUSE: j->reuse = arg; return 0;
     case OPT_DENSE:
-        if (!cli_int(arg, 0, 1000, &j->dense_steps)) argp_error(state, "--dense-steps %s: expected 0 to 1000", arg);
+        if (!cli_int(arg, 0, 1000, &j->dense_steps))
+            argp_error(state, "--dense-steps %s: expected 0 to 1000", arg);
         return 0;
     case OPT_RNG: j->rng = arg; return 0;
     case OPT_NOISE: j->noise = arg; return 0;
@@ -109,19 +142,23 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_DRY: j->dry_run = true; return 0;
     case OPT_LORA: parse_lora(a, arg, state); return 0;
     case OPT_SIZE:
-        if (!cli_size(arg, &j->width, &j->height)) argp_error(state, "--size %s: expected WxH, e.g. 832x480", arg);
+        if (!cli_size(arg, &j->width, &j->height))
+            argp_error(state, "--size %s: expected WxH, e.g. 832x480", arg);
         return 0;
     case OPT_FRAMES:
-        if (!cli_int(arg, 1, 1 << 20, &j->frames)) argp_error(state, "--frames %s: expected a number from 1", arg);
+        if (!cli_int(arg, 1, 1 << 20, &j->frames))
+            argp_error(state, "--frames %s: expected a number from 1", arg);
         return 0;
     case OPT_STEPS:
         if (!cli_int(arg, 1, 1000, &j->steps)) argp_error(state, "--steps %s: expected 1 to 1000", arg);
         return 0;
     case OPT_FPS:
-        if (!cli_float(arg, 0.1, 1000, &j->fps)) argp_error(state, "--fps %s: expected a number from 0.1 to 1000", arg);
+        if (!cli_float(arg, 0.1, 1000, &j->fps))
+            argp_error(state, "--fps %s: expected a number from 0.1 to 1000", arg);
         return 0;
     case OPT_SHIFT:
-        if (!cli_float(arg, 0.001, 1000, &j->shift)) argp_error(state, "--shift %s: expected a number above 0", arg);
+        if (!cli_float(arg, 0.001, 1000, &j->shift))
+            argp_error(state, "--shift %s: expected a number above 0", arg);
         return 0;
     case OPT_CFG:
         if (!cli_float(arg, 0, 1000, &f)) argp_error(state, "--cfg %s: expected a number from 0", arg);
@@ -132,20 +169,24 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         j->seed = (uint64_t)n;
         return 0;
     case OPT_SAVE:
-        if (!cli_float(arg, 0, 1e9, &j->save_every)) argp_error(state, "--save-every %s: expected seconds from 0", arg);
+        if (!cli_float(arg, 0, 1e9, &j->save_every))
+            argp_error(state, "--save-every %s: expected seconds from 0", arg);
         return 0;
     case OPT_MEMORY:
-        if (!cli_bytes(arg, &j->memory_limit)) argp_error(state, "--memory-limit %s: expected bytes, e.g. 16G", arg);
+        if (!cli_bytes(arg, &j->memory_limit))
+            argp_error(state, "--memory-limit %s: expected bytes, e.g. 16G", arg);
         return 0;
     case OPT_TILE:
         if (strcmp(arg, "off") == 0) j->tile_h = j->tile_w = -1;
         else if (strcmp(arg, "auto") == 0) j->tile_h = j->tile_w = 0;
-        else if (!cli_size(arg, &j->tile_h, &j->tile_w)) argp_error(state, "--vae-tile %s: expected auto, off or HxW", arg);
+        else if (!cli_size(arg, &j->tile_h, &j->tile_w))
+            argp_error(state, "--vae-tile %s: expected auto, off or HxW", arg);
         return 0;
     case ARGP_KEY_END:
         if (!j->model) argp_error(state, "--model is needed");
         if (!a->prompts == !(a->prompt && a->out))
-            if (!(j->dry_run && !a->prompts)) argp_error(state, "give --prompt and -o, or --prompts and --out-dir");
+            if (!(j->dry_run && !a->prompts))
+                argp_error(state, "give --prompt and -o, or --prompts and --out-dir");
         if (a->prompts && !a->out_dir) argp_error(state, "--prompts needs --out-dir");
         return 0;
     default: return ARGP_ERR_UNKNOWN;
@@ -153,35 +194,44 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 }
 
 static const struct argp argp = {
-    options, parse, NULL,
+    options,
+    parse,
+    NULL,
     "Makes a video from a prompt.\v"
     "Example:\n  t3v generate --model models/starter --prompt \"a red circle\" -o clip.mp4\n\n"
-    "What is not given comes from t3v.json beside the weights, else from the model's family. An interrupted run leaves "
+    "What is not given comes from t3v.json beside the weights, else from the model's family. An interrupted "
+    "run leaves "
     "FILE.t3v-state; --resume goes on to the same bytes.",
-    0, 0, 0};
+    0,
+    0,
+    0};
 
 static void print_result(const cli_common *common, const args *a, const t3v_result *r, const char *path)
 {
     if (common->json) {
-        json_t *j = json_pack("{s:s?, s:[I,I,I], s:[I,I,I], s:I, s:I, s:I, s:f, s:f, s:f, s:f}", "output", path, "size",
-                              (json_int_t)r->width, (json_int_t)r->height, (json_int_t)r->frames, "grid", (json_int_t)r->grid[0],
-                              (json_int_t)r->grid[1], (json_int_t)r->grid[2], "steps", (json_int_t)r->steps, "passes",
-                              (json_int_t)r->passes, "peak_bytes", (json_int_t)r->peak_bytes, "flop", r->flop, "seconds_text", r->seconds_text, "seconds_denoise",
-                              r->seconds_denoise, "seconds_decode", r->seconds_decode);
+        json_t *j = json_pack("{s:s?, s:[I,I,I], s:[I,I,I], s:I, s:I, s:I, s:f, s:f, s:f, s:f}", "output",
+                              path, "size", (json_int_t)r->width, (json_int_t)r->height,
+                              (json_int_t)r->frames, "grid", (json_int_t)r->grid[0], (json_int_t)r->grid[1],
+                              (json_int_t)r->grid[2], "steps", (json_int_t)r->steps, "passes",
+                              (json_int_t)r->passes, "peak_bytes", (json_int_t)r->peak_bytes, "flop", r->flop,
+                              "seconds_text", r->seconds_text, "seconds_denoise", r->seconds_denoise,
+                              "seconds_decode", r->seconds_decode);
         json_dumpf(j, stdout, JSON_INDENT(2));
         putchar('\n');
         json_decref(j);
     } else if (a->job.dry_run) {
-        printf("size     %lldx%lld, %lld frames\ntokens   %lld (%lldx%lldx%lld)\npasses   %lld in %lld steps\nwork     %.3g TFLOP\n"
+        printf("size     %lldx%lld, %lld frames\ntokens   %lld (%lldx%lldx%lld)\npasses   %lld in %lld "
+               "steps\nwork     %.3g TFLOP\n"
                "memory   %.2f GiB\n",
                (long long)r->width, (long long)r->height, (long long)r->frames,
-               (long long)(r->grid[0] * r->grid[1] * r->grid[2]), (long long)r->grid[0], (long long)r->grid[1],
-               (long long)r->grid[2], (long long)r->passes, (long long)r->steps, r->flop / 1e12, (double)r->peak_bytes / 0x1p30);
+               (long long)(r->grid[0] * r->grid[1] * r->grid[2]), (long long)r->grid[0],
+               (long long)r->grid[1], (long long)r->grid[2], (long long)r->passes, (long long)r->steps,
+               r->flop / 1e12, (double)r->peak_bytes / 0x1p30);
     } else if (path && strcmp(path, "-") != 0) {
         printf("%s\n", path);
         if (!common->quiet)
-            fprintf(stderr, "text %.1fs, denoise %.1fs, decode %.1fs, peak %.2f GiB\n", r->seconds_text, r->seconds_denoise,
-                    r->seconds_decode, (double)r->peak_bytes / 0x1p30);
+            fprintf(stderr, "text %.1fs, denoise %.1fs, decode %.1fs, peak %.2f GiB\n", r->seconds_text,
+                    r->seconds_denoise, r->seconds_decode, (double)r->peak_bytes / 0x1p30);
     }
 }
 
@@ -212,7 +262,8 @@ static int run_many(args *a, const cli_common *common)
     int rc = st ? CLI_FAILED : CLI_OK;
     for (int64_t i = 0; i < list.count && !st; i++) {
         const char *file = list.item[i].file;
-        int n = file && *file ? asprintf(&path[i], "%s/%s", a->out_dir, file) : asprintf(&path[i], "%s/%05lld.mp4", a->out_dir, (long long)i);
+        int n = file && *file ? asprintf(&path[i], "%s/%s", a->out_dir, file)
+                              : asprintf(&path[i], "%s/%05lld.mp4", a->out_dir, (long long)i);
         if (n < 0) st = T3V_E_NOMEM;
         out[i] = (t3v_output){.prompt = list.item[i].text, .path = path[i]};
     }

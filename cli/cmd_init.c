@@ -21,7 +21,7 @@
 /* ---- the configurations ---------------------------------------------------------------------------- */
 
 typedef struct config {
-    const char *name; /* of the DiT's shape too, in dit/configs.h */
+    const char *name;      /* of the DiT's shape too, in dit/configs.h */
     t3v_umt5_config text;  /* of the part text; vocab 0: the tokenizer's */
     t3v_umt5_config full;  /* of text-full; layers 0: the same */
     int64_t vae;           /* base width */
@@ -29,22 +29,43 @@ typedef struct config {
 } config;
 
 /* A small encoder whose rows are as wide as the DiT expects them. */
-#define SMALL_TEXT {.dim = 4096, .dim_attn = 64, .heads = 4, .dim_ffn = 128, .layers = 2, .buckets = 32}
-#define UMT5_XXL {.vocab = 256384, .dim = 4096, .dim_attn = 4096, .heads = 64, .dim_ffn = 10240, .layers = 24, .buckets = 32}
+#define SMALL_TEXT                                                                          \
+    {                                                                                       \
+        .dim = 4096, .dim_attn = 64, .heads = 4, .dim_ffn = 128, .layers = 2, .buckets = 32 \
+    }
+#define UMT5_XXL                                                                                     \
+    {                                                                                                \
+        .vocab = 256384, .dim = 4096, .dim_attn = 4096, .heads = 64, .dim_ffn = 10240, .layers = 24, \
+        .buckets = 32                                                                                \
+    }
 
 static const config configs[] = {
-    {.name = "wan2.1-t2v-1.3b", .text = SMALL_TEXT,
-     .full = UMT5_XXL, .vae = 96},
-    {.name = "wan2.1-t2v-14b", .text = SMALL_TEXT,
-     .full = UMT5_XXL, .vae = 96},
+    {.name = "wan2.1-t2v-1.3b", .text = SMALL_TEXT, .full = UMT5_XXL, .vae = 96},
+    {.name = "wan2.1-t2v-14b", .text = SMALL_TEXT, .full = UMT5_XXL, .vae = 96},
     {.name = "starter",
-     .text = {.dim = 128, .dim_attn = 128, .heads = 4, .dim_ffn = 256, .layers = 3, .buckets = 32}, .vae = 16,
-     .defaults = {.width = 256, .height = 256, .frames = 17, .steps = 20, .fps = 16, .shift = 3, .cfg = 4,
-                  .sampler = "unipc", .plan = "full"}},
+     .text = {.dim = 128, .dim_attn = 128, .heads = 4, .dim_ffn = 256, .layers = 3, .buckets = 32},
+     .vae = 16,
+     .defaults = {.width = 256,
+                  .height = 256,
+                  .frames = 17,
+                  .steps = 20,
+                  .fps = 16,
+                  .shift = 3,
+                  .cfg = 4,
+                  .sampler = "unipc",
+                  .plan = "full"}},
     {.name = "tiny",
-     .text = {.dim = 32, .dim_attn = 32, .heads = 4, .dim_ffn = 48, .layers = 2, .buckets = 32}, .vae = 6,
-     .defaults = {.width = 64, .height = 64, .frames = 5, .steps = 4, .fps = 16, .shift = 3, .cfg = 4,
-                  .sampler = "unipc", .plan = "full"}},
+     .text = {.dim = 32, .dim_attn = 32, .heads = 4, .dim_ffn = 48, .layers = 2, .buckets = 32},
+     .vae = 6,
+     .defaults = {.width = 64,
+                  .height = 64,
+                  .frames = 5,
+                  .steps = 4,
+                  .fps = 16,
+                  .shift = 3,
+                  .cfg = 4,
+                  .sampler = "unipc",
+                  .plan = "full"}},
 };
 enum { CONFIGS = sizeof configs / sizeof *configs };
 
@@ -66,10 +87,12 @@ enum { OPT_CONFIG = 0x100, OPT_PARTS, OPT_DTYPE, OPT_SEED, OPT_TOKENIZER, OPT_FO
 
 static const struct argp_option options[] = {
     {"config", OPT_CONFIG, "NAME", 0, "wan2.1-t2v-1.3b, wan2.1-t2v-14b, starter or tiny", 0},
-    {"parts", OPT_PARTS, "LIST", 0, "Of dit, vae, text, text-full, tokenizer (default: dit,vae,text,tokenizer)", 0},
+    {"parts", OPT_PARTS, "LIST", 0,
+     "Of dit, vae, text, text-full, tokenizer (default: dit,vae,text,tokenizer)", 0},
     {"dtype", OPT_DTYPE, "bf16|f32", 0, "Type of the weights in the files (default: bf16)", 0},
     {"seed", OPT_SEED, "N", 0, "Which random weights (default: 0)", 0},
-    {"tokenizer", OPT_TOKENIZER, "FILE", 0, "A spiece.model (default: the one in DIR, else one piece a byte)", 0},
+    {"tokenizer", OPT_TOKENIZER, "FILE", 0, "A spiece.model (default: the one in DIR, else one piece a byte)",
+     0},
     {"force", OPT_FORCE, 0, 0, "Replace weights that are there", 0},
     {"output", 'o', "DIR", 0, "The model directory; made when it is not there", 0},
     {0},
@@ -80,7 +103,8 @@ static bool parse_parts(const char *list, unsigned *out)
     static const struct {
         const char *name;
         unsigned part;
-    } names[] = {{"dit", DIT}, {"vae", VAE}, {"text", TEXT}, {"text-full", TEXT_FULL}, {"tokenizer", TOKENIZER}};
+    } names[] = {
+        {"dit", DIT}, {"vae", VAE}, {"text", TEXT}, {"text-full", TEXT_FULL}, {"tokenizer", TOKENIZER}};
     for (*out = 0;; list++) {
         size_t n = strcspn(list, ","), i = 0;
         while (i < 5 && (strlen(names[i].name) != n || strncmp(list, names[i].name, n) != 0)) i++;
@@ -111,7 +135,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         else argp_error(state, "--dtype %s: expected bf16 or f32", arg);
         return 0;
     case OPT_SEED:
-        if (!cli_int(arg, 0, INT64_MAX, &a->seed)) argp_error(state, "--seed %s: expected a number from 0", arg);
+        if (!cli_int(arg, 0, INT64_MAX, &a->seed))
+            argp_error(state, "--seed %s: expected a number from 0", arg);
         return 0;
     case OPT_TOKENIZER: a->tokenizer = arg; return 0;
     case OPT_FORCE: a->force = true; return 0;
@@ -125,12 +150,18 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 }
 
 static const struct argp argp = {
-    options, parse, NULL,
+    options,
+    parse,
+    NULL,
     "Writes a model with random weights in Wan2.1's layout, to train, measure or test with."
-    "\vThe part text is a small encoder of the right width. For the Wan configurations, text-full is the whole UMT5-XXL "
-    "(5.7 billion weights, 11 GB in bf16); for the others it is the same as text. Numbers depend on the seed alone. "
+    "\vThe part text is a small encoder of the right width. For the Wan configurations, text-full is the "
+    "whole UMT5-XXL "
+    "(5.7 billion weights, 11 GB in bf16); for the others it is the same as text. Numbers depend on the seed "
+    "alone. "
     "Writing takes less than 100 MB of memory, whatever the model's size.",
-    0, 0, 0};
+    0,
+    0,
+    0};
 
 /* ---- writing --------------------------------------------------------------------------------------- */
 
@@ -189,7 +220,8 @@ static t3v_status write_part(job *j, const part *p, uint64_t seed)
         e[i] = (t3v_tensor_entry){.name = p->params.item[i].name, .dtype = dtype, .ndim = t->ndim};
         memcpy(e[i].shape, t->shape, (size_t)t->ndim * sizeof *t->shape);
     }
-    if (!st) st = p->pth ? t3v_pth_begin(&z, p->path, e, n) : t3v_safetensors_begin(&w, p->path, e, n, NULL, 0);
+    if (!st)
+        st = p->pth ? t3v_pth_begin(&z, p->path, e, n) : t3v_safetensors_begin(&w, p->path, e, n, NULL, 0);
     for (int64_t i = 0; i < n && !st; i++) {
         int64_t count = t3v_numel(p->params.item[i].tensor);
         for (int64_t first = 0; first < count && !st; first += PIECE) {
@@ -197,7 +229,9 @@ static t3v_status write_part(job *j, const part *p, uint64_t seed)
             size_t bytes = (size_t)len * t3v_dtype_size(dtype);
             t3v_param_random(&p->params, i, seed, first, len, values);
             st = t3v_convert(stored, dtype, values, T3V_F32, len);
-            if (!st) st = p->pth ? t3v_pth_append(z, stored, bytes) : t3v_safetensors_append(w, e[i].name, stored, bytes);
+            if (!st)
+                st = p->pth ? t3v_pth_append(z, stored, bytes)
+                            : t3v_safetensors_append(w, e[i].name, stored, bytes);
             j->done += (int64_t)bytes;
             if (!st) st = t3v_report(j->progress, "weights", j->done / (1 << 20), j->total / (1 << 20));
         }
@@ -238,8 +272,8 @@ static t3v_status check_space(const job *j)
     if (statvfs(j->a->out, &fs) != 0) return T3V_OK; /* the writer will tell */
     double free_bytes = (double)fs.f_bavail * (double)fs.f_frsize;
     if (free_bytes >= (double)j->total + (1 << 20)) return T3V_OK;
-    return t3v_fail(T3V_E_IO, "%s: the weights need %.2f GB, the disk has %.2f GB left", j->a->out, (double)j->total / 1e9,
-                    free_bytes / 1e9);
+    return t3v_fail(T3V_E_IO, "%s: the weights need %.2f GB, the disk has %.2f GB left", j->a->out,
+                    (double)j->total / 1e9, free_bytes / 1e9);
 }
 
 /* What stays as it is and what cannot be replaced is found out before anything is written. */
@@ -248,7 +282,8 @@ static t3v_status plan_parts(job *j)
     for (int i = 0; i < 3; i++) {
         part *p = &j->part[i];
         if (!p->bit) continue;
-        if (!(p->path = t3v_path_join(j->a->out, p->file))) return t3v_fail(T3V_E_NOMEM, "no memory for a path");
+        if (!(p->path = t3v_path_join(j->a->out, p->file)))
+            return t3v_fail(T3V_E_NOMEM, "no memory for a path");
         if (!j->a->force && t3v_is_file(p->path))
             return t3v_fail(T3V_E_IO, "%s is there already; --force replaces it", p->path);
         j->total += t3v_params_numel(&p->params) * (int64_t)t3v_dtype_size(j->a->dtype);
@@ -306,10 +341,12 @@ static t3v_status init(const args *a, const t3v_progress *progress)
         j.part[2] = (part){"text", "models_t5_umt5-xxl-enc-bf16.pth", TEXT, true, NULL, j.text.params};
     }
     if (!st) st = plan_parts(&j);
-    if (!st && a->parts & TOKENIZER && (a->tokenizer || !t3v_is_file(own))) st = write_tokenizer(a, own, bytes, n);
+    if (!st && a->parts & TOKENIZER && (a->tokenizer || !t3v_is_file(own)))
+        st = write_tokenizer(a, own, bytes, n);
     if (!st) st = write_settings(a);
     for (int i = 0; i < 3 && !st; i++)
-        if (j.part[i].bit) st = write_part(&j, &j.part[i], (uint64_t)a->seed + (uint64_t)i * 0x9e3779b97f4a7c15u);
+        if (j.part[i].bit)
+            st = write_part(&j, &j.part[i], (uint64_t)a->seed + (uint64_t)i * 0x9e3779b97f4a7c15u);
     for (int i = 0; i < 3; i++) free(j.part[i].path);
     t3v_dit_close(&j.dit);
     t3v_vae_close(&j.vae);

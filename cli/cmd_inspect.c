@@ -48,9 +48,17 @@ static void add_family(json_t *o, const t3v_family *y)
     const struct {
         const char *key;
         int64_t v;
-    } field[] = {{"dim", y->dim}, {"ffn_dim", y->ffn_dim}, {"num_layers", y->layers}, {"in_dim", y->in_dim},
-                 {"out_dim", y->out_dim}, {"text_dim", y->text_dim}, {"width", y->vae_width}, {"vocab", y->vocab},
-                 {"dim", y->text_width}, {"num_layers", y->text_layers}, {"num_heads", y->text_heads}};
+    } field[] = {{"dim", y->dim},
+                 {"ffn_dim", y->ffn_dim},
+                 {"num_layers", y->layers},
+                 {"in_dim", y->in_dim},
+                 {"out_dim", y->out_dim},
+                 {"text_dim", y->text_dim},
+                 {"width", y->vae_width},
+                 {"vocab", y->vocab},
+                 {"dim", y->text_width},
+                 {"num_layers", y->text_layers},
+                 {"num_heads", y->text_heads}};
     json_object_set_new(o, "kind", json_string(t3v_weights_kind_name(y->kind)));
     json_object_set_new(o, "family", y->name ? json_string(y->name) : json_null());
     if (y->reason) json_object_set_new(o, "not_run", json_string(y->reason));
@@ -63,7 +71,8 @@ static t3v_status add_weights(json_t *o, const char *path, bool list, t3v_family
 {
     t3v_tensor_file *f = NULL;
     T3V_TRY(t3v_tensors_open(&f, path));
-    int64_t numel[T3V_DTYPE_COUNT] = {0}, bytes[T3V_DTYPE_COUNT] = {0}, number[T3V_DTYPE_COUNT] = {0}, n = 0, b = 0;
+    int64_t numel[T3V_DTYPE_COUNT] = {0}, bytes[T3V_DTYPE_COUNT] = {0}, number[T3V_DTYPE_COUNT] = {0}, n = 0,
+            b = 0;
     json_t *types = json_object(), *tensors = json_array(), *meta = json_object();
     for (int64_t i = 0; i < f->count; i++) {
         const t3v_tensor_entry *e = &f->tensors[i];
@@ -72,15 +81,17 @@ static t3v_status add_weights(json_t *o, const char *path, bool list, t3v_family
         if (!list) continue;
         json_t *shape = json_array();
         for (int d = 0; d < e->ndim; d++) json_array_append_new(shape, json_integer(e->shape[d]));
-        json_array_append_new(tensors, json_pack("{s:s, s:s, s:o, s:I}", "name", e->name, "dtype", t3v_dtype_name(e->dtype),
-                                                 "shape", shape, "bytes", (json_int_t)e->nbytes));
+        json_array_append_new(tensors, json_pack("{s:s, s:s, s:o, s:I}", "name", e->name, "dtype",
+                                                 t3v_dtype_name(e->dtype), "shape", shape, "bytes",
+                                                 (json_int_t)e->nbytes));
     }
     for (int i = 0; i < T3V_DTYPE_COUNT; i++)
         if (number[i])
             json_object_set_new(types, t3v_dtype_name((t3v_dtype)i),
-                                json_pack("{s:I, s:I, s:I}", "tensors", (json_int_t)number[i], "parameters", (json_int_t)numel[i],
-                                          "bytes", (json_int_t)bytes[i]));
-    for (int64_t i = 0; i < f->meta_count; i++) json_object_set_new(meta, f->meta[i].key, json_string(f->meta[i].value));
+                                json_pack("{s:I, s:I, s:I}", "tensors", (json_int_t)number[i], "parameters",
+                                          (json_int_t)numel[i], "bytes", (json_int_t)bytes[i]));
+    for (int64_t i = 0; i < f->meta_count; i++)
+        json_object_set_new(meta, f->meta[i].key, json_string(f->meta[i].value));
     json_object_set_new(o, "format", json_string(f->format));
     set_int(o, "tensors", f->count);
     set_int(o, "parameters", n);
@@ -153,13 +164,16 @@ static bool add_tokenizer(parts *p, int64_t *pieces)
 
 static json_t *defaults_json(const t3v_defaults *d)
 {
-    json_t *o = json_pack("{s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:s, s:s, s:s, s:I, s:s, s:s}", "width", (json_int_t)d->width, "height",
-                          (json_int_t)d->height, "frames", (json_int_t)d->frames, "steps", (json_int_t)d->steps, "fps", d->fps,
-                          "shift", d->shift, "cfg", d->cfg, "sampler", d->sampler, "negative", d->negative, "plan", d->plan,
-                          "dense_steps", (json_int_t)d->dense_steps, "cfg_steps", d->cfg_steps, "reuse", d->reuse);
+    json_t *o = json_pack("{s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:s, s:s, s:s, s:I, s:s, s:s}", "width",
+                          (json_int_t)d->width, "height", (json_int_t)d->height, "frames",
+                          (json_int_t)d->frames, "steps", (json_int_t)d->steps, "fps", d->fps, "shift",
+                          d->shift, "cfg", d->cfg, "sampler", d->sampler, "negative", d->negative, "plan",
+                          d->plan, "dense_steps", (json_int_t)d->dense_steps, "cfg_steps", d->cfg_steps,
+                          "reuse", d->reuse);
     if (d->plan_grid[0])
-        json_object_set_new(o, "plan_grid", json_pack("[I,I,I]", (json_int_t)d->plan_grid[0], (json_int_t)d->plan_grid[1],
-                                                      (json_int_t)d->plan_grid[2]));
+        json_object_set_new(o, "plan_grid",
+                            json_pack("[I,I,I]", (json_int_t)d->plan_grid[0], (json_int_t)d->plan_grid[1],
+                                      (json_int_t)d->plan_grid[2]));
     return o;
 }
 
@@ -167,7 +181,8 @@ static void compare(parts *p, const char *what, int64_t config, int64_t weights)
 {
     char text[160];
     if (config == weights || !weights) return;
-    snprintf(text, sizeof text, "config.json says %s %lld, the weights have %lld", what, (long long)config, (long long)weights);
+    snprintf(text, sizeof text, "config.json says %s %lld, the weights have %lld", what, (long long)config,
+             (long long)weights);
     problem(p, text);
 }
 
@@ -188,8 +203,8 @@ static void check(parts *p, const t3v_dit_config *c, bool dit, bool text, int64_
         problem(p, line);
     }
     if (text && pieces > x->vocab) {
-        snprintf(line, sizeof line, "the tokenizer has %lld pieces, the text encoder %lld rows", (long long)pieces,
-                 (long long)x->vocab);
+        snprintf(line, sizeof line, "the tokenizer has %lld pieces, the text encoder %lld rows",
+                 (long long)pieces, (long long)x->vocab);
         problem(p, line);
     }
 }
@@ -218,16 +233,21 @@ static t3v_status model_json(const char *dir, json_t *o)
     if (opened) {
         const t3v_dit_config *c = &m->config;
         check(&p, c, dit, text, pieces);
-        json_object_set_new(o, "config", json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f}", "dim", (json_int_t)c->dim,
-                            "ffn_dim", (json_int_t)c->ffn_dim, "num_heads", (json_int_t)c->heads, "num_layers",
-                            (json_int_t)c->layers, "in_dim", (json_int_t)c->in_dim, "out_dim", (json_int_t)c->out_dim,
-                            "freq_dim", (json_int_t)c->freq_dim, "text_len", (json_int_t)c->text_len, "eps", c->eps));
+        json_object_set_new(o, "config",
+                            json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f}", "dim",
+                                      (json_int_t)c->dim, "ffn_dim", (json_int_t)c->ffn_dim, "num_heads",
+                                      (json_int_t)c->heads, "num_layers", (json_int_t)c->layers, "in_dim",
+                                      (json_int_t)c->in_dim, "out_dim", (json_int_t)c->out_dim, "freq_dim",
+                                      (json_int_t)c->freq_dim, "text_len", (json_int_t)c->text_len, "eps",
+                                      c->eps));
         json_object_set_new(o, "defaults", defaults_json(&m->defaults));
     }
     bool sound = opened && json_array_size(p.problems) == 0;
-    json_object_set_new(o, "runs", json_pack("{s:b, s:b, s:b, s:b, s:b}", "generate", sound && dit && vae && text && tokenizer,
-                                             "text", opened && text && tokenizer, "dit", opened && dit, "encode", opened && vae,
-                                             "decode", opened && vae));
+    json_object_set_new(o, "runs",
+                        json_pack("{s:b, s:b, s:b, s:b, s:b}", "generate",
+                                  sound && dit && vae && text && tokenizer, "text",
+                                  opened && text && tokenizer, "dit", opened && dit, "encode", opened && vae,
+                                  "decode", opened && vae));
     t3v_model_close(m);
     return T3V_OK;
 }
@@ -240,7 +260,10 @@ static const char *text_of(const json_t *o, const char *key)
     return s ? s : "";
 }
 
-static long long int_of(const json_t *o, const char *key) { return (long long)json_integer_value(json_object_get(o, key)); }
+static long long int_of(const json_t *o, const char *key)
+{
+    return (long long)json_integer_value(json_object_get(o, key));
+}
 
 static double real_of(const json_t *o, const char *key) { return json_number_value(json_object_get(o, key)); }
 
@@ -263,9 +286,10 @@ static void print_sizes(const json_t *o)
 {
     const char *key;
     json_t *t;
-    printf("%s, %lld tensors, %lld parameters, %.3f GB:", text_of(o, "format"), int_of(o, "tensors"), int_of(o, "parameters"),
-           (double)int_of(o, "bytes") / 1e9);
-    json_object_foreach(json_object_get(o, "dtypes"), key, t) printf(" %s %lld", key, int_of(t, "parameters"));
+    printf("%s, %lld tensors, %lld parameters, %.3f GB:", text_of(o, "format"), int_of(o, "tensors"),
+           int_of(o, "parameters"), (double)int_of(o, "bytes") / 1e9);
+    json_object_foreach(json_object_get(o, "dtypes"), key, t)
+        printf(" %s %lld", key, int_of(t, "parameters"));
     printf("\n");
 }
 
@@ -275,7 +299,8 @@ static void print_numbers(const json_t *o, const char *indent)
     static const char *const skip[] = {"tensors", "parameters", "bytes"};
     const char *key, *before = indent;
     json_t *v;
-    json_object_foreach((json_t *)o, key, v) {
+    json_object_foreach((json_t *)o, key, v)
+    {
         bool skipped = !json_is_integer(v);
         for (size_t i = 0; i < 3; i++) skipped |= strcmp(key, skip[i]) == 0;
         if (skipped) continue;
@@ -294,7 +319,8 @@ static void print_file(const json_t *o, bool all)
     printf("kind %s%s%s\n", text_of(o, "kind"), *family ? ", family " : "", family);
     print_numbers(o, "");
     if (*text_of(o, "not_run")) printf("not run: %s\n", text_of(o, "not_run"));
-    json_object_foreach(json_object_get(o, "metadata"), key, v) {
+    json_object_foreach(json_object_get(o, "metadata"), key, v)
+    {
         printf("metadata ");
         print_text(key, 100);
         printf(" = ");
@@ -316,8 +342,8 @@ static void print_file(const json_t *o, bool all)
         const char *name = text_of(t, "name");
         printf("  ");
         print_text(name, 200);
-        printf("%*s %-5s %s\n", (int)(strlen(name) < widest ? widest - strlen(name) : 0), "", text_of(t, "dtype"),
-               shape ? shape : "");
+        printf("%*s %-5s %s\n", (int)(strlen(name) < widest ? widest - strlen(name) : 0), "",
+               text_of(t, "dtype"), shape ? shape : "");
         free(shape);
     }
 }
@@ -328,7 +354,8 @@ static void print_model(const json_t *o)
     json_t *v;
     size_t i;
     printf("model directory%s%s\n", *family ? ", family " : "", family);
-    json_object_foreach(json_object_get(o, "parts"), key, v) {
+    json_object_foreach(json_object_get(o, "parts"), key, v)
+    {
         printf("%-10s", key);
         if (!json_is_true(json_object_get(v, "present"))) printf("missing: %s\n", text_of(v, "file"));
         else if (json_object_get(v, "pieces")) printf("%lld pieces\n", int_of(v, "pieces"));
@@ -337,18 +364,19 @@ static void print_model(const json_t *o)
     }
     json_t *d = json_object_get(o, "defaults");
     if (d)
-        printf("defaults  %lldx%lld, %lld frames, %g fps, %lld steps, %s, shift %g, cfg %g, plan %s\n", int_of(d, "width"),
-               int_of(d, "height"), int_of(d, "frames"), real_of(d, "fps"), int_of(d, "steps"), text_of(d, "sampler"),
-               real_of(d, "shift"), real_of(d, "cfg"), text_of(d, "plan"));
+        printf("defaults  %lldx%lld, %lld frames, %g fps, %lld steps, %s, shift %g, cfg %g, plan %s\n",
+               int_of(d, "width"), int_of(d, "height"), int_of(d, "frames"), real_of(d, "fps"),
+               int_of(d, "steps"), text_of(d, "sampler"), real_of(d, "shift"), real_of(d, "cfg"),
+               text_of(d, "plan"));
     json_array_foreach(json_object_get(o, "missing"), i, v) printf("missing   %s\n", json_string_value(v));
-    json_array_foreach(json_object_get(o, "problems"), i, v) {
+    json_array_foreach(json_object_get(o, "problems"), i, v)
+    {
         printf("problem   ");
         print_text(json_string_value(v), 1000);
         printf("\n");
     }
     printf("runs     ");
-    json_object_foreach(json_object_get(o, "runs"), key, v)
-        if (json_is_true(v)) printf(" %s", key);
+    json_object_foreach(json_object_get(o, "runs"), key, v) if (json_is_true(v)) printf(" %s", key);
     printf("\n");
 }
 
@@ -368,8 +396,11 @@ static bool is_model(const char *path)
 
 static int run(int argc, char **argv)
 {
-    static const struct argp own = {.options = options, .parser = parse, .args_doc = "PATH",
-                                    .doc = "Says what a file of weights or a model directory holds and whether it can be run."};
+    static const struct argp own = {
+        .options = options,
+        .parser = parse,
+        .args_doc = "PATH",
+        .doc = "Says what a file of weights or a model directory holds and whether it can be run."};
     args a = {0};
     cli_common common;
     int rc = cli_parse(&own, argc, argv, &common, &a);

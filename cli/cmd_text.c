@@ -18,8 +18,10 @@ enum { OPT_MODEL = 0x100, OPT_PROMPT, OPT_TEXT, OPT_TOKENIZER };
 
 static const struct argp_option options[] = {
     {"model", OPT_MODEL, "DIR", 0, "Model directory", 1},
-    {"prompt", OPT_PROMPT, "TEXT", 0, "The text (UTF-8); it is cleaned and cut to 512 tokens, as for a video", 1},
-    {"output", 'o', "F", 0, "safetensors file: `context` [L,dim] F32, `ids` [L] I32 (with the closing 1, no padding)", 1},
+    {"prompt", OPT_PROMPT, "TEXT", 0, "The text (UTF-8); it is cleaned and cut to 512 tokens, as for a video",
+     1},
+    {"output", 'o', "F", 0,
+     "safetensors file: `context` [L,dim] F32, `ids` [L] I32 (with the closing 1, no padding)", 1},
     {"text-encoder", OPT_TEXT, "FILE", 0, "Text encoder, when it is not in the model directory", 1},
     {"tokenizer", OPT_TOKENIZER, "FILE", 0, "spiece.model, likewise", 1},
     {0},
@@ -36,7 +38,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case 'o': a->out = arg; return 0;
     case ARGP_KEY_ARG: argp_error(state, "unexpected argument '%s'", arg); return 0;
     case ARGP_KEY_END:
-        if (!a->paths.model || !a->prompt || !a->out) argp_error(state, "--model, --prompt and -o are needed");
+        if (!a->paths.model || !a->prompt || !a->out)
+            argp_error(state, "--model, --prompt and -o are needed");
         return 0;
     default: return ARGP_ERR_UNKNOWN;
     }
@@ -51,8 +54,11 @@ static t3v_status encode(const args *a, t3v_dtype compute, int *n)
     t3v_status st;
     T3V_TRY_GOTO(st, done, t3v_arena_open(&arena, CLI_PROBE_ARENA));
     T3V_TRY_GOTO(st, done, t3v_model_open(&m, &a->paths, T3V_PART_TEXT, compute, false));
-    T3V_TRY_GOTO(st, done, t3v_tokenizer_encode(m->tokenizer, a->prompt, T3V_CLEAN_FULL, ids, T3V_TEXT_LEN, n, &cut));
-    if (cut) t3v_warn("the prompt is longer than %d tokens; what follows is left out, from '%.40s'", T3V_TEXT_LEN, cut);
+    T3V_TRY_GOTO(st, done,
+                 t3v_tokenizer_encode(m->tokenizer, a->prompt, T3V_CLEAN_FULL, ids, T3V_TEXT_LEN, n, &cut));
+    if (cut)
+        t3v_warn("the prompt is longer than %d tokens; what follows is left out, from '%.40s'", T3V_TEXT_LEN,
+                 cut);
     t3v_ctx ctx = {.arena = &arena, .compute = compute};
     t3v_tensor *rows = t3v_umt5_encode(&ctx, &m->text, ids, *n);
     if (!rows) {
@@ -70,7 +76,8 @@ done:
 
 static int run(int argc, char **argv)
 {
-    static const struct argp own = {.options = options, .parser = parse,
+    static const struct argp own = {.options = options,
+                                    .parser = parse,
                                     .doc = "Runs the tokenizer and the text encoder on a prompt."};
     args a = {0};
     cli_common common;

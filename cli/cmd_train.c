@@ -37,7 +37,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case 'o': a->out = arg; return 0;
     case OPT_RESUME: a->resume = true; return 0;
     case OPT_STOP:
-        if (!cli_int(arg, 1, INT64_MAX, &a->stop_after)) argp_error(state, "--stop-after %s: expected a number above 0", arg);
+        if (!cli_int(arg, 1, INT64_MAX, &a->stop_after))
+            argp_error(state, "--stop-after %s: expected a number above 0", arg);
         return 0;
     case ARGP_KEY_END:
         if (!a->config || !a->out) argp_error(state, "--config and -o are needed");
@@ -46,18 +47,31 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     }
 }
 
-static const struct argp argp = {
-    options, parse, NULL,
-    "Trains on procedural video: \"task\": \"vae\" or \"dit\" in the configuration. Ctrl-C writes a checkpoint; "
-    "--resume goes on to the same bytes.",
-    0, 0, 0};
+static const struct argp argp = {options,
+                                 parse,
+                                 NULL,
+                                 "Trains on procedural video: \"task\": \"vae\" or \"dit\" in the "
+                                 "configuration. Ctrl-C writes a checkpoint; "
+                                 "--resume goes on to the same bytes.",
+                                 0,
+                                 0,
+                                 0};
 
 /* The optimizer's part of a configuration. */
 static t3v_status read_options(const json_t *j, const char *f, t3v_train_options *o)
 {
     int64_t seed = 1;
-    *o = (t3v_train_options){.batch = 8, .lr = 1e-3, .warmup = 100, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8,
-                             .weight_decay = 0.01, .momentum = 0.95, .clip = 1.0, .ema = 0.999, .save_every = 500};
+    *o = (t3v_train_options){.batch = 8,
+                             .lr = 1e-3,
+                             .warmup = 100,
+                             .beta1 = 0.9,
+                             .beta2 = 0.99,
+                             .eps = 1e-8,
+                             .weight_decay = 0.01,
+                             .momentum = 0.95,
+                             .clip = 1.0,
+                             .ema = 0.999,
+                             .save_every = 500};
     T3V_TRY(t3v_json_int(j, f, "steps", true, 1, INT64_MAX, &o->steps));
     T3V_TRY(t3v_json_int(j, f, "batch", false, 1, 4096, &o->batch));
     T3V_TRY(t3v_json_real(j, f, "lr", false, 1e-12, 1, &o->lr));
@@ -78,7 +92,8 @@ static t3v_status read_options(const json_t *j, const char *f, t3v_train_options
 
 /* ---- VAE ----------------------------------------------------------------------------------------- */
 
-static t3v_status fill_vae(t3v_vae *vae, const char *init, int64_t dim, uint64_t seed, t3v_arena *arena, t3v_dtype compute)
+static t3v_status fill_vae(t3v_vae *vae, const char *init, int64_t dim, uint64_t seed, t3v_arena *arena,
+                           t3v_dtype compute)
 {
     t3v_params_options o = {.matrix = compute};
     t3v_tensor_file *f = NULL;
@@ -90,7 +105,8 @@ static t3v_status fill_vae(t3v_vae *vae, const char *init, int64_t dim, uint64_t
     t3v_status st = t3v_vae_open(vae, dim);
     if (!st) st = t3v_arena_open(arena, t3v_params_bytes(&vae->params, NULL, &o));
     if (!st && f) st = t3v_params_load(&vae->params, f, &o, arena, true, NULL);
-    else if (!st && (st = t3v_params_alloc(&vae->params, &o, arena)) == T3V_OK) t3v_params_randomise(&vae->params, seed);
+    else if (!st && (st = t3v_params_alloc(&vae->params, &o, arena)) == T3V_OK)
+        t3v_params_randomise(&vae->params, seed);
     t3v_tensors_close(f);
     return st;
 }
@@ -117,8 +133,8 @@ static t3v_status finish_vae(t3v_task_vae *task, const char *dir, const t3v_prog
     return st;
 }
 
-static t3v_status train_vae(const json_t *j, const args *a, const cli_common *common, const t3v_train_options *o,
-                            const char *settings, const t3v_progress *progress)
+static t3v_status train_vae(const json_t *j, const args *a, const cli_common *common,
+                            const t3v_train_options *o, const char *settings, const t3v_progress *progress)
 {
     const char *f = a->config, *init = NULL;
     int64_t dim = 16;
@@ -135,8 +151,8 @@ static t3v_status train_vae(const json_t *j, const args *a, const cli_common *co
     T3V_TRY(t3v_json_bool(j, f, "fold", false, &fold));
     T3V_TRY(t3v_json_bool(j, f, "inflate", false, &inflate));
     if (task.crop % 8 || task.frames % 4 != 1)
-        return t3v_fail(T3V_E_ARG, "%s: crop %lld and frames %lld; expected a multiple of 8 and 4n+1", f, (long long)task.crop,
-                        (long long)task.frames);
+        return t3v_fail(T3V_E_ARG, "%s: crop %lld and frames %lld; expected a multiple of 8 and 4n+1", f,
+                        (long long)task.crop, (long long)task.frames);
     t3v_dtype compute = common->bf16 ? T3V_BF16 : T3V_F32;
     t3v_status st = fill_vae(&vae, init, dim, o->seed, &arena, compute);
     if (!st && inflate) t3v_task_vae_inflate(&vae);
@@ -167,7 +183,8 @@ static t3v_status train_dit(const json_t *j, const args *a, const cli_common *co
     T3V_TRY(t3v_json_bool(j, f, "freeze_text", false, &task.freeze_text));
     T3V_TRY(t3v_json_int(j, f, "range", false, 0, 1 << 30, &task.range));
     t3v_model_paths paths = {.model = init};
-    t3v_status st = t3v_model_open(&task.model, &paths, T3V_PART_ALL, common->bf16 ? T3V_BF16 : T3V_F32, true);
+    t3v_status st = t3v_model_open(&task.model, &paths, T3V_PART_ALL, common->bf16 ? T3V_BF16 : T3V_F32,
+                                   true);
     if (!st) st = t3v_task_dit_open(&task, plan, cache, progress);
     if (!st) {
         t3v_task t = t3v_task_dit_make(&task);
@@ -201,4 +218,5 @@ static int run(int argc, char **argv)
     return st ? cli_fail(st) : rc > 0 ? rc : CLI_OK;
 }
 
-const cli_command cli_train = {"train", "train a VAE, or a DiT and its text encoder, on procedural video", run};
+const cli_command cli_train = {"train", "train a VAE, or a DiT and its text encoder, on procedural video",
+                               run};

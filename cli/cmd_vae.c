@@ -35,10 +35,12 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_TILE:
         if (strcmp(arg, "auto") == 0) a->tile_h = a->tile_w = 0;
         else if (strcmp(arg, "off") == 0) a->tile_h = a->tile_w = -1;
-        else if (!cli_size(arg, &a->tile_h, &a->tile_w)) argp_error(state, "--vae-tile %s: expected auto, off or HxW", arg);
+        else if (!cli_size(arg, &a->tile_h, &a->tile_w))
+            argp_error(state, "--vae-tile %s: expected auto, off or HxW", arg);
         return 0;
     case OPT_LIMIT:
-        if (!cli_bytes(arg, &a->limit) || a->limit < 1) argp_error(state, "--memory-limit %s: expected a size such as 3G", arg);
+        if (!cli_bytes(arg, &a->limit) || a->limit < 1)
+            argp_error(state, "--memory-limit %s: expected a size such as 3G", arg);
         return 0;
     case OPT_FPS:
         if (!cli_float(arg, 1, 240, &a->fps)) argp_error(state, "--fps %s: expected 1 to 240", arg);
@@ -54,11 +56,18 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     }
 }
 
-#define SHARED \
-    {"model", OPT_MODEL, "M", 0, "Model directory", 1}, \
-    {"vae", OPT_VAE, "F", 0, "VAE weights, when they are not in the model's directory", 1}, \
-    {"vae-tile", OPT_TILE, "auto|off|HxW", 0, "Spatial tiles; auto: what --memory-limit asks for (default)", 1}, \
-    {"memory-limit", OPT_LIMIT, "SIZE", 0, "Memory of the whole program, e.g. 3G (default: no limit)", 1}
+#define SHARED                                                                                              \
+    {"model", OPT_MODEL, "M", 0, "Model directory", 1},                                                     \
+        {"vae", OPT_VAE, "F", 0, "VAE weights, when they are not in the model's directory", 1},             \
+        {"vae-tile",                                                                                        \
+         OPT_TILE,                                                                                          \
+         "auto|off|HxW",                                                                                    \
+         0,                                                                                                 \
+         "Spatial tiles; auto: what --memory-limit asks for (default)",                                     \
+         1},                                                                                                \
+    {                                                                                                       \
+        "memory-limit", OPT_LIMIT, "SIZE", 0, "Memory of the whole program, e.g. 3G (default: no limit)", 1 \
+    }
 
 static const struct argp_option encode_options[] = {
     SHARED,
@@ -95,8 +104,8 @@ static t3v_status rest_of_limit(int64_t limit, size_t *rest)
     if (f) fclose(f);
     int64_t held = (int64_t)pages * sysconf(_SC_PAGESIZE);
     if (held >= limit)
-        return t3v_fail(T3V_E_NOMEM, "the model alone takes %lld MiB, --memory-limit is %lld MiB", (long long)(held >> 20),
-                        (long long)(limit >> 20));
+        return t3v_fail(T3V_E_NOMEM, "the model alone takes %lld MiB, --memory-limit is %lld MiB",
+                        (long long)(held >> 20), (long long)(limit >> 20));
     *rest = (size_t)(limit - held);
     return T3V_OK;
 }
@@ -110,8 +119,8 @@ static t3v_status shape4(const t3v_tensor_entry *e, int64_t channels, int64_t sh
     if (ok) memcpy(shape, e->shape + e->ndim - 4, 4 * sizeof *shape);
     for (int i = 1; ok && i < 4; i++) ok = shape[i] > 0;
     if (!ok || shape[0] != channels)
-        return t3v_fail(T3V_E_SHAPE, "%s in %s is %s, expected [%lld, frames, height, width]", e->name, e->file,
-                        t3v_shape_text(e->ndim, e->shape, text, sizeof text), (long long)channels);
+        return t3v_fail(T3V_E_SHAPE, "%s in %s is %s, expected [%lld, frames, height, width]", e->name,
+                        e->file, t3v_shape_text(e->ndim, e->shape, text, sizeof text), (long long)channels);
     return T3V_OK;
 }
 
@@ -123,8 +132,10 @@ static t3v_status read4(const char *path, const char *name, int64_t channels, in
     if (!st) st = t3v_tensors_get(f, name, &e);
     if (!st) st = shape4(e, channels, shape);
     int64_t bytes = 0;
-    if (!st && !t3v_mul(e->numel, (int64_t)sizeof(float), &bytes)) st = t3v_fail(T3V_E_TOO_BIG, "%s: %s is too large", path, name);
-    if (!st && !(*out = malloc((size_t)bytes))) st = t3v_fail(T3V_E_NOMEM, "%s: no memory for %lld bytes", path, (long long)bytes);
+    if (!st && !t3v_mul(e->numel, (int64_t)sizeof(float), &bytes))
+        st = t3v_fail(T3V_E_TOO_BIG, "%s: %s is too large", path, name);
+    if (!st && !(*out = malloc((size_t)bytes)))
+        st = t3v_fail(T3V_E_NOMEM, "%s: no memory for %lld bytes", path, (long long)bytes);
     if (!st) st = t3v_tensor_copy(e, *out, T3V_F32);
     t3v_tensors_close(f);
     return st;
@@ -132,22 +143,27 @@ static t3v_status read4(const char *path, const char *name, int64_t channels, in
 
 static t3v_status write4(const char *path, const char *name, const float *data, const int64_t shape[4])
 {
-    t3v_tensor_entry e = {.name = name, .dtype = T3V_F32, .ndim = 4, .data = data,
+    t3v_tensor_entry e = {.name = name,
+                          .dtype = T3V_F32,
+                          .ndim = 4,
+                          .data = data,
                           .numel = shape[0] * shape[1] * shape[2] * shape[3]};
     memcpy(e.shape, shape, 4 * sizeof *shape);
     e.nbytes = e.numel * (int64_t)sizeof(float);
     return t3v_safetensors_write(path, &e, 1, NULL, 0);
 }
 
-static void print_result(const cli_common *common, const char *path, const t3v_vae_clip *c, int64_t th, int64_t tw)
+static void print_result(const cli_common *common, const char *path, const t3v_vae_clip *c, int64_t th,
+                         int64_t tw)
 {
     struct rusage use;
     getrusage(RUSAGE_SELF, &use);
     if (!common->json) printf("%s\n", path);
     else
-        printf("{\"output\":\"%s\",\"frames\":%lld,\"height\":%lld,\"width\":%lld,\"tile\":[%lld,%lld],\"peak_rss_bytes\":%lld}\n",
-               path, (long long)c->frames, (long long)c->height, (long long)c->width, (long long)th, (long long)tw,
-               (long long)use.ru_maxrss * 1024);
+        printf("{\"output\":\"%s\",\"frames\":%lld,\"height\":%lld,\"width\":%lld,\"tile\":[%lld,%lld],"
+               "\"peak_rss_bytes\":%lld}\n",
+               path, (long long)c->frames, (long long)c->height, (long long)c->width, (long long)th,
+               (long long)tw, (long long)use.ru_maxrss * 1024);
 }
 
 static t3v_status open_vae(const args *a, const cli_common *common, t3v_model **m, t3v_vae_clip *clip)
@@ -165,7 +181,7 @@ typedef struct source {
     const args *a;
     float *clip; /* [3, frames, h, w] or NULL */
     t3v_video_reader *reader;
-    float *frame; /* of the reader */
+    float *frame;         /* of the reader */
     int64_t frames, h, w; /* stored */
     int64_t y0, x0, keep_h, keep_w;
 } source;
@@ -176,7 +192,8 @@ static t3v_status count_frames(source *s)
     t3v_status st = T3V_OK;
     uint8_t *rgb = malloc((size_t)(s->h * s->w) * 3);
     if (!rgb) return t3v_fail(T3V_E_NOMEM, "no memory for a frame");
-    for (s->frames = -1; !st && !eof && !cli_interrupted(); s->frames++) st = t3v_video_reader_next_u8(s->reader, rgb, &eof);
+    for (s->frames = -1; !st && !eof && !cli_interrupted(); s->frames++)
+        st = t3v_video_reader_next_u8(s->reader, rgb, &eof);
     free(rgb);
     t3v_video_reader_close(&s->reader);
     if (!st && cli_interrupted()) return t3v_fail(T3V_E_CANCEL, "interrupted");
@@ -191,7 +208,8 @@ static t3v_status open_source(source *s)
         s->frames = shape[1], s->h = shape[2], s->w = shape[3];
         return T3V_OK;
     }
-    if (strcmp(s->a->in, "-") == 0) return t3v_fail(T3V_E_ARG, "encode reads its input twice: name a file, not -");
+    if (strcmp(s->a->in, "-") == 0)
+        return t3v_fail(T3V_E_ARG, "encode reads its input twice: name a file, not -");
     T3V_TRY(t3v_video_reader_open(&s->reader, s->a->in));
     const t3v_video_info *info = t3v_video_reader_info(s->reader);
     s->h = info->height, s->w = info->width;
@@ -205,9 +223,12 @@ static t3v_status next_frame(void *user, int64_t index, float *rgb)
     source *s = user;
     bool eof = false;
     if (s->reader) T3V_TRY(t3v_video_reader_next(s->reader, s->frame, &eof));
-    if (eof) return t3v_fail(T3V_E_FORMAT, "%s: ends at frame %lld, it had more before", s->a->in, (long long)index);
+    if (eof)
+        return t3v_fail(T3V_E_FORMAT, "%s: ends at frame %lld, it had more before", s->a->in,
+                        (long long)index);
     for (int64_t c = 0; c < 3; c++) {
-        const float *plane = s->reader ? s->frame + c * s->h * s->w : s->clip + (c * s->frames + index) * s->h * s->w;
+        const float *plane = s->reader ? s->frame + c * s->h * s->w
+                                       : s->clip + (c * s->frames + index) * s->h * s->w;
         for (int64_t y = 0; y < s->keep_h; y++, rgb += s->keep_w)
             memcpy(rgb, plane + (s->y0 + y) * s->w + s->x0, (size_t)s->keep_w * sizeof *rgb);
     }
@@ -221,13 +242,18 @@ static t3v_status fit(source *s, t3v_vae_clip *clip)
     s->keep_h = s->h, s->keep_w = s->w;
     if (s->a->crop_frames) clip->frames = (s->frames - 1) / 4 * 4 + 1;
     else if (s->frames % 4 != 1)
-        return t3v_fail(T3V_E_ARG, "%s has %lld frames; expected 4n+1, the nearest is %lld (--crop-frames drops the last ones)",
-                        s->a->in, (long long)s->frames, (long long)(s->frames < 3 ? 1 : (s->frames + 1) / 4 * 4 + 1));
+        return t3v_fail(
+            T3V_E_ARG,
+            "%s has %lld frames; expected 4n+1, the nearest is %lld (--crop-frames drops the last ones)",
+            s->a->in, (long long)s->frames, (long long)(s->frames < 3 ? 1 : (s->frames + 1) / 4 * 4 + 1));
     if (s->a->crop_size && s->h >= 16 && s->w >= 16) s->keep_h = s->h / 16 * 16, s->keep_w = s->w / 16 * 16;
     else if (s->h % 8 || s->w % 8)
-        return t3v_fail(T3V_E_ARG, "%s is %lldx%lld; expected multiples of 8 (16 for the transformer), the nearest is %lldx%lld "
-                        "(--crop-size keeps the middle)", s->a->in, (long long)s->w, (long long)s->h,
-                        (long long)(s->w < 24 ? 16 : (s->w + 8) / 16 * 16), (long long)(s->h < 24 ? 16 : (s->h + 8) / 16 * 16));
+        return t3v_fail(
+            T3V_E_ARG,
+            "%s is %lldx%lld; expected multiples of 8 (16 for the transformer), the nearest is %lldx%lld "
+            "(--crop-size keeps the middle)",
+            s->a->in, (long long)s->w, (long long)s->h, (long long)(s->w < 24 ? 16 : (s->w + 8) / 16 * 16),
+            (long long)(s->h < 24 ? 16 : (s->h + 8) / 16 * 16));
     s->y0 = (s->h - s->keep_h) / 2, s->x0 = (s->w - s->keep_w) / 2;
     clip->height = s->keep_h, clip->width = s->keep_w;
     return T3V_OK;
@@ -235,7 +261,8 @@ static t3v_status fit(source *s, t3v_vae_clip *clip)
 
 static int run_encode(int argc, char **argv)
 {
-    static const struct argp own = {.options = encode_options, .parser = parse,
+    static const struct argp own = {.options = encode_options,
+                                    .parser = parse,
                                     .doc = "Encodes a video into the latent that the transformer sees."};
     args a = {0};
     cli_common common;
@@ -256,7 +283,8 @@ static int run_encode(int argc, char **argv)
         int64_t shape[4] = {T3V_VAE_Z, (clip.frames - 1) / 4 + 1, clip.height / 8, clip.width / 8};
         n = shape[0] * shape[1] * shape[2] * shape[3];
         latent = malloc((size_t)n * sizeof *latent);
-        st = latent ? t3v_vae_encode(&m->vae, &clip, next_frame, &s, latent) : t3v_fail(T3V_E_NOMEM, "no memory for the latent");
+        st = latent ? t3v_vae_encode(&m->vae, &clip, next_frame, &s, latent)
+                    : t3v_fail(T3V_E_NOMEM, "no memory for the latent");
         if (!st) st = write4(a.out, "latent", latent, shape);
     }
     if (!st) print_result(&common, a.out, &clip, th, tw);
@@ -281,11 +309,13 @@ static t3v_status put_frame(void *user, int64_t index, const float *rgb)
     if (s->writer) return t3v_video_writer_frame(s->writer, rgb, 0, 0);
     int64_t plane = s->clip.h * s->clip.w;
     for (int64_t c = 0; c < 3; c++)
-        memcpy(s->clip.video + (c * s->clip.frames + index) * plane, rgb + c * plane, (size_t)plane * sizeof *rgb);
+        memcpy(s->clip.video + (c * s->clip.frames + index) * plane, rgb + c * plane,
+               (size_t)plane * sizeof *rgb);
     return T3V_OK;
 }
 
-static t3v_status decode(const args *a, const t3v_model *m, t3v_vae *vae, const t3v_vae_clip *clip, const float *latent)
+static t3v_status decode(const args *a, const t3v_model *m, t3v_vae *vae, const t3v_vae_clip *clip,
+                         const float *latent)
 {
     double fps = a->fps > 0 ? a->fps : m->defaults.fps;
     sink s = {0};
@@ -298,7 +328,10 @@ static t3v_status decode(const args *a, const t3v_model *m, t3v_vae *vae, const 
         cli_clip_free(&s.clip);
         return st;
     }
-    t3v_video_options o = {.width = clip->width, .height = clip->height, .fps_num = (int)lround(fps * 1000), .fps_den = 1000,
+    t3v_video_options o = {.width = clip->width,
+                           .height = clip->height,
+                           .fps_num = (int)lround(fps * 1000),
+                           .fps_den = 1000,
                            .codec = a->codec};
     T3V_TRY(t3v_video_writer_open(&s.writer, a->out, &o));
     st = t3v_vae_decode(vae, clip, latent, put_frame, &s);
@@ -308,7 +341,8 @@ static t3v_status decode(const args *a, const t3v_model *m, t3v_vae *vae, const 
 
 static int run_decode(int argc, char **argv)
 {
-    static const struct argp own = {.options = decode_options, .parser = parse,
+    static const struct argp own = {.options = decode_options,
+                                    .parser = parse,
                                     .doc = "Decodes a latent into a video, clamped to [-1,1]."};
     args a = {0};
     cli_common common;
@@ -322,7 +356,8 @@ static int run_decode(int argc, char **argv)
     int64_t shape[4], th, tw;
     t3v_status st = read4(a.in, "latent", T3V_VAE_Z, shape, &latent);
     for (int i = 1; i < 4 && !st; i++)
-        if (shape[i] > 1 << 20) st = t3v_fail(T3V_E_TOO_BIG, "%s: latent has an axis of %lld", a.in, (long long)shape[i]);
+        if (shape[i] > 1 << 20)
+            st = t3v_fail(T3V_E_TOO_BIG, "%s: latent has an axis of %lld", a.in, (long long)shape[i]);
     if (!st) {
         clip.frames = 4 * shape[1] - 3, clip.height = 8 * shape[2], clip.width = 8 * shape[3];
         st = open_vae(&a, &common, &m, &clip);

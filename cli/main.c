@@ -8,18 +8,18 @@
 
 /* One row per file cmd_*.c, in the order of the help text. */
 #define COMMANDS(X) \
-    X(generate) \
-    X(inspect) \
-    X(init) \
-    X(text) \
-    X(dit) \
-    X(encode) \
-    X(decode) \
-    X(train) \
-    X(data) \
-    X(eval) \
-    X(attend) \
-    X(plan) \
+    X(generate)     \
+    X(inspect)      \
+    X(init)         \
+    X(text)         \
+    X(dit)          \
+    X(encode)       \
+    X(decode)       \
+    X(train)        \
+    X(data)         \
+    X(eval)         \
+    X(attend)       \
+    X(plan)         \
     X(bench)
 
 #define DECLARE(name) extern const cli_command cli_##name;
@@ -30,7 +30,7 @@ static const cli_command *const commands[] = {
 #define ROW(name) &cli_##name,
     COMMANDS(ROW)
 #undef ROW
-    NULL,
+        NULL,
 };
 
 static void help(FILE *f)
@@ -38,7 +38,8 @@ static void help(FILE *f)
     fputs("t3v: native-4K video from trained video diffusion transformers\n\n"
           "usage: t3v COMMAND [options]      `t3v COMMAND --help' explains one\n\n",
           f);
-    for (const cli_command *const *c = commands; *c; c++) fprintf(f, "  %-10s %s\n", (*c)->name, (*c)->summary);
+    for (const cli_command *const *c = commands; *c; c++)
+        fprintf(f, "  %-10s %s\n", (*c)->name, (*c)->summary);
 }
 
 int main(int argc, char **argv)

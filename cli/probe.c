@@ -6,7 +6,8 @@
 
 static bool is_float(t3v_dtype t) { return t == T3V_F32 || t == T3V_BF16 || t == T3V_F16 || t == T3V_F64; }
 
-t3v_status cli_probe_read(t3v_ctx *ctx, const char *path, const char *name, int ndim, const int64_t *want, t3v_tensor **out)
+t3v_status cli_probe_read(t3v_ctx *ctx, const char *path, const char *name, int ndim, const int64_t *want,
+                          t3v_tensor **out)
 {
     t3v_tensor_file *f = NULL;
     const t3v_tensor_entry *e;
@@ -15,7 +16,8 @@ t3v_status cli_probe_read(t3v_ctx *ctx, const char *path, const char *name, int 
     T3V_TRY_GOTO(st, done, t3v_tensors_open(&f, path));
     T3V_TRY_GOTO(st, done, t3v_tensors_get(f, name, &e));
     if (!is_float(e->dtype)) {
-        st = t3v_fail(T3V_E_DTYPE, "%s: tensor '%s' is %s, expected F32, BF16, F16 or F64", path, name, t3v_dtype_name(e->dtype));
+        st = t3v_fail(T3V_E_DTYPE, "%s: tensor '%s' is %s, expected F32, BF16, F16 or F64", path, name,
+                      t3v_dtype_name(e->dtype));
         goto done;
     }
     T3V_TRY_GOTO(st, done, t3v_tensor_expect(e, ndim, want));
@@ -36,7 +38,8 @@ done:
     return st;
 }
 
-t3v_tensor_entry cli_probe_entry(const char *name, t3v_dtype dtype, int ndim, const int64_t *shape, const void *data)
+t3v_tensor_entry cli_probe_entry(const char *name, t3v_dtype dtype, int ndim, const int64_t *shape,
+                                 const void *data)
 {
     t3v_tensor_entry e = {.name = name, .dtype = dtype, .ndim = ndim, .numel = 1, .data = data};
     for (int i = 0; i < ndim; i++) e.numel *= e.shape[i] = shape[i];

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# The longer checks: includes, symbols, pages, headers, CPU masks, clang, sanitizers, fuzz smoke.
-# usage: scripts/check.sh BUILD_DIR [STEP...]   (steps: includes symbols docs headers masks clang asan fuzz)
+# The longer checks: formatting, includes, symbols, pages, headers, CPU masks, clang, sanitizers, fuzz smoke.
+# usage: scripts/check.sh BUILD_DIR [STEP...]   (steps: format includes symbols docs headers masks clang asan fuzz)
 # T3V_FUZZ_SECONDS (default 30) is the time for each fuzz target.
 set -uo pipefail
 [ $# -ge 1 ] || { echo "usage: scripts/check.sh BUILD_DIR [STEP...]" >&2; exit 2; }
@@ -30,6 +30,8 @@ check() {
 }
 
 cpu_has() { grep -qwm1 "$1" /proc/cpuinfo; }
+
+format() { git ls-files '*.[ch]' | xargs clang-format --dry-run --Werror; }
 
 headers() {
     local bad=0 header
@@ -77,6 +79,7 @@ for step in $steps; do
     case $step in
         includes) check includes scripts/includes.sh ;;
         symbols) check build scripts/build.sh "$build" && check symbols scripts/symbols.sh "$build" ;;
+        format) check format format ;;
         docs) check docs scripts/docs.sh "$build/t3v" ;;
         headers) check headers headers ;;
         masks) masks ;;

@@ -64,10 +64,8 @@ static char *restated_normalise(const t3v_spiece_model *m, const char *text, siz
         if (!any && m->add_dummy_prefix) memcpy(out, bar, 3), o = 3;
         any = true;
         space = s[i] == ' ';
-        if (space && m->escape_whitespaces)
-            memcpy(out + o, bar, 3), o += 3;
-        else
-            out[o++] = s[i];
+        if (space && m->escape_whitespaces) memcpy(out + o, bar, 3), o += 3;
+        else out[o++] = s[i];
     }
     /* At the end also a U+2581 that was in the text goes. */
     while (m->remove_extra_whitespaces && o >= 3 && memcmp(out + o - 3, bar, 3) == 0) o -= 3;
@@ -109,8 +107,8 @@ static int32_t *restated_encode(const t3v_spiece_model *m, const char *text, siz
             int32_t id = t3v_spiece_model_find(m, s + i, k);
             const t3v_spiece *p = id < 0 ? NULL : &m->piece[id];
             if (p && (p->type == T3V_SPIECE_NORMAL || p->type == T3V_SPIECE_USER_DEFINED)) {
-                double score =
-                    p->type == T3V_SPIECE_NORMAL ? (double)p->score : (double)((float)k * most) - 0.1;
+                double score = p->type == T3V_SPIECE_NORMAL ? (double)p->score
+                                                            : (double)((float)k * most) - 0.1;
                 cell *to = &best[i + k];
                 if (!to->reached || score + best[i].score > to->score)
                     *to = (cell){i, id, (float)(score + best[i].score), true};

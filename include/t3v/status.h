@@ -8,17 +8,17 @@ extern "C" {
 #endif
 
 /* One map: the enum, the names and the texts come from it. */
-#define T3V_STATUS_MAP(X)                                \
-    X(OK, 0, "success")                                  \
-    X(E_ARG, 1, "invalid argument")                      \
-    X(E_NOMEM, 2, "out of memory")                       \
-    X(E_IO, 3, "input/output error")                     \
-    X(E_FORMAT, 4, "malformed file")                     \
-    X(E_SHAPE, 5, "tensor shape mismatch")               \
-    X(E_DTYPE, 6, "unsupported data type")               \
-    X(E_UNSUPPORTED, 7, "not supported by this build")   \
-    X(E_TOO_BIG, 8, "size exceeds limits")               \
-    X(E_CANCEL, 9, "cancelled")                          \
+#define T3V_STATUS_MAP(X)                              \
+    X(OK, 0, "success")                                \
+    X(E_ARG, 1, "invalid argument")                    \
+    X(E_NOMEM, 2, "out of memory")                     \
+    X(E_IO, 3, "input/output error")                   \
+    X(E_FORMAT, 4, "malformed file")                   \
+    X(E_SHAPE, 5, "tensor shape mismatch")             \
+    X(E_DTYPE, 6, "unsupported data type")             \
+    X(E_UNSUPPORTED, 7, "not supported by this build") \
+    X(E_TOO_BIG, 8, "size exceeds limits")             \
+    X(E_CANCEL, 9, "cancelled")                        \
     X(E_INTERNAL, 10, "internal error")
 
 typedef enum t3v_status {

@@ -29,20 +29,23 @@ typedef struct t3v_frame {
     int64_t index, count;  /* which frame of how many, in order */
     int64_t width, height; /* pixels */
     double fps;
-    const float *rgb;      /* [3, height, width] in [-1, 1]; planes and rows lie `plane` and `row` floats apart */
+    /* [3, height, width] in [-1, 1]; planes and rows lie `plane` and `row` floats apart */
+    const float *rgb;
     int64_t plane, row;
 } t3v_frame;
 
 typedef struct t3v_frame_sink {
-    t3v_status (*fn)(void *user, const t3v_frame *frame); /* anything but T3V_OK ends the run with that status */
+    /* anything but T3V_OK ends the run with that status */
+    t3v_status (*fn)(void *user, const t3v_frame *frame);
     void *user;
 } t3v_frame_sink;
 
 /* One clip to make. */
 typedef struct t3v_output {
-    const char *prompt;   /* UTF-8 */
-    const char *path;     /* the extension chooses the container */
-    t3v_frame_sink sink;  /* with fn set, gets the frames instead of a file; nothing is written and nothing resumed */
+    const char *prompt; /* UTF-8 */
+    const char *path;   /* the extension chooses the container */
+    /* with fn set, gets the frames instead of a file; nothing is written and nothing resumed */
+    t3v_frame_sink sink;
     uint64_t seed_offset; /* added to the job's seed */
 } t3v_output;
 
@@ -54,49 +57,54 @@ typedef struct t3v_lora_use {
 /* What to generate. Zero (or NULL, or a negative number where zero means something) takes the default of the model:
  * t3v.json beside the weights, else the model family's. */
 typedef struct t3v_job {
-    const char *model; /* directory in the original Wan2.1 layout */
+    const char *model;                          /* directory in the original Wan2.1 layout */
     const char *vae, *text_encoder, *tokenizer; /* files, when they are not in that directory */
     const t3v_output *output;
     int64_t outputs;
     const char *negative;
-    const char *plan;          /* attention plan, e.g. "full" */
-    int64_t width, height;     /* pixels, even, at least 16 */
-    int64_t frames;            /* 4n + 1 */
+    const char *plan;      /* attention plan, e.g. "full" */
+    int64_t width, height; /* pixels, even, at least 16 */
+    int64_t frames;        /* 4n + 1 */
     double fps;
     int64_t steps;
-    const char *sampler;       /* euler, unipc, dpm++ */
+    const char *sampler; /* euler, unipc, dpm++ */
     double shift;
-    double cfg;                /* < 0: default; 1: no guidance, one pass a step */
-    const char *cfg_steps;     /* guidance in these steps alone: "A-B", from 0; "all" */
-    int64_t dense_steps;       /* the first steps that use plan "full" instead of `plan`; < 0: default */
-    const char *reuse;         /* which steps reuse what the blocks added before: "off", "steps:LIST" (those that run),
-                                * "teacache[:threshold=F,first=N,last=N]" */
+    double cfg;            /* < 0: default; 1: no guidance, one pass a step */
+    const char *cfg_steps; /* guidance in these steps alone: "A-B", from 0; "all" */
+    int64_t dense_steps;   /* the first steps that use plan "full" instead of `plan`; < 0: default */
+    /* Which steps reuse what the blocks added before: "off", "steps:LIST" (those that run),
+     * "teacache[:threshold=F,first=N,last=N]". */
+    const char *reuse;
     uint64_t seed;
-    const char *rng;           /* "philox" (default) or "torch" */
-    const char *noise;         /* file with the tensor `noise`, instead of a seed */
+    const char *rng;   /* "philox" (default) or "torch" */
+    const char *noise; /* file with the tensor `noise`, instead of a seed */
     const t3v_lora_use *lora;
     int64_t loras;
-    const char *save_latent;   /* file for the final latent; NULL: not saved */
-    bool resume;               /* go on from an interrupted run's state, if there is one */
-    double save_every;         /* seconds between saves of that state; < 0: 10; 0: after every step */
-    bool dry_run;              /* compute nothing; report memory and cost */
+    const char *save_latent; /* file for the final latent; NULL: not saved */
+    bool resume;             /* go on from an interrupted run's state, if there is one */
+    double save_every;       /* seconds between saves of that state; < 0: 10; 0: after every step */
+    bool dry_run;            /* compute nothing; report memory and cost */
     const char *codec;
-    int64_t tile_h, tile_w;    /* VAE tile in pixels; 0: automatic; < 0: no tiles */
-    int64_t memory_limit;      /* bytes; 0: what the machine has free */
-    t3v_dtype compute;         /* T3V_BF16 or T3V_F32 */
+    int64_t tile_h, tile_w; /* VAE tile in pixels; 0: automatic; < 0: no tiles */
+    int64_t memory_limit;   /* bytes; 0: what the machine has free */
+    t3v_dtype compute;      /* T3V_BF16 or T3V_F32 */
     t3v_progress progress;
 } t3v_job;
 
-#define T3V_JOB_INIT { .cfg = -1.0, .dense_steps = -1, .save_every = -1.0, .compute = T3V_BF16 }
+#define T3V_JOB_INIT                                                            \
+    {                                                                           \
+        .cfg = -1.0, .dense_steps = -1, .save_every = -1.0, .compute = T3V_BF16 \
+    }
 
 /* What was done (the last clip's), or would be done. */
 typedef struct t3v_result {
-    int64_t width, height, frames;   /* of the video */
-    int64_t grid[3];                 /* tokens T, H, W */
+    int64_t width, height, frames; /* of the video */
+    int64_t grid[3];               /* tokens T, H, W */
     int64_t steps;
-    int64_t passes;                  /* through the transformer's blocks, of one clip: to be made, or made by this run */
-    int64_t peak_bytes;              /* estimated by --dry-run, measured (VmHWM) otherwise */
-    double flop;                     /* of those passes */
+    /* through the transformer's blocks, of one clip: to be made, or made by this run */
+    int64_t passes;
+    int64_t peak_bytes; /* estimated by --dry-run, measured (VmHWM) otherwise */
+    double flop;        /* of those passes */
     double seconds_text, seconds_denoise, seconds_decode;
 } t3v_result;
 

@@ -34,7 +34,9 @@ static size_t means_before(const t3v_site *site, int64_t term, int heads, int di
 
 static layout lay_out(const t3v_site *site, const t3v_attend_args *a)
 {
-    layout l = { .impl = t3v_attn_choose(a, NULL, 0), .threads = t3v_threads(), .keys = t3v_attn_most_keys(site, a->n_k, false) };
+    layout l = {.impl = t3v_attn_choose(a, NULL, 0),
+                .threads = t3v_threads(),
+                .keys = t3v_attn_most_keys(site, a->n_k, false)};
     const t3v_term *linear = t3v_attn_linear_term(site);
     size_t row = (size_t)a->n_q * sizeof(float);
     l.source = t3v_attn_source_bytes(site, a);
@@ -63,7 +65,8 @@ static layout lay_out(const t3v_site *site, const t3v_attend_args *a)
     l.means = means_before(site, site->terms, a->heads, a->dim);
     l.thread = l.work + (l.shared ? 0 : l.packed + l.list);
     l.common = (l.shared ? l.packed : 0) + (l.shared || l.team ? l.list : 0);
-    l.total = l.sum + l.lse + l.top + l.source + l.linear + l.means + l.common + l.thread * (size_t)l.threads + T3V_ATTN_ALIGN;
+    l.total = l.sum + l.lse + l.top + l.source + l.linear + l.means + l.common +
+              l.thread * (size_t)l.threads + T3V_ATTN_ALIGN;
     return l;
 }
 
@@ -76,8 +79,9 @@ typedef struct run {
     char *sum, *lse, *top, *source, *linear, *means, *common, *threads; /* parts of the scratch */
     int phase;                                                          /* of the epilogue */
     int failed;                                                         /* a product found no memory */
-    int only;                                                           /* the one term to run, for all heads; -1: several */
-    t3v_attn_job job;                                                   /* that the team works on */
+    /* the one term to run, for all heads; -1: several */
+    int only;
+    t3v_attn_job job; /* that the team works on */
 } run;
 
 static void fails(run *r)
@@ -86,7 +90,10 @@ static void fails(run *r)
     r->failed = 1;
 }
 
-static bool uses(const t3v_site *site, int phase, int term) { return !site->epilogue || site->epilogue->uses(phase, term); }
+static bool uses(const t3v_site *site, int phase, int term)
+{
+    return !site->epilogue || site->epilogue->uses(phase, term);
+}
 
 static float *lse_of(const run *r, int index, int head)
 {
@@ -99,13 +106,15 @@ static float *lse_of(const run *r, int index, int head)
 static t3v_attn_sink sink_of(const run *r, int index, int head, bool add)
 {
     const t3v_attend_args *a = r->a;
-    t3v_attn_sink s = { .weight = r->site->term[index].weight, .lse = lse_of(r, index, head) };
+    t3v_attn_sink s = {.weight = r->site->term[index].weight, .lse = lse_of(r, index, head)};
     if (r->site->combine != T3V_COMBINE_MEAN) {
-        s.out = (float *)(void *)r->sum + index * a->n_q * a->dim, s.type = T3V_F32, s.stride = a->dim, s.weight = 1;
+        s.out = (float *)(void *)r->sum + index * a->n_q * a->dim, s.type = T3V_F32, s.stride = a->dim,
+        s.weight = 1;
     } else if (r->only < 0) {
         s.out = r->sum, s.type = T3V_F32, s.stride = a->dim, s.add = add;
     } else {
-        s.out = (void *)t3v_attn_at_head(a->out, a->out_type, head, a->dim), s.type = a->out_type, s.stride = a->out_stride;
+        s.out = (void *)t3v_attn_at_head(a->out, a->out_type, head, a->dim), s.type = a->out_type,
+        s.stride = a->out_stride;
     }
     return s;
 }
@@ -120,7 +129,8 @@ static float *means_of(const run *r, const t3v_term *t, int head)
 static t3v_attn_job team_job(run *r, const t3v_term *t, int head, int64_t b)
 {
 #pragma omp single /* its barrier comes before any use, that of the last loop after all */
-    r->job = t3v_attn_job_of(r->site, t, r->a, head, b, r->common + (r->l.shared ? r->l.packed : 0), r->source, means_of(r, t, head));
+    r->job = t3v_attn_job_of(r->site, t, r->a, head, b, r->common + (r->l.shared ? r->l.packed : 0),
+                             r->source, means_of(r, t, head));
     return r->job;
 }
 
@@ -138,10 +148,13 @@ static void run_linear(run *r, int index, int head, char *mine)
 {
     const t3v_term *t = &r->site->term[index];
     t3v_phi_net net[2];
-    for (int map = 0; map < 2; map++) net[map] = t3v_phi_of(&t->phi, map, head, r->a->dim, r->a->params, NULL);
+    for (int map = 0; map < 2; map++)
+        net[map] = t3v_phi_of(&t->phi, map, head, r->a->dim, r->a->params, NULL);
     for (int64_t b = 0; b < t->blocks; b++) {
         t3v_attn_job job = team_job(r, t, head, b);
-        if (!t3v_linear_forward(&job, net, r->linear, mine, sink_of(r, index, head, false).out, lse_of(r, index, head))) fails(r);
+        if (!t3v_linear_forward(&job, net, r->linear, mine, sink_of(r, index, head, false).out,
+                                lse_of(r, index, head)))
+            fails(r);
     }
 }
 
@@ -165,7 +178,8 @@ static void summarise(const run *r)
             int h = (int)(u / t->blocks);
             int64_t b = u % t->blocks;
             if (t3v_term_active(r->site, i, h, &a->moment))
-                t3v_select_summary(t, t3v_attn_at_head(a->k, a->type, h, a->dim), a->type, a->k_stride, a->dim, b, b + 1, means_of(r, t, h) + b * a->dim);
+                t3v_select_summary(t, t3v_attn_at_head(a->k, a->type, h, a->dim), a->type, a->k_stride,
+                                   a->dim, b, b + 1, means_of(r, t, h) + b * a->dim);
         }
     }
 }
@@ -185,7 +199,8 @@ static void find_top(run *r, int head, char *mine)
 #pragma omp for schedule(static)
             for (int64_t i = 0; i < job.queries.count; i += T3V_LINEAR_ROWS) {
                 int64_t left = job.queries.count - i;
-                if (!t3v_row_max(&job, i, left < T3V_LINEAR_ROWS ? left : T3V_LINEAR_ROWS, mine, top, NULL)) fails(r);
+                if (!t3v_row_max(&job, i, left < T3V_LINEAR_ROWS ? left : T3V_LINEAR_ROWS, mine, top, NULL))
+                    fails(r);
             }
         }
     }
@@ -203,7 +218,8 @@ static void run_term(run *r, int index, int head, int heads, bool add, char *min
 #pragma omp for schedule(dynamic)
         for (int64_t u = 0; u < units; u++) {
             int h = head + (int)(u / t3v_attn_blocks(t));
-            t3v_attn_job job = t3v_attn_job_of(r->site, t, r->a, h, u % t3v_attn_blocks(t), packed + l->packed, r->source, means_of(r, t, h));
+            t3v_attn_job job = t3v_attn_job_of(r->site, t, r->a, h, u % t3v_attn_blocks(t),
+                                               packed + l->packed, r->source, means_of(r, t, h));
             t3v_attn_sink sink = sink_of(r, index, h, add);
             l->impl->pack(&job, packed, 0, t3v_attn_strips(l->impl, job.keys.count));
             t3v_attn_run_chunks(l->impl, &job, packed, mine, &sink);
@@ -241,8 +257,12 @@ static void write_row(const t3v_attend_args *a, int head, int64_t i, const float
 static t3v_head_terms terms_of(const run *r, int head)
 {
     const t3v_attend_args *a = r->a;
-    t3v_head_terms x = { .site = r->site, .n_q = a->n_q, .dim = a->dim, .number = (int)t3v_dtype_size(a->out_type),
-                         .top = r->l.top ? (const float *)(const void *)r->top : NULL, .phase = r->phase };
+    t3v_head_terms x = {.site = r->site,
+                        .n_q = a->n_q,
+                        .dim = a->dim,
+                        .number = (int)t3v_dtype_size(a->out_type),
+                        .top = r->l.top ? (const float *)(const void *)r->top : NULL,
+                        .phase = r->phase};
     for (int i = 0; i < r->site->terms; i++) {
         if (!uses(r->site, r->phase, i)) continue;
         x.out[i] = (const float *)(const void *)r->sum + i * a->n_q * a->dim;
@@ -251,7 +271,8 @@ static t3v_head_terms terms_of(const run *r, int head)
     if (!r->site->epilogue || !a->state) return x;
     x.counter = a->state;
     x.record_bytes = r->site->epilogue->record(r->site->options, a->dim, x.number);
-    x.record = (char *)a->state + T3V_STATE_COUNTERS * sizeof *x.counter + (size_t)head * (size_t)a->n_q * x.record_bytes;
+    x.record = (char *)a->state + T3V_STATE_COUNTERS * sizeof *x.counter +
+               (size_t)head * (size_t)a->n_q * x.record_bytes;
     return x;
 }
 
@@ -260,7 +281,8 @@ static void write_head(const run *r, int head)
     const t3v_attend_args *a = r->a;
     if (r->site->combine == T3V_COMBINE_MEAN) {
 #pragma omp for schedule(static)
-        for (int64_t i = 0; i < a->n_q; i++) write_row(a, head, i, (const float *)(const void *)r->sum + i * a->dim);
+        for (int64_t i = 0; i < a->n_q; i++)
+            write_row(a, head, i, (const float *)(const void *)r->sum + i * a->dim);
         return;
     }
     t3v_head_terms x = terms_of(r, head);
@@ -311,9 +333,10 @@ static int only_term(const t3v_site *site, const t3v_attend_args *a)
 t3v_status t3v_attend_run(const t3v_site *site, const t3v_attend_args *a)
 {
     T3V_TRY(t3v_attn_check(site, a));
-    run r = { .site = site, .a = a, .l = lay_out(site, a), .only = only_term(site, a) };
+    run r = {.site = site, .a = a, .l = lay_out(site, a), .only = only_term(site, a)};
     if (a->scratch_bytes < r.l.total)
-        return t3v_fail(T3V_E_ARG, "attention got %zu bytes of scratch, needs %zu", a->scratch_bytes, r.l.total);
+        return t3v_fail(T3V_E_ARG, "attention got %zu bytes of scratch, needs %zu", a->scratch_bytes,
+                        r.l.total);
     r.sum = (char *)(((uintptr_t)a->scratch + T3V_ATTN_ALIGN - 1) / T3V_ATTN_ALIGN * T3V_ATTN_ALIGN);
     r.lse = r.sum + r.l.sum;
     r.top = r.lse + r.l.lse;
@@ -322,8 +345,10 @@ t3v_status t3v_attend_run(const t3v_site *site, const t3v_attend_args *a)
     r.means = r.linear + r.l.linear;
     r.common = r.means + r.l.means;
     r.threads = r.common + r.l.common;
-    if (site->epilogue) r.phase = a->state ? site->epilogue->phase(site->options, &a->moment, a->state) : site->epilogue->without_state;
-    /* A region of its own even for one thread: the loops inside must not bind to a region of the caller. */
+    if (site->epilogue)
+        r.phase = a->state ? site->epilogue->phase(site->options, &a->moment, a->state)
+                           : site->epilogue->without_state;
+        /* A region of its own even for one thread: the loops inside must not bind to a region of the caller. */
 #pragma omp parallel num_threads(r.l.threads)
     run_team(&r, r.threads + (size_t)omp_get_thread_num() * r.l.thread);
     return r.failed ? t3v_fail(T3V_E_NOMEM, "no memory for the products of linear attention") : T3V_OK;

@@ -31,31 +31,34 @@ typedef struct t3v_attend_args {
     const void *q, *k, *v;
     t3v_dtype type; /* of q, k and v: F32 or BF16 */
     int64_t q_stride, k_stride, v_stride;
-    const float *key_log_weight; /* [n_k] nats, or NULL; ln(512 - L) on the row that stands for all text padding */
-    float scale;                 /* 0: 1/sqrt(dim) */
-    void *out;                   /* may be q itself (same type and stride); not for a backward pass */
-    t3v_dtype out_type;          /* F32 or BF16 */
+    /* [n_k] nats, or NULL; ln(512 - L) on the row that stands for all text padding */
+    const float *key_log_weight;
+    float scale;        /* 0: 1/sqrt(dim) */
+    void *out;          /* may be q itself (same type and stride); not for a backward pass */
+    t3v_dtype out_type; /* F32 or BF16 */
     int64_t out_stride;
-    float *lse; /* [terms, heads, n_q] or NULL; of a linear term its denominator; -inf where a term is not active */
+    /* [terms, heads, n_q] or NULL; of a linear term its denominator; -inf where a term is not active */
+    float *lse;
     const float *const *params; /* as t3v_site_params lists them; NULL for a site without */
-    void *state;                /* t3v_site_state bytes of this layer and branch, 8-byte aligned; NULL: nothing is kept, a
+    void *state; /* t3v_site_state bytes of this layer and branch, 8-byte aligned; NULL: nothing is kept, a
                                  * site that would keep something then runs its method's full pass */
     t3v_moment moment;
-    uint64_t *chosen; /* t3v_attend_chosen_words, or NULL: the key blocks that were met, see t3v_attend_chosen */
+    /* t3v_attend_chosen_words, or NULL: the key blocks that were met, see t3v_attend_chosen */
+    uint64_t *chosen;
     void *scratch; /* any alignment; not shared by calls that run at the same time */
     size_t scratch_bytes;
 } t3v_attend_args;
 
 /* The gradients of sum(out * dout). All f32, row strides in elements. */
 typedef struct t3v_attend_grad {
-    const void *out; /* what the forward gave, type a->out_type, stride a->out_stride; NULL: computed again
+    const void *out;  /* what the forward gave, type a->out_type, stride a->out_stride; NULL: computed again
                       * (slower; not for a joint site) */
     const void *dout; /* [n_q, heads, dim] */
     t3v_dtype dout_type; /* F32 or BF16 */
     int64_t dout_stride;
     float *dq, *dk, *dv; /* must not overlap the inputs or each other */
     int64_t dq_stride, dk_stride, dv_stride;
-    bool accumulate; /* add to dq, dk, dv instead of assigning */
+    bool accumulate;       /* add to dq, dk, dv instead of assigning */
     float *const *dparams; /* like params; added to; NULL, or an entry NULL: not wanted */
 } t3v_attend_grad;
 
@@ -72,7 +75,8 @@ t3v_status t3v_attend_backward(const t3v_site *site, const t3v_attend_args *a, c
 /* Which key blocks the query blocks of selected terms met: a bit each, key block j of the term being bit j % 64 of word
  * j / 64 of the row. */
 size_t t3v_attend_chosen_words(const t3v_site *site, int heads);
-const uint64_t *t3v_attend_chosen(const t3v_site *site, int heads, const uint64_t *chosen, int term, int head, int64_t block);
+const uint64_t *t3v_attend_chosen(const t3v_site *site, int heads, const uint64_t *chosen, int term, int head,
+                                  int64_t block);
 /* The pairs that were met at a->moment, all heads, from a->chosen where terms select. */
 int64_t t3v_attend_pairs(const t3v_site *site, const t3v_attend_args *a);
 /* The contract of selections: for every head and block of queries, the list chosen from a->q and a->k has at least `min`

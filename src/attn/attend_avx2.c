@@ -40,7 +40,7 @@ static inline float top_of(__m256 x)
 static inline __attribute__((always_inline)) __m256 exp2_of(__m256 x)
 {
     __m256 low = _mm256_set1_ps(-126);
-    __m256 alive = _mm256_cmp_ps(x, low, _CMP_NLE_UQ); /* NaN is alive */
+    __m256 alive = _mm256_cmp_ps(x, low, _CMP_NLE_UQ);             /* NaN is alive */
     x = _mm256_min_ps(_mm256_set1_ps(126), _mm256_max_ps(low, x)); /* second operand: NaN stays */
     __m256 n = _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), f = _mm256_sub_ps(x, n);
     __m256 p = _mm256_fmadd_ps(_mm256_set1_ps(0.001327645263f), f, _mm256_set1_ps(0.009675541729f));
@@ -48,7 +48,8 @@ static inline __attribute__((always_inline)) __m256 exp2_of(__m256 x)
     p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(0.2402211972f));
     p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(0.693146967f));
     p = _mm256_fmadd_ps(p, f, _mm256_set1_ps(1.000000072f));
-    __m256 scale = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
+    __m256 scale = _mm256_castsi256_ps(
+        _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
     return _mm256_and_ps(_mm256_mul_ps(p, scale), alive);
 }
 

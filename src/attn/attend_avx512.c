@@ -25,7 +25,8 @@
 /* Degree 5 on [-1/2, 1/2], 7.5e-8 relative; at most 2^127, so that a sum shows an overflow as a large number. */
 static inline __attribute__((always_inline)) __m512 exp2_of(__m512 x)
 {
-    x = _mm512_min_ps(_mm512_set1_ps(126), _mm512_max_ps(_mm512_set1_ps(-200), x)); /* second operand: NaN stays */
+    /* second operand: NaN stays */
+    x = _mm512_min_ps(_mm512_set1_ps(126), _mm512_max_ps(_mm512_set1_ps(-200), x));
     __m512 n = _mm512_roundscale_ps(x, 0), f = _mm512_sub_ps(x, n);
     __m512 p = _mm512_fmadd_ps(_mm512_set1_ps(0.001327645263f), f, _mm512_set1_ps(0.009675541729f));
     p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.05550713338f));

@@ -20,14 +20,15 @@ enum { ROW_WEIGHT, ROW_DELTA, ROW_SLOPE, ROW_TOP, ROW_KEY, ROW_OWNER, ROW_WHICH,
 typedef struct back_layout {
     const t3v_attn_impl *impl;
     int threads;
-    bool again;      /* the output of a term is computed again */
-    int64_t keys;    /* most rows of a source */
-    size_t out, packed, work, list, means, source, pooled, backward, rows, dout, shared, thread, total; /* bytes */
+    bool again;   /* the output of a term is computed again */
+    int64_t keys; /* most rows of a source */
+    /* bytes */
+    size_t out, packed, work, list, means, source, pooled, backward, rows, dout, shared, thread, total;
 } back_layout;
 
 static back_layout lay_out_backward(const t3v_site *site, const t3v_attend_args *a, const t3v_attend_grad *g)
 {
-    back_layout l = { .impl = t3v_attn_choose(a, NULL, 0), .threads = t3v_threads() };
+    back_layout l = {.impl = t3v_attn_choose(a, NULL, 0), .threads = t3v_threads()};
     int64_t keys = t3v_attn_most_keys(site, a->n_k, false), queries = t3v_attn_most_queries(site, a->n_q);
     bool joint = site->combine == T3V_COMBINE_JOINT;
     size_t row = (size_t)a->n_q * sizeof(float);
@@ -47,14 +48,17 @@ static back_layout lay_out_backward(const t3v_site *site, const t3v_attend_args 
     }
     for (int i = 0; i < site->terms; i++) {
         const t3v_term *t = &site->term[i];
-        size_t pooled = t->pool > 1 ? t3v_attn_align(2 * (size_t)t3v_source_rows(t, a) * (size_t)a->dim * sizeof(float)) : 0;
+        size_t pooled = t->pool > 1 ? t3v_attn_align(2 * (size_t)t3v_source_rows(t, a) * (size_t)a->dim *
+                                                     sizeof(float))
+                                    : 0;
         if (pooled > l.pooled) l.pooled = pooled;
         if (t3v_attn_means_bytes(t, a->dim) > l.means) l.means = t3v_attn_means_bytes(t, a->dim);
     }
     l.source = t3v_attn_source_bytes(site, a);
     l.list = t3v_attn_list_bytes(site, a);
     l.backward = t3v_attn_align(l.impl->backward_bytes(queries, keys, a->dim));
-    l.thread = l.out + l.packed + l.work + l.list + l.means + l.source + l.pooled + l.backward + l.rows + l.dout + l.shared;
+    l.thread = l.out + l.packed + l.work + l.list + l.means + l.source + l.pooled + l.backward + l.rows +
+               l.dout + l.shared;
     l.total = l.thread * (size_t)l.threads + T3V_ATTN_ALIGN;
     return l;
 }
@@ -93,7 +97,9 @@ static void prepare_keys(const back *k, const t3v_term *t)
     const t3v_attend_args *a = k->a;
     int64_t made = t3v_source_rows(t, a);
     if (made) t3v_source_fill(t, a, k->head, k->source, 0, made);
-    if (t->select) t3v_select_summary(t, t3v_attn_at_head(a->k, a->type, k->head, a->dim), a->type, a->k_stride, a->dim, 0, t->blocks, k->means);
+    if (t->select)
+        t3v_select_summary(t, t3v_attn_at_head(a->k, a->type, k->head, a->dim), a->type, a->k_stride, a->dim,
+                           0, t->blocks, k->means);
 }
 
 /* The blocks of a softmax term, with k->b as it is; what the largest score of a row passes on. */
@@ -101,7 +107,8 @@ static void backward_term(const back *k, int index, const float *slope)
 {
     const t3v_term *t = &k->site->term[index];
     const t3v_attend_args *a = k->a;
-    const int32_t *key = (const int32_t *)(const void *)k->row[ROW_KEY], *owner = (const int32_t *)(const void *)k->row[ROW_OWNER];
+    const int32_t *key = (const int32_t *)(const void *)k->row[ROW_KEY],
+                  *owner = (const int32_t *)(const void *)k->row[ROW_OWNER];
     int64_t made = t3v_source_rows(t, a);
     t3v_attn_grad b = k->b;
     prepare_keys(k, t);
@@ -113,7 +120,7 @@ static void backward_term(const back *k, int index, const float *slope)
     for (int64_t block = 0; block < t3v_attn_blocks(t); block++) {
         t3v_attn_job job = t3v_attn_job_of(k->site, t, a, k->head, block, k->list, k->source, k->means);
         if (k->l->again) {
-            t3v_attn_sink sink = { .out = k->out, .type = T3V_F32, .stride = a->dim, .weight = 1 };
+            t3v_attn_sink sink = {.out = k->out, .type = T3V_F32, .stride = a->dim, .weight = 1};
             k->l->impl->pack(&job, k->packed, 0, t3v_attn_strips(k->l->impl, job.keys.count));
             t3v_attn_run_chunks(k->l->impl, &job, k->packed, k->work, &sink);
         }
@@ -162,12 +169,13 @@ static bool backward_joint(back *k)
     const t3v_site *site = k->site;
     const t3v_attend_args *a = k->a;
     bool top = t3v_attn_needs_top(site);
-    t3v_head_terms x = { .site = site, .n_q = a->n_q, .dim = a->dim, .top = top ? k->row[ROW_TOP] : NULL };
+    t3v_head_terms x = {.site = site, .n_q = a->n_q, .dim = a->dim, .top = top ? k->row[ROW_TOP] : NULL};
     for (int i = 0; i < site->terms; i++) x.lse[i] = a->lse + ((int64_t)i * a->heads + k->head) * a->n_q;
     if (top && !find_top_again(k)) return false;
     t3v_attn_grad b = k->b;
     double share[T3V_TERMS_MAX];
-    for (int pass = 0; pass < 2; pass++) /* the linear term first: it gives the slopes of the largest scores */
+    for (int pass = 0; pass < 2;
+         pass++) /* the linear term first: it gives the slopes of the largest scores */
         for (int index = 0; index < site->terms; index++) {
             const t3v_term *t = &site->term[index];
             bool linear = t->kind == T3V_TERM_LINEAR;
@@ -189,22 +197,25 @@ static bool backward_joint(back *k)
                 continue;
             }
             t3v_phi_net net[2];
-            for (int map = 0; map < 2; map++) net[map] = t3v_phi_of(&t->phi, map, k->head, a->dim, a->params, k->g->dparams);
-            t3v_linear_grad grad = { b.dout, b.dout_type, b.dout_stride, k->row[ROW_WEIGHT], k->row[ROW_DELTA], k->row[ROW_SLOPE],
-                                     b.dq, b.dk, b.dv, b.dq_stride, b.dk_stride, b.dv_stride };
+            for (int map = 0; map < 2; map++)
+                net[map] = t3v_phi_of(&t->phi, map, k->head, a->dim, a->params, k->g->dparams);
+            t3v_linear_grad grad = {
+                b.dout, b.dout_type, b.dout_stride, k->row[ROW_WEIGHT], k->row[ROW_DELTA], k->row[ROW_SLOPE],
+                b.dq,   b.dk,        b.dv,          b.dq_stride,        b.dk_stride,       b.dv_stride};
             for (int64_t block = 0; block < t->blocks; block++) {
-                t3v_attn_job job = t3v_attn_job_of(k->site, t, a, k->head, block, k->list, k->source, k->means);
+                t3v_attn_job job = t3v_attn_job_of(k->site, t, a, k->head, block, k->list, k->source,
+                                                   k->means);
                 if (!t3v_linear_backward(&job, net, &grad, k->shared, k->work)) return false;
             }
         }
     return true;
 }
 
-static bool backward_head(const t3v_site *site, const t3v_attend_args *a, const t3v_attend_grad *g, const back_layout *l,
-                          int head, char *mine)
+static bool backward_head(const t3v_site *site, const t3v_attend_args *a, const t3v_attend_grad *g,
+                          const back_layout *l, int head, char *mine)
 {
     int64_t column = (int64_t)head * a->dim;
-    back k = { .site = site, .a = a, .g = g, .l = l, .head = head, .out = mine };
+    back k = {.site = site, .a = a, .g = g, .l = l, .head = head, .out = mine};
     k.packed = k.out + l->out;
     k.work = k.packed + l->packed;
     k.list = k.work + l->work;
@@ -250,13 +261,17 @@ t3v_status t3v_attend_backward(const t3v_site *site, const t3v_attend_args *a, c
 {
     T3V_TRY(t3v_attn_check(site, a));
     if (g->dout_type != T3V_F32 && g->dout_type != T3V_BF16)
-        return t3v_fail(T3V_E_DTYPE, "attention gradient of type %s: F32 and BF16 are possible", t3v_dtype_name(g->dout_type));
+        return t3v_fail(T3V_E_DTYPE, "attention gradient of type %s: F32 and BF16 are possible",
+                        t3v_dtype_name(g->dout_type));
     if (!a->lse) return t3v_fail(T3V_E_ARG, "the gradient of attention needs the lse of the forward run");
-    if (site->combine == T3V_COMBINE_JOINT && !g->out) return t3v_fail(T3V_E_ARG, "the gradient of joint attention needs its output");
-    if (site->epilogue && a->state) return t3v_fail(T3V_E_UNSUPPORTED, "attention that keeps a state from step to step has no gradient");
+    if (site->combine == T3V_COMBINE_JOINT && !g->out)
+        return t3v_fail(T3V_E_ARG, "the gradient of joint attention needs its output");
+    if (site->epilogue && a->state)
+        return t3v_fail(T3V_E_UNSUPPORTED, "attention that keeps a state from step to step has no gradient");
     back_layout l = lay_out_backward(site, a, g);
     if (a->scratch_bytes < l.total)
-        return t3v_fail(T3V_E_ARG, "the gradient of attention got %zu bytes of scratch, needs %zu", a->scratch_bytes, l.total);
+        return t3v_fail(T3V_E_ARG, "the gradient of attention got %zu bytes of scratch, needs %zu",
+                        a->scratch_bytes, l.total);
     char *base = (char *)(((uintptr_t)a->scratch + T3V_ATTN_ALIGN - 1) / T3V_ATTN_ALIGN * T3V_ATTN_ALIGN);
     int failed = 0;
 #pragma omp parallel for num_threads(l.threads) schedule(dynamic)

@@ -14,16 +14,31 @@ typedef struct attend_attr {
 enum { PARAMS = T3V_SITE_PARAMS_MAX };
 
 /* params [PARAMS] is filled and must live as long as the result. */
-static t3v_attend_args make_args(const attend_attr *a, t3v_tensor *const *in, const float **params, t3v_tensor *out, float *lse)
+static t3v_attend_args make_args(const attend_attr *a, t3v_tensor *const *in, const float **params,
+                                 t3v_tensor *out, float *lse)
 {
     const t3v_tensor *q = in[0], *k = in[1], *v = in[2];
     int64_t d = t3v_cols(q);
     for (int i = 0; i < a->params; i++) params[i] = a->param[i].data;
     return (t3v_attend_args){
-        .n_q = t3v_rows(q), .n_k = t3v_rows(k), .heads = (int)a->heads, .dim = (int)(d / a->heads),
-        .q = q->data, .k = k->data, .v = v->data, .type = q->type, .q_stride = d, .k_stride = d, .v_stride = d,
-        .key_log_weight = a->key_log_weight, .out = out->data, .out_type = out->type, .out_stride = d, .lse = lse,
-        .moment = a->moment, .params = a->params ? params : NULL,
+        .n_q = t3v_rows(q),
+        .n_k = t3v_rows(k),
+        .heads = (int)a->heads,
+        .dim = (int)(d / a->heads),
+        .q = q->data,
+        .k = k->data,
+        .v = v->data,
+        .type = q->type,
+        .q_stride = d,
+        .k_stride = d,
+        .v_stride = d,
+        .key_log_weight = a->key_log_weight,
+        .out = out->data,
+        .out_type = out->type,
+        .out_stride = d,
+        .lse = lse,
+        .moment = a->moment,
+        .params = a->params ? params : NULL,
     };
 }
 
@@ -40,9 +55,18 @@ static void attend_backward(t3v_ctx *ctx, const t3v_record *r)
     for (int i = 0; i < 3; i++) /* a gradient nobody wants still needs a place */
         if (!grads[i]) grads[i] = t3v_temp(ctx, t3v_numel(r->in[i]), sizeof(float));
     t3v_attend_args a = make_args(attr, r->in, params, out, r->saved[0]->data);
-    t3v_attend_grad g = {.out = out->data, .dout = dout, .dout_type = T3V_F32, .dout_stride = d,
-                         .dq = grads[0], .dk = grads[1], .dv = grads[2],
-                         .dq_stride = d, .dk_stride = d, .dv_stride = d, .accumulate = true, .dparams = dparams};
+    t3v_attend_grad g = {.out = out->data,
+                         .dout = dout,
+                         .dout_type = T3V_F32,
+                         .dout_stride = d,
+                         .dq = grads[0],
+                         .dk = grads[1],
+                         .dv = grads[2],
+                         .dq_stride = d,
+                         .dk_stride = d,
+                         .dv_stride = d,
+                         .accumulate = true,
+                         .dparams = dparams};
     if (!ctx->status) {
         a.scratch_bytes = t3v_attend_backward_scratch(attr->site, &a, &g);
         a.scratch = t3v_temp(ctx, (int64_t)a.scratch_bytes, 1);
@@ -54,14 +78,16 @@ static void attend_backward(t3v_ctx *ctx, const t3v_record *r)
 static const t3v_op attend_op = {"attend", attend_backward};
 
 t3v_tensor *t3v_attend(t3v_ctx *ctx, const t3v_site *site, int64_t heads, t3v_tensor *q, t3v_tensor *k,
-                       t3v_tensor *v, const float *key_log_weight, const t3v_moment *moment, const t3v_attend_own *own)
+                       t3v_tensor *v, const float *key_log_weight, const t3v_moment *moment,
+                       const t3v_attend_own *own)
 {
     if (ctx->status || !q || !k || !v) return NULL;
     bool record = ctx->tape != NULL;
     t3v_tensor *out = record ? t3v_new_like(ctx, q, q->type) : q;
     t3v_site_param info[PARAMS];
     const float *params[PARAMS];
-    attend_attr attr = {site, key_log_weight, heads, moment ? *moment : (t3v_moment){0}, own ? own->param : NULL, 0};
+    attend_attr attr = {
+        site, key_log_weight, heads, moment ? *moment : (t3v_moment){0}, own ? own->param : NULL, 0};
     if (attr.param) attr.params = t3v_site_params(site, heads, t3v_cols(q) / heads, info);
     t3v_tensor *in[4] = {q, k, v, attr.params ? attr.param : NULL};
     t3v_record *r = record ? t3v_tape_add(ctx, &attend_op, 4, in, out, &attr, sizeof attr) : NULL;

@@ -19,6 +19,7 @@ typedef struct t3v_attend_own {
  * output takes over q's memory. moment is copied; NULL: nowhere in particular. own: NULL for a site without; its
  * parameters get gradients as q, k and v do. */
 t3v_tensor *t3v_attend(t3v_ctx *ctx, const t3v_site *site, int64_t heads, t3v_tensor *q, t3v_tensor *k,
-                       t3v_tensor *v, const float *key_log_weight, const t3v_moment *moment, const t3v_attend_own *own);
+                       t3v_tensor *v, const float *key_log_weight, const t3v_moment *moment,
+                       const t3v_attend_own *own);
 
 #endif

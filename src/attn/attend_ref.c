@@ -8,7 +8,8 @@
 
 static double load(const void *base, t3v_dtype type, int64_t i)
 {
-    return type == T3V_F32 ? (double)((const float *)base)[i] : (double)t3v_bf16_to_f32(((const t3v_bf16 *)base)[i]);
+    return type == T3V_F32 ? (double)((const float *)base)[i]
+                           : (double)t3v_bf16_to_f32(((const t3v_bf16 *)base)[i]);
 }
 
 static void load_row(double *dst, const void *base, t3v_dtype type, int64_t at, int dim)
@@ -36,8 +37,8 @@ static double largest(const t3v_attn_job *job, const double *q)
     return max;
 }
 
-void t3v_attn_ref_queries(const t3v_attn_job *job, const void *packed, int64_t first, int64_t count, void *work,
-                          const t3v_attn_sink *sink)
+void t3v_attn_ref_queries(const t3v_attn_job *job, const void *packed, int64_t first, int64_t count,
+                          void *work, const t3v_attn_sink *sink)
 {
     (void)packed, (void)work;
     double q[T3V_HEAD_DIM_MAX], o[T3V_HEAD_DIM_MAX];
@@ -51,7 +52,8 @@ void t3v_attn_ref_queries(const t3v_attn_job *job, const void *packed, int64_t f
                 int64_t key = t3v_row(&job->keys, j);
                 double p = exp(score(job, q, key) - max);
                 sum += p;
-                for (int d = 0; d < job->dim; d++) o[d] += p * load(job->v, job->type, key * job->v_stride + d);
+                for (int d = 0; d < job->dim; d++)
+                    o[d] += p * load(job->v, job->type, key * job->v_stride + d);
             }
             for (int d = 0; d < job->dim; d++) o[d] /= sum;
         }
@@ -69,7 +71,8 @@ static double dot_dout(const t3v_attn_job *job, const t3v_attn_grad *g, int64_t 
 {
     double s = 0;
     for (int d = 0; d < job->dim; d++)
-        s += load(g->dout, g->dout_type, query * g->dout_stride + d) * load(job->v, job->type, key * job->v_stride + d);
+        s += load(g->dout, g->dout_type, query * g->dout_stride + d) *
+             load(job->v, job->type, key * job->v_stride + d);
     return s * (double)g->weight;
 }
 
@@ -91,13 +94,15 @@ void t3v_attn_ref_backward(const t3v_attn_job *job, const t3v_attn_grad *g, void
         }
         lse[i] = max + log(sum);
         for (int d = 0; d < job->dim; d++)
-            mean[i] += load(g->out, g->out_type, query * g->out_stride + d) * load(g->dout, g->dout_type, query * g->dout_stride + d) *
-                       (double)g->weight;
+            mean[i] += load(g->out, g->out_type, query * g->out_stride + d) *
+                       load(g->dout, g->dout_type, query * g->dout_stride + d) * (double)g->weight;
         for (int d = 0; d < job->dim; d++) acc[d] = 0;
         for (int64_t j = 0; j < job->keys.count; j++) {
             int64_t key = t3v_row(&job->keys, j);
-            double ds = exp(score(job, q, key) - lse[i]) * (dot_dout(job, g, query, key) - mean[i]) * (double)job->scale;
-            for (int d = 0; d < job->dim; d++) acc[d] += ds * load(job->k, job->type, key * job->k_stride + d);
+            double ds = exp(score(job, q, key) - lse[i]) * (dot_dout(job, g, query, key) - mean[i]) *
+                        (double)job->scale;
+            for (int d = 0; d < job->dim; d++)
+                acc[d] += ds * load(job->k, job->type, key * job->k_stride + d);
         }
         for (int d = 0; d < job->dim; d++) g->dq[query * g->dq_stride + d] += (float)acc[d];
     }

@@ -12,8 +12,8 @@
 #include "attn/bf16_avx512.h"
 
 enum {
-    KEYS = 96,       /* a block of keys */
-    STRIPS = 4,      /* a block of queries, in strips */
+    KEYS = 96,  /* a block of keys */
+    STRIPS = 4, /* a block of queries, in strips */
     P_STRIDE = STRIPS * T3V_STRIP + 32,
 };
 
@@ -23,15 +23,15 @@ enum {
 /* ---- tiles: 6 keys x 64 queries ---- */
 
 typedef struct tile_args {
-    const t3v_bf16 *row; /* [keys][dim] K or V */
+    const t3v_bf16 *row;   /* [keys][dim] K or V */
     const t3v_bf16 *strip; /* K form of Q or dO */
-    const float *lane;   /* [64] lse * log2(e), or D */
-    const float *bias;   /* [keys] log-weight / scale */
-    t3v_bf16 *p, *ds;    /* [keys][P_STRIDE], pairs (q, q + 16) */
-    t3v_bf16 *ds2;       /* V form over queries: [2 or 1 panels][ds2_pairs][32][2] */
-    int64_t ds2_panel;   /* elements of a panel */
+    const float *lane;     /* [64] lse * log2(e), or D */
+    const float *bias;     /* [keys] log-weight / scale */
+    t3v_bf16 *p, *ds;      /* [keys][P_STRIDE], pairs (q, q + 16) */
+    t3v_bf16 *ds2;         /* V form over queries: [2 or 1 panels][ds2_pairs][32][2] */
+    int64_t ds2_panel;     /* elements of a panel */
     int dim;
-    float c;             /* scale * log2(e) */
+    float c; /* scale * log2(e) */
 } tile_args;
 
 /* 2^x, cubic: 7.5e-5 relative, far below the rounding of P. */
@@ -49,11 +49,15 @@ static inline __attribute__((always_inline)) __m512 exp2_of(__m512 x)
 static inline __attribute__((always_inline)) __m512i join(__m512 x, __m512 y)
 {
     __m512i half = _mm512_set1_epi32(0x8000);
-    __m512i a = _mm512_add_epi32(_mm512_castps_si512(x), half), b = _mm512_add_epi32(_mm512_castps_si512(y), half);
+    __m512i a = _mm512_add_epi32(_mm512_castps_si512(x), half),
+            b = _mm512_add_epi32(_mm512_castps_si512(y), half);
     return _mm512_ternarylogic_epi32(_mm512_set1_epi32(0xffff), _mm512_srli_epi32(a, 16), b, 0xca);
 }
 
-static inline __attribute__((always_inline)) __m512 low_half(__m512i w) { return _mm512_castsi512_ps(_mm512_slli_epi32(w, 16)); }
+static inline __attribute__((always_inline)) __m512 low_half(__m512i w)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(w, 16));
+}
 
 static inline __attribute__((always_inline)) __m512 high_half(__m512i w)
 {
@@ -65,7 +69,8 @@ static inline __attribute__((always_inline)) void tile_p(const int MR, const int
 {
     const int dim = x->dim;
     const t3v_bf16 *restrict row = x->row, *restrict k = x->strip;
-#define DECLARE(r) __m512 a##r = _mm512_set1_ps(MR > r ? x->bias[r] : 0), b##r = a##r, c##r = a##r, d##r = a##r;
+#define DECLARE(r) \
+    __m512 a##r = _mm512_set1_ps(MR > r ? x->bias[r] : 0), b##r = a##r, c##r = a##r, d##r = a##r;
     T3V_ROWS6(DECLARE)
 #undef DECLARE
     for (int i = 0; i < dim; i += 8) {
@@ -76,16 +81,17 @@ static inline __attribute__((always_inline)) void tile_p(const int MR, const int
     }
     const float *lane = x->lane;
     t3v_bf16 *restrict p = x->p;
-    __m512 s = _mm512_set1_ps(x->c), l0 = _mm512_load_ps(lane), l1 = _mm512_load_ps(lane + 16), l2 = l0, l3 = l0;
+    __m512 s = _mm512_set1_ps(x->c), l0 = _mm512_load_ps(lane), l1 = _mm512_load_ps(lane + 16), l2 = l0,
+           l3 = l0;
     if (NR > 2) l2 = _mm512_load_ps(lane + 32), l3 = _mm512_load_ps(lane + 48);
-#define OUT(r)                                                                                                          \
-    if (MR > r) {                                                                                                       \
-        __m512 u = exp2_of(_mm512_fmsub_ps(a##r, s, l0)), v = exp2_of(_mm512_fmsub_ps(b##r, s, l1));                    \
-        _mm512_store_si512(p + r * P_STRIDE, join(u, v));                                                               \
-        if (NR > 2) {                                                                                                   \
-            u = exp2_of(_mm512_fmsub_ps(c##r, s, l2)), v = exp2_of(_mm512_fmsub_ps(d##r, s, l3));                       \
-            _mm512_store_si512(p + r * P_STRIDE + 32, join(u, v));                                                      \
-        }                                                                                                               \
+#define OUT(r)                                                                                       \
+    if (MR > r) {                                                                                    \
+        __m512 u = exp2_of(_mm512_fmsub_ps(a##r, s, l0)), v = exp2_of(_mm512_fmsub_ps(b##r, s, l1)); \
+        _mm512_store_si512(p + r * P_STRIDE, join(u, v));                                            \
+        if (NR > 2) {                                                                                \
+            u = exp2_of(_mm512_fmsub_ps(c##r, s, l2)), v = exp2_of(_mm512_fmsub_ps(d##r, s, l3));    \
+            _mm512_store_si512(p + r * P_STRIDE + 32, join(u, v));                                   \
+        }                                                                                            \
     }
     T3V_ROWS6(OUT)
 #undef OUT
@@ -110,30 +116,30 @@ static inline __attribute__((always_inline)) void tile_ds(const int MR, const in
     t3v_bf16 *restrict ds = x->ds, *restrict ds2 = x->ds2, *restrict ds3 = ds2 + x->ds2_panel;
     __m512 l0 = _mm512_load_ps(lane), l1 = _mm512_load_ps(lane + 16), l2 = l0, l3 = l0;
     if (NR > 2) l2 = _mm512_load_ps(lane + 32), l3 = _mm512_load_ps(lane + 48);
-#define TIMES_P(r)                                                                   \
-    if (MR > r) {                                                                    \
-        __m512i w = _mm512_load_si512(p + r * P_STRIDE);                             \
-        a##r = _mm512_mul_ps(_mm512_sub_ps(a##r, l0), low_half(w));                  \
-        b##r = _mm512_mul_ps(_mm512_sub_ps(b##r, l1), high_half(w));                 \
-        _mm512_store_si512(ds + r * P_STRIDE, join(a##r, b##r));                     \
-        if (NR > 2) {                                                                \
-            w = _mm512_load_si512(p + r * P_STRIDE + 32);                            \
-            c##r = _mm512_mul_ps(_mm512_sub_ps(c##r, l2), low_half(w));              \
-            d##r = _mm512_mul_ps(_mm512_sub_ps(d##r, l3), high_half(w));             \
-            _mm512_store_si512(ds + r * P_STRIDE + 32, join(c##r, d##r));            \
-        }                                                                            \
+#define TIMES_P(r)                                                        \
+    if (MR > r) {                                                         \
+        __m512i w = _mm512_load_si512(p + r * P_STRIDE);                  \
+        a##r = _mm512_mul_ps(_mm512_sub_ps(a##r, l0), low_half(w));       \
+        b##r = _mm512_mul_ps(_mm512_sub_ps(b##r, l1), high_half(w));      \
+        _mm512_store_si512(ds + r * P_STRIDE, join(a##r, b##r));          \
+        if (NR > 2) {                                                     \
+            w = _mm512_load_si512(p + r * P_STRIDE + 32);                 \
+            c##r = _mm512_mul_ps(_mm512_sub_ps(c##r, l2), low_half(w));   \
+            d##r = _mm512_mul_ps(_mm512_sub_ps(d##r, l3), high_half(w));  \
+            _mm512_store_si512(ds + r * P_STRIDE + 32, join(c##r, d##r)); \
+        }                                                                 \
     }
     T3V_ROWS6(TIMES_P)
 #undef TIMES_P
     /* Rows in pairs; an unpaired last row meets the zeros of a register that was never used. */
-#define PAIR(r, t)                                                                   \
-    if (MR > r) {                                                                    \
-        _mm512_store_si512(ds2 + r * 32, join(a##r, a##t));                          \
-        _mm512_store_si512(ds2 + r * 32 + 32, join(b##r, b##t));                     \
-        if (NR > 2) {                                                                \
-            _mm512_store_si512(ds3 + r * 32, join(c##r, c##t));                      \
-            _mm512_store_si512(ds3 + r * 32 + 32, join(d##r, d##t));                 \
-        }                                                                            \
+#define PAIR(r, t)                                                   \
+    if (MR > r) {                                                    \
+        _mm512_store_si512(ds2 + r * 32, join(a##r, a##t));          \
+        _mm512_store_si512(ds2 + r * 32 + 32, join(b##r, b##t));     \
+        if (NR > 2) {                                                \
+            _mm512_store_si512(ds3 + r * 32, join(c##r, c##t));      \
+            _mm512_store_si512(ds3 + r * 32 + 32, join(d##r, d##t)); \
+        }                                                            \
     }
     PAIR(0, 1)
     PAIR(2, 3)
@@ -141,9 +147,14 @@ static inline __attribute__((always_inline)) void tile_ds(const int MR, const in
 #undef PAIR
 }
 
-static inline __attribute__((always_inline)) void strip_rows(const int NR, const bool ds, int64_t rows, tile_args x)
+static inline __attribute__((always_inline)) void strip_rows(const int NR, const bool ds, int64_t rows,
+                                                             tile_args x)
 {
-#define ONE(n) do { if (ds) tile_ds(n, NR, &x); else tile_p(n, NR, &x); } while (0)
+#define ONE(n)                      \
+    do {                            \
+        if (ds) tile_ds(n, NR, &x); \
+        else tile_p(n, NR, &x);     \
+    } while (0)
     for (; rows >= 6; rows -= 6) {
         ONE(6);
         x.row += 6 * x.dim, x.p += 6 * P_STRIDE, x.ds += 6 * P_STRIDE, x.ds2 += 3 * 64, x.bias += 6;
@@ -159,10 +170,22 @@ static inline __attribute__((always_inline)) void strip_rows(const int NR, const
 #undef ONE
 }
 
-static __attribute__((noinline)) void p_64(int64_t rows, const tile_args *x) { strip_rows(4, false, rows, *x); }
-static __attribute__((noinline)) void p_32(int64_t rows, const tile_args *x) { strip_rows(2, false, rows, *x); }
-static __attribute__((noinline)) void ds_64(int64_t rows, const tile_args *x) { strip_rows(4, true, rows, *x); }
-static __attribute__((noinline)) void ds_32(int64_t rows, const tile_args *x) { strip_rows(2, true, rows, *x); }
+static __attribute__((noinline)) void p_64(int64_t rows, const tile_args *x)
+{
+    strip_rows(4, false, rows, *x);
+}
+static __attribute__((noinline)) void p_32(int64_t rows, const tile_args *x)
+{
+    strip_rows(2, false, rows, *x);
+}
+static __attribute__((noinline)) void ds_64(int64_t rows, const tile_args *x)
+{
+    strip_rows(4, true, rows, *x);
+}
+static __attribute__((noinline)) void ds_32(int64_t rows, const tile_args *x)
+{
+    strip_rows(2, true, rows, *x);
+}
 
 /* ---- layout of the work memory ---- */
 
@@ -185,8 +208,8 @@ static size_t lay_out(work_view *w, uintptr_t base, int64_t n_q, int dim)
 {
     int64_t strips = (n_q + T3V_STRIP - 1) / T3V_STRIP, columns = t3v_panels(dim) * T3V_PANEL;
     uintptr_t at = base;
-#define TAKE(field, count)                                                          \
-    w->field = (void *)at;                                                          \
+#define TAKE(field, count) \
+    w->field = (void *)at; \
     at += ((size_t)(count) * sizeof *w->field + 63) / 64 * 64
     TAKE(qk, strips * T3V_STRIP * dim);
     TAKE(qv, strips * T3V_STRIP * columns);
@@ -223,7 +246,9 @@ static __m512 load16(const void *base, t3v_dtype type, int64_t at)
 {
     if (type == T3V_F32) return _mm512_loadu_ps((const float *)base + at);
     return _mm512_castsi512_ps(
-        _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)((const t3v_bf16 *)base + at))), 16));
+        _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(
+                              (const __m256i *)(const void *)((const t3v_bf16 *)base + at))),
+                          16));
 }
 
 /* Packs the queries and their output gradients; lse and D of each. */
@@ -246,9 +271,11 @@ static void prepare_queries(const t3v_attn_job *job, const t3v_attn_grad *g, con
                 __m512 x = load16(g->dout, g->dout_type, token * g->dout_stride + j);
                 mean = _mm512_fmadd_ps(x, load16(g->out, g->out_type, token * g->out_stride + j), mean);
                 if (g->dout_type == T3V_F32)
-                    _mm256_storeu_si256((__m256i *)(void *)(w->rounded + i * dim + j), (__m256i)_mm512_cvtneps_pbh(x));
+                    _mm256_storeu_si256((__m256i *)(void *)(w->rounded + i * dim + j),
+                                        (__m256i)_mm512_cvtneps_pbh(x));
             }
-            d[i] = g->dout_type == T3V_F32 ? w->rounded + i * dim : (const t3v_bf16 *)g->dout + token * g->dout_stride;
+            d[i] = g->dout_type == T3V_F32 ? w->rounded + i * dim
+                                           : (const t3v_bf16 *)g->dout + token * g->dout_stride;
             w->mean[at] = _mm512_reduce_add_ps(mean);
             w->lse[at] = g->lse[token] * LOG2E;
         }
@@ -274,14 +301,15 @@ static void prepare_keys(const t3v_attn_job *job, int64_t first, int64_t count, 
 
 /* ---- */
 
-static void add_rows(float *dst, int64_t stride, const t3v_token_list *rows, int64_t first, int64_t count, const float *src, int64_t columns,
-                     float factor, int dim)
+static void add_rows(float *dst, int64_t stride, const t3v_token_list *rows, int64_t first, int64_t count,
+                     const float *src, int64_t columns, float factor, int dim)
 {
     __m512 f = _mm512_set1_ps(factor);
     for (int64_t i = 0; i < count; i++) {
         float *to = dst + t3v_row(rows, first + i) * stride;
         for (int d = 0; d < dim; d += 16)
-            _mm512_storeu_ps(to + d, _mm512_fmadd_ps(_mm512_load_ps(src + i * columns + d), f, _mm512_loadu_ps(to + d)));
+            _mm512_storeu_ps(to + d, _mm512_fmadd_ps(_mm512_load_ps(src + i * columns + d), f,
+                                                     _mm512_loadu_ps(to + d)));
     }
 }
 
@@ -289,15 +317,23 @@ static void add_rows(float *dst, int64_t stride, const t3v_token_list *rows, int
 static void key_block(const t3v_attn_job *job, const work_view *w, int64_t count, bool first)
 {
     const int dim = job->dim;
-    const int64_t n = job->queries.count, strips = (n + T3V_STRIP - 1) / T3V_STRIP, panels = t3v_panels(dim), columns = panels * T3V_PANEL;
+    const int64_t n = job->queries.count, strips = (n + T3V_STRIP - 1) / T3V_STRIP, panels = t3v_panels(dim),
+                  columns = panels * T3V_PANEL;
     const int64_t pairs = (count + 1) / 2;
     for (int64_t s0 = 0; s0 < strips; s0 += STRIPS) {
         int64_t s1 = s0 + STRIPS < strips ? s0 + STRIPS : strips;
         for (int64_t s = s0; s < s1; s++) {
             bool wide = t3v_strip_width(n, s) == T3V_STRIP;
-            tile_args x = { .row = w->k, .strip = w->qk + s * T3V_STRIP * dim, .lane = w->lse + s * T3V_STRIP, .bias = w->bias,
-                            .p = w->p + (s - s0) * T3V_STRIP, .ds = w->ds + (s - s0) * T3V_STRIP,
-                            .ds2 = w->ds2 + (s - s0) * T3V_STRIP * KEYS, .ds2_panel = pairs * 64, .dim = dim, .c = job->scale * LOG2E };
+            tile_args x = {.row = w->k,
+                           .strip = w->qk + s * T3V_STRIP * dim,
+                           .lane = w->lse + s * T3V_STRIP,
+                           .bias = w->bias,
+                           .p = w->p + (s - s0) * T3V_STRIP,
+                           .ds = w->ds + (s - s0) * T3V_STRIP,
+                           .ds2 = w->ds2 + (s - s0) * T3V_STRIP * KEYS,
+                           .ds2_panel = pairs * 64,
+                           .dim = dim,
+                           .c = job->scale * LOG2E};
             (wide ? p_64 : p_32)(count, &x);
             x.row = w->v, x.strip = w->gk + s * T3V_STRIP * dim, x.lane = w->mean + s * T3V_STRIP;
             (wide ? ds_64 : ds_32)(count, &x);
@@ -305,16 +341,34 @@ static void key_block(const t3v_attn_job *job, const work_view *w, int64_t count
         int64_t last = t3v_strip_width(n, s1 - 1) / 2;
         for (int64_t i = 0; i < count; i += 12) {
             int rows = (int)(count - i < 12 ? count - i : 12);
-            t3v_pv_args x = { w->p + i * P_STRIDE, P_STRIDE, w->gv + s0 * T3V_STRIP * columns, s1 - s0, T3V_STRIP * columns, T3V_STRIP / 2,
-                              last, w->dv + i * columns, columns, panels, s0 == 0 };
+            t3v_pv_args x = {w->p + i * P_STRIDE,
+                             P_STRIDE,
+                             w->gv + s0 * T3V_STRIP * columns,
+                             s1 - s0,
+                             T3V_STRIP * columns,
+                             T3V_STRIP / 2,
+                             last,
+                             w->dv + i * columns,
+                             columns,
+                             panels,
+                             s0 == 0};
             t3v_bf16_pv(rows, &x);
             x.p = w->ds + i * P_STRIDE, x.v = w->qv + s0 * T3V_STRIP * columns, x.o = w->dk + i * columns;
             t3v_bf16_pv(rows, &x);
         }
         for (int64_t s = s0; s < s1; s++)
             for (int d = 0; d < dim; d += 12) {
-                t3v_pv_args x = { w->kt + d * KEYS, KEYS, w->ds2 + (s - s0) * T3V_STRIP * KEYS, 1, 0, pairs, pairs,
-                                  w->dqt + (s * dim + d) * T3V_STRIP, T3V_STRIP, t3v_strip_width(n, s) / T3V_PANEL, first };
+                t3v_pv_args x = {w->kt + d * KEYS,
+                                 KEYS,
+                                 w->ds2 + (s - s0) * T3V_STRIP * KEYS,
+                                 1,
+                                 0,
+                                 pairs,
+                                 pairs,
+                                 w->dqt + (s * dim + d) * T3V_STRIP,
+                                 T3V_STRIP,
+                                 t3v_strip_width(n, s) / T3V_PANEL,
+                                 first};
                 t3v_bf16_pv(dim - d < 12 ? dim - d : 12, &x);
             }
     }
@@ -338,6 +392,7 @@ void t3v_bf16_backward(const t3v_attn_job *job, const t3v_attn_grad *g, void *wo
     for (int64_t s = 0; s * T3V_STRIP < n; s++) {
         int64_t count = n - s * T3V_STRIP < T3V_STRIP ? n - s * T3V_STRIP : T3V_STRIP;
         t3v_f32_transpose(w.turned, w.dqt + s * job->dim * T3V_STRIP, job->dim);
-        add_rows(g->dq, g->dq_stride, &job->queries, s * T3V_STRIP, count, w.turned, job->dim, job->scale * g->weight, job->dim);
+        add_rows(g->dq, g->dq_stride, &job->queries, s * T3V_STRIP, count, w.turned, job->dim,
+                 job->scale * g->weight, job->dim);
     }
 }

@@ -15,31 +15,32 @@
 
 /* Two elements of MR `row`s of `dim` against 16*NR columns at `k`, into sums a0..a5 (columns 0..15), b, c and d. For
  * tiles of named registers: MR, NR, row, dim, k and the sums are the caller's. */
-#define T3V_DOT_ROW(r)                                            \
-    if (MR > r) {                                                 \
-        int32_t w;                                                \
-        memcpy(&w, row + r * dim, 4);                             \
-        __m512bh w##r = (__m512bh)_mm512_set1_epi32(w);           \
-        a##r = _mm512_dpbf16_ps(a##r, w##r, k0);                  \
-        b##r = _mm512_dpbf16_ps(b##r, w##r, k1);                  \
-        if (NR > 2) {                                             \
-            c##r = _mm512_dpbf16_ps(c##r, w##r, k2);              \
-            d##r = _mm512_dpbf16_ps(d##r, w##r, k3);              \
-        }                                                         \
+#define T3V_DOT_ROW(r)                                  \
+    if (MR > r) {                                       \
+        int32_t w;                                      \
+        memcpy(&w, row + r * dim, 4);                   \
+        __m512bh w##r = (__m512bh)_mm512_set1_epi32(w); \
+        a##r = _mm512_dpbf16_ps(a##r, w##r, k0);        \
+        b##r = _mm512_dpbf16_ps(b##r, w##r, k1);        \
+        if (NR > 2) {                                   \
+            c##r = _mm512_dpbf16_ps(c##r, w##r, k2);    \
+            d##r = _mm512_dpbf16_ps(d##r, w##r, k3);    \
+        }                                               \
     }
-#define T3V_DOT_STEP                                                                                         \
-    do {                                                                                                     \
-        __m512bh k0 = (__m512bh)_mm512_load_si512(k), k1 = (__m512bh)_mm512_load_si512(k + 32), k2 = k0, k3 = k0; \
-        if (NR > 2) k2 = (__m512bh)_mm512_load_si512(k + 64), k3 = (__m512bh)_mm512_load_si512(k + 96);      \
-        T3V_ROWS6(T3V_DOT_ROW)                                                                               \
-        k += 32 * NR;                                                                                        \
-        row += 2;                                                                                            \
+#define T3V_DOT_STEP                                                                                     \
+    do {                                                                                                 \
+        __m512bh k0 = (__m512bh)_mm512_load_si512(k), k1 = (__m512bh)_mm512_load_si512(k + 32), k2 = k0, \
+                 k3 = k0;                                                                                \
+        if (NR > 2) k2 = (__m512bh)_mm512_load_si512(k + 64), k3 = (__m512bh)_mm512_load_si512(k + 96);  \
+        T3V_ROWS6(T3V_DOT_ROW)                                                                           \
+        k += 32 * NR;                                                                                    \
+        row += 2;                                                                                        \
     } while (0)
 
 enum {
-    T3V_STRIP = 64,                     /* keys packed as one unit; the last strip of a list holds 32 or 64 */
-    T3V_PANEL = 32,                     /* columns of V packed as one unit */
-    T3V_BLOCK_STRIPS = 6,               /* key block */
+    T3V_STRIP = 64,       /* keys packed as one unit; the last strip of a list holds 32 or 64 */
+    T3V_PANEL = 32,       /* columns of V packed as one unit */
+    T3V_BLOCK_STRIPS = 6, /* key block */
     T3V_P_STRIDE = T3V_STRIP * T3V_BLOCK_STRIPS + 32, /* elements; off a multiple of 4096 bytes */
 };
 
@@ -47,10 +48,7 @@ enum {
 static inline int64_t t3v_panels(int dim) { return (dim + T3V_PANEL - 1) / T3V_PANEL; }
 
 /* Keys that strip `s` of `n` holds, padding included. */
-static inline int64_t t3v_strip_width(int64_t n, int64_t s)
-{
-    return n - s * T3V_STRIP > 32 ? 64 : 32;
-}
+static inline int64_t t3v_strip_width(int64_t n, int64_t s) { return n - s * T3V_STRIP > 32 ? 64 : 32; }
 
 /* K form: [dim/2 pairs of columns][width rows][2]. `rows` gives the row's address or NULL beyond the end. Returns
  * the largest squared norm of a row as the bits of a float (order kept; above 0x7f800000: NaN). */
@@ -67,15 +65,15 @@ void t3v_f32_transpose(float *dst, const float *src, int dim);
 
 /* One strip of a product O += P V over a key block. */
 typedef struct t3v_pv_args {
-    const t3v_bf16 *p;    /* [rows][p_stride], pairs as in the V form */
+    const t3v_bf16 *p; /* [rows][p_stride], pairs as in the V form */
     int64_t p_stride;
-    const t3v_bf16 *v;    /* first strip of the block */
+    const t3v_bf16 *v; /* first strip of the block */
     int64_t strips;
-    int64_t strip_size;   /* elements from strip to strip */
+    int64_t strip_size;        /* elements from strip to strip */
     int64_t pairs, last_pairs; /* row pairs of a strip, of the last strip */
-    float *o;             /* [rows][o_stride] */
+    float *o;                  /* [rows][o_stride] */
     int64_t o_stride, panels;
-    bool first;           /* O = P V */
+    bool first; /* O = P V */
 } t3v_pv_args;
 
 /* rows 1 to 12 of O. */

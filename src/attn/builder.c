@@ -18,8 +18,8 @@ typedef struct draft {
     float *log_weight;
     t3v_phi phi;
     float share;
-    int heads;           /* whose lists are complete; 0: there is one list for all */
-    int64_t next;        /* block of the present head */
+    int heads;    /* whose lists are complete; 0: there is one list for all */
+    int64_t next; /* block of the present head */
     t3v_select *select;
 } draft;
 
@@ -32,21 +32,24 @@ struct t3v_builder {
     t3v_combine combine;
     bool row_max;
     const t3v_epilogue *epilogue;
-    void *options;     /* of the epilogue */
+    void *options; /* of the epilogue */
     size_t options_size;
     t3v_status status; /* first failure */
 };
 
 static void draft_free(draft *d)
 {
-    free(d->order), free(d->block_first), free(d->range_first), free(d->ranges), free(d->log_weight), free(d->select);
+    free(d->order), free(d->block_first), free(d->range_first), free(d->ranges), free(d->log_weight),
+        free(d->select);
     memset(d, 0, sizeof *d);
 }
 
 t3v_status t3v_builder_make(t3v_builder **out, int64_t tokens)
 {
     *out = NULL;
-    if (tokens < 1 || tokens > INT32_MAX) return t3v_fail(T3V_E_TOO_BIG, "attention over %lld tokens: 1 to 2^31-1 are possible", (long long)tokens);
+    if (tokens < 1 || tokens > INT32_MAX)
+        return t3v_fail(T3V_E_TOO_BIG, "attention over %lld tokens: 1 to 2^31-1 are possible",
+                        (long long)tokens);
     t3v_builder *b = calloc(1, sizeof *b);
     if (!b) return t3v_fail(T3V_E_NOMEM, "no memory for an attention plan");
     b->tokens = tokens;
@@ -184,7 +187,10 @@ void t3v_build_select(t3v_builder *b, const t3v_select *select)
     else *d->select = *select;
 }
 
-static int64_t keys_of(const t3v_builder *b, const draft *d) { return d->pool > 1 ? (b->tokens - 1) / d->pool + 1 : b->tokens; }
+static int64_t keys_of(const t3v_builder *b, const draft *d)
+{
+    return d->pool > 1 ? (b->tokens - 1) / d->pool + 1 : b->tokens;
+}
 
 void t3v_build_keys(t3v_builder *b, int64_t first, int64_t last)
 {
@@ -208,7 +214,7 @@ void t3v_build_keys(t3v_builder *b, int64_t first, int64_t last)
         fail(b, T3V_E_NOMEM, "no memory");
         return;
     }
-    d->ranges[d->n_ranges++] = (t3v_range){ (int32_t)first, (int32_t)last };
+    d->ranges[d->n_ranges++] = (t3v_range){(int32_t)first, (int32_t)last};
     d->range_first[lists_of(d)] = d->n_ranges;
 }
 
@@ -218,11 +224,14 @@ static t3v_status check_select(int index, const draft *d)
     bool rates = s->drop[0] >= 0 && s->drop[0] <= 1 && s->drop[1] >= 0 && s->drop[1] <= 1;
     if (!rates || !(s->p >= 0 && s->p <= 1) || (s->p > 0 && s->score != T3V_SCORE_SOFTMAX) || s->min < 1 ||
         (s->max && s->max < s->min) || (s->summary == T3V_SUMMARY_SAMPLE && s->sample < 1) || !(s->ramp >= 0))
-        return t3v_fail(T3V_E_ARG, "attention term %d: its selection drops %g and %g (0 to 1), p is %g (0 to 1, needs softmax scores), "
-                        "min %lld (from 1), max %lld (0 or at least min), sample %d (from 1)", index, s->drop[0], s->drop[1], s->p,
-                        (long long)s->min, (long long)s->max, s->sample);
+        return t3v_fail(T3V_E_ARG,
+                        "attention term %d: its selection drops %g and %g (0 to 1), p is %g (0 to 1, needs "
+                        "softmax scores), "
+                        "min %lld (from 1), max %lld (0 or at least min), sample %d (from 1)",
+                        index, s->drop[0], s->drop[1], s->p, (long long)s->min, (long long)s->max, s->sample);
     if (d->pool > 1 || d->kind != T3V_TERM_SOFTMAX)
-        return t3v_fail(T3V_E_ARG, "attention term %d: a linear term, or one with pooled keys, cannot select", index);
+        return t3v_fail(T3V_E_ARG, "attention term %d: a linear term, or one with pooled keys, cannot select",
+                        index);
     int64_t block = 0;
     for (int64_t i = 0; i < lists_of(d); i++)
         for (int64_t r = d->range_first[i]; r < d->range_first[i + 1]; r++)
@@ -231,8 +240,11 @@ static t3v_status check_select(int index, const draft *d)
                 if (r == d->range_first[i] && !side) block = 0;
                 while (d->block_first[block] < slot) block++;
                 if (d->block_first[block] != slot)
-                    return t3v_fail(T3V_E_ARG, "attention term %d, block %lld: what a selected term always meets must be whole blocks, "
-                                    "slot %d is inside one", index, (long long)(i % d->blocks), slot);
+                    return t3v_fail(T3V_E_ARG,
+                                    "attention term %d, block %lld: what a selected term always meets must "
+                                    "be whole blocks, "
+                                    "slot %d is inside one",
+                                    index, (long long)(i % d->blocks), slot);
             }
     return T3V_OK;
 }
@@ -272,8 +284,8 @@ float *t3v_build_log_weights(t3v_builder *b)
 
 bool t3v_build_is_one_softmax(const t3v_builder *b)
 {
-    return b->terms == 1 && b->term[0].kind == T3V_TERM_SOFTMAX && b->term[0].pool <= 1 && !b->term[0].select &&
-           b->combine == T3V_COMBINE_MEAN;
+    return b->terms == 1 && b->term[0].kind == T3V_TERM_SOFTMAX && b->term[0].pool <= 1 &&
+           !b->term[0].select && b->combine == T3V_COMBINE_MEAN;
 }
 
 void t3v_build_share(t3v_builder *b, float share)
@@ -307,16 +319,22 @@ static t3v_status check_kinds(const t3v_builder *b)
         if (d->kind != T3V_TERM_LINEAR) continue;
         linear++;
         if (d->pool > 1 || d->log_weight)
-            return t3v_fail(T3V_E_ARG, "attention term %d is linear: pooled keys and log-weights are for softmaxes", i);
-        if (d->phi.layers < 0 || d->phi.layers > T3V_PHI_LAYERS_MAX || d->phi.degree < 1 || d->phi.degree > T3V_PHI_DEGREE_MAX)
-            return t3v_fail(T3V_E_ARG, "attention term %d: a feature map of %d layers and degree %d; 0 to %d and 1 to %d are possible", i,
-                            d->phi.layers, d->phi.degree, T3V_PHI_LAYERS_MAX, T3V_PHI_DEGREE_MAX);
+            return t3v_fail(T3V_E_ARG,
+                            "attention term %d is linear: pooled keys and log-weights are for softmaxes", i);
+        if (d->phi.layers < 0 || d->phi.layers > T3V_PHI_LAYERS_MAX || d->phi.degree < 1 ||
+            d->phi.degree > T3V_PHI_DEGREE_MAX)
+            return t3v_fail(T3V_E_ARG,
+                            "attention term %d: a feature map of %d layers and degree %d; 0 to %d and 1 to "
+                            "%d are possible",
+                            i, d->phi.layers, d->phi.degree, T3V_PHI_LAYERS_MAX, T3V_PHI_DEGREE_MAX);
     }
     if (linear && b->combine != T3V_COMBINE_JOINT)
         return t3v_fail(T3V_E_ARG, "a linear attention term needs the joint combination");
     if (b->combine != T3V_COMBINE_MEAN && b->terms > T3V_TERMS_MAX)
-        return t3v_fail(T3V_E_ARG, "%d attention terms in one combination: %d are possible", b->terms, T3V_TERMS_MAX);
-    if (linear > 1) return t3v_fail(T3V_E_ARG, "%d linear attention terms at one site: one is possible", linear);
+        return t3v_fail(T3V_E_ARG, "%d attention terms in one combination: %d are possible", b->terms,
+                        T3V_TERMS_MAX);
+    if (linear > 1)
+        return t3v_fail(T3V_E_ARG, "%d linear attention terms at one site: one is possible", linear);
     return T3V_OK;
 }
 
@@ -326,17 +344,22 @@ static t3v_status check(const t3v_builder *b, int index, const draft *d, uint8_t
     for (int64_t i = 0; i < b->tokens; i++) {
         int32_t token = d->order[i];
         if (token < 0 || token >= b->tokens || seen[token])
-            return t3v_fail(T3V_E_ARG, "attention term %d: slot %lld holds token %d, which is out of range or taken twice", index,
-                            (long long)i, token);
+            return t3v_fail(
+                T3V_E_ARG,
+                "attention term %d: slot %lld holds token %d, which is out of range or taken twice", index,
+                (long long)i, token);
         seen[token] = 1;
     }
     if (!d->blocks || d->block_first[d->blocks] != b->tokens)
-        return t3v_fail(T3V_E_ARG, "attention term %d: the blocks do not cover all %lld query slots", index, (long long)b->tokens);
+        return t3v_fail(T3V_E_ARG, "attention term %d: the blocks do not cover all %lld query slots", index,
+                        (long long)b->tokens);
     if (d->next != d->blocks)
-        return t3v_fail(T3V_E_ARG, "attention term %d: the blocks of head %d do not cover all query slots", index, d->heads);
+        return t3v_fail(T3V_E_ARG, "attention term %d: the blocks of head %d do not cover all query slots",
+                        index, d->heads);
     for (int64_t i = 0; i < lists_of(d) && !d->select; i++)
         if (d->range_first[i] == d->range_first[i + 1])
-            return t3v_fail(T3V_E_ARG, "attention term %d, block %lld meets no keys", index, (long long)(i % d->blocks));
+            return t3v_fail(T3V_E_ARG, "attention term %d, block %lld meets no keys", index,
+                            (long long)(i % d->blocks));
     return d->select ? check_select(index, d) : T3V_OK;
 }
 
@@ -363,7 +386,8 @@ static t3v_status canonical(const t3v_builder *b, draft *d)
     if (d->select || d->heads) return T3V_OK;
     for (int64_t i = 0; i < d->blocks; i++) {
         const t3v_range *r = &d->ranges[d->range_first[i]];
-        if (d->range_first[i + 1] - d->range_first[i] != 1 || r->first != d->block_first[i] || r->last != d->block_first[i + 1])
+        if (d->range_first[i + 1] - d->range_first[i] != 1 || r->first != d->block_first[i] ||
+            r->last != d->block_first[i + 1])
             return T3V_OK;
     }
     bool sorted = true;
@@ -382,14 +406,14 @@ static t3v_status canonical(const t3v_builder *b, draft *d)
     for (int64_t i = 0; i < d->blocks; i++) {
         int32_t first = d->block_first[i], n = d->block_first[i + 1] - first;
         qsort(d->order + first, (size_t)n, sizeof *order, by_token);
-        p[i] = (piece){ d->order[first], first, n };
+        p[i] = (piece){d->order[first], first, n};
     }
     qsort(p, (size_t)d->blocks, sizeof *p, by_first_token);
     int32_t at = 0;
     for (int64_t i = 0; i < d->blocks; i++) {
         memcpy(order + at, d->order + p[i].first, (size_t)p[i].count * sizeof *order);
         d->block_first[i] = at;
-        d->ranges[i] = (t3v_range){ at, at + p[i].count };
+        d->ranges[i] = (t3v_range){at, at + p[i].count};
         at += p[i].count;
     }
     free(d->order);
@@ -400,8 +424,14 @@ static t3v_status canonical(const t3v_builder *b, draft *d)
 
 static t3v_term term_of(const t3v_builder *b, const draft *d)
 {
-    return (t3v_term){ b->tokens, d->order, d->blocks, d->block_first, d->range_first, d->ranges, d->weight, d->name,
-                       d->kind, d->pool, d->log_weight, d->phi, d->share, d->heads ? d->heads + 1 : 0, d->select, 0 };
+    return (t3v_term){b->tokens,      d->order,
+                      d->blocks,      d->block_first,
+                      d->range_first, d->ranges,
+                      d->weight,      d->name,
+                      d->kind,        d->pool,
+                      d->log_weight,  d->phi,
+                      d->share,       d->heads ? d->heads + 1 : 0,
+                      d->select,      0};
 }
 
 static bool equal(const t3v_builder *b, const draft *x, const draft *y)
@@ -413,7 +443,7 @@ static bool equal(const t3v_builder *b, const draft *x, const draft *y)
 
 t3v_status t3v_builder_finish(t3v_builder *b, t3v_site *out)
 {
-    *out = (t3v_site){ 0 };
+    *out = (t3v_site){0};
     if (b->status) return b->status;
     if (!b->terms) return t3v_fail(T3V_E_ARG, "the attention pattern describes no term");
     t3v_status st = T3V_OK;
@@ -429,13 +459,15 @@ t3v_status t3v_builder_finish(t3v_builder *b, t3v_site *out)
         T3V_TRY_GOTO(st, done, canonical(b, &b->term[i]));
         weights += (double)b->term[i].weight;
         if (!(b->term[i].weight > 0)) {
-            st = t3v_fail(T3V_E_ARG, "attention term %d has weight %g, expected more than 0", i, (double)b->term[i].weight);
+            st = t3v_fail(T3V_E_ARG, "attention term %d has weight %g, expected more than 0", i,
+                          (double)b->term[i].weight);
             goto done;
         }
     }
     T3V_TRY_GOTO(st, done, check_kinds(b));
     if (b->combine == T3V_COMBINE_MEAN && (weights < 1 - 1e-6 || weights > 1 + 1e-6)) {
-        st = t3v_fail(T3V_E_ARG, "the weights of %d attention terms sum to %g, expected 1", b->terms, weights);
+        st = t3v_fail(T3V_E_ARG, "the weights of %d attention terms sum to %g, expected 1", b->terms,
+                      weights);
         goto done;
     }
     int n = 0;
@@ -465,7 +497,7 @@ t3v_status t3v_builder_finish(t3v_builder *b, t3v_site *out)
         memset(d, 0, sizeof *d);
         n++;
     }
-    *out = (t3v_site){ n, terms, b->combine, b->row_max, b->epilogue, b->options, b->options_size, 0, NULL };
+    *out = (t3v_site){n, terms, b->combine, b->row_max, b->epilogue, b->options, b->options_size, 0, NULL};
     b->options = NULL;
     terms = NULL;
 done:

@@ -9,13 +9,14 @@
 typedef struct t3v_head_terms {
     const t3v_site *site;
     int64_t n_q;
-    int dim, number;                         /* number: bytes of a number in a record */
-    const float *out[T3V_TERMS_MAX];         /* [n_q][dim] normalised, of a linear term the numerator; NULL: not computed */
-    const float *lse[T3V_TERMS_MAX];         /* [n_q], of a linear term the denominator */
-    const float *top;                        /* [n_q] largest score; NULL: linear terms weigh 1 */
-    int phase;                               /* epilogue */
+    int dim, number; /* number: bytes of a number in a record */
+    /* [n_q][dim] normalised, of a linear term the numerator; NULL: not computed */
+    const float *out[T3V_TERMS_MAX];
+    const float *lse[T3V_TERMS_MAX]; /* [n_q], of a linear term the denominator */
+    const float *top;                /* [n_q] largest score; NULL: linear terms weigh 1 */
+    int phase;                       /* epilogue */
     const int64_t *counter;
-    char *record;                            /* [n_q][record_bytes] or NULL */
+    char *record; /* [n_q][record_bytes] or NULL */
     size_t record_bytes;
 } t3v_head_terms;
 

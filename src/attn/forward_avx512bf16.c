@@ -22,16 +22,16 @@ enum { Q_BLOCK = 96 };
 /* ---- packed keys and values of one head ---- */
 
 typedef struct strip_info {
-    float norm2;   /* largest |k|^2; may be NaN or inf */
-    float value;   /* largest |v| */
+    float norm2;      /* largest |k|^2; may be NaN or inf */
+    float value;      /* largest |v| */
     float log_weight; /* largest log-weight, at least 0; inf when one is NaN */
     float unused;
 } strip_info;
 
 typedef struct packed_view {
-    strip_info *info; /* [strips] */
-    float *bias;      /* [strips * 64] log-weight / scale, very low for missing keys */
-    t3v_bf16 *k, *v;  /* strips */
+    strip_info *info;               /* [strips] */
+    float *bias;                    /* [strips * 64] log-weight / scale, very low for missing keys */
+    t3v_bf16 *k, *v;                /* strips */
     int64_t strips, k_size, v_size; /* elements of a strip */
 } packed_view;
 
@@ -39,7 +39,9 @@ static int64_t round64(int64_t n) { return (n + 63) / 64 * 64; }
 
 static packed_view view(void *packed, int64_t n_k, int dim)
 {
-    packed_view p = { .strips = (n_k + T3V_STRIP - 1) / T3V_STRIP, .k_size = T3V_STRIP * dim, .v_size = T3V_STRIP * T3V_PANEL * t3v_panels(dim) };
+    packed_view p = {.strips = (n_k + T3V_STRIP - 1) / T3V_STRIP,
+                     .k_size = T3V_STRIP * dim,
+                     .v_size = T3V_STRIP * T3V_PANEL * t3v_panels(dim)};
     char *at = packed;
     p.info = packed, at += round64(p.strips * (int64_t)sizeof *p.info);
     p.bias = (float *)(void *)at, at += p.strips * T3V_STRIP * 4;
@@ -86,26 +88,27 @@ static void pack(const t3v_attn_job *job, void *packed, int64_t first, int64_t l
 enum { FAST, GENERAL, MAXIMUM };
 
 typedef struct tile_args {
-    const t3v_bf16 *q; /* [rows][dim] */
-    const t3v_bf16 *k; /* strip */
-    const float *bias; /* [64] */
+    const t3v_bf16 *q;  /* [rows][dim] */
+    const t3v_bf16 *k;  /* strip */
+    const float *bias;  /* [64] */
     const float *shift; /* [rows] MAGIC + 128 * (127 - reference exponent) */
-    t3v_bf16 *p;       /* [rows][T3V_P_STRIDE] */
-    float *top;        /* MAXIMUM: [rows][16] largest score so far */
+    t3v_bf16 *p;        /* [rows][T3V_P_STRIDE] */
+    float *top;         /* MAXIMUM: [rows][16] largest score so far */
     int dim;
-    float c;           /* 128 * log2(e) * scale */
+    float c; /* 128 * log2(e) * scale */
 } tile_args;
 
 /* round(m - 128 (2^(m/128) - 1)): the mantissa m of a bf16 that is linear in the exponent, minus that of 2^x. */
 static const uint8_t correction[128] = {
-    0, 0, 1, 1, 1, 1, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 6, 6, 6, 6, 6, 7, 7, 7, 7, 7, 8,
-    8, 8, 8, 8, 8, 9, 9, 9, 9, 9, 9, 9, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10, 11, 11, 11, 11, 11, 11, 11, 11, 11, 11,
-    11, 11, 11, 11, 11, 11, 11, 11, 11, 11, 11, 11, 11, 11, 11, 11, 11, 11, 10, 10, 10, 10, 10, 10, 10, 10, 10, 9, 9, 9, 9, 9,
-    9, 9, 8, 8, 8, 8, 8, 7, 7, 7, 7, 7, 6, 6, 6, 6, 5, 5, 5, 4, 4, 4, 3, 3, 3, 3, 2, 2, 1, 1, 1, 0,
+    0,  0,  1,  1,  1,  1,  2,  2,  2,  3,  3,  3,  3,  4,  4,  4,  4,  5,  5,  5,  5,  6,  6,  6,  6,  6,
+    7,  7,  7,  7,  7,  8,  8,  8,  8,  8,  8,  9,  9,  9,  9,  9,  9,  9,  10, 10, 10, 10, 10, 10, 10, 10,
+    10, 10, 11, 11, 11, 11, 11, 11, 11, 11, 11, 11, 11, 11, 11, 11, 11, 11, 11, 11, 11, 11, 11, 11, 11, 11,
+    11, 11, 11, 11, 10, 10, 10, 10, 10, 10, 10, 10, 10, 9,  9,  9,  9,  9,  9,  9,  8,  8,  8,  8,  8,  7,
+    7,  7,  7,  7,  6,  6,  6,  6,  5,  5,  5,  4,  4,  4,  3,  3,  3,  3,  2,  2,  1,  1,  1,  0,
 };
 
-static inline __attribute__((always_inline)) __m512i exp_pair(const int mode, __m512 x, __m512 y, __m512 c, __m512 shift,
-                                                              __m512i t0, __m512i t1)
+static inline __attribute__((always_inline)) __m512i exp_pair(const int mode, __m512 x, __m512 y, __m512 c,
+                                                              __m512 shift, __m512i t0, __m512i t1)
 {
     __m512 u = _mm512_fmadd_ps(x, c, shift), v = _mm512_fmadd_ps(y, c, shift);
     if (mode == GENERAL) {
@@ -120,7 +123,8 @@ static inline __attribute__((always_inline)) __m512i exp_pair(const int mode, __
 }
 
 /* MR rows x 16*NR keys. */
-static inline __attribute__((always_inline)) void tile(const int MR, const int NR, const int mode, const tile_args *x)
+static inline __attribute__((always_inline)) void tile(const int MR, const int NR, const int mode,
+                                                       const tile_args *x)
 {
     const int dim = x->dim;
     const t3v_bf16 *restrict row = x->q, *restrict k = x->k;
@@ -140,11 +144,11 @@ static inline __attribute__((always_inline)) void tile(const int MR, const int N
     }
     if (mode == MAXIMUM) {
         float *top = x->top;
-#define TOP(r)                                                                                  \
-    if (MR > r) {                                                                               \
-        __m512 m = _mm512_max_ps(_mm512_max_ps(a##r, b##r), _mm512_load_ps(top + 16 * r));      \
-        if (NR > 2) m = _mm512_max_ps(m, _mm512_max_ps(c##r, d##r));                            \
-        _mm512_store_ps(top + 16 * r, m);                                                       \
+#define TOP(r)                                                                             \
+    if (MR > r) {                                                                          \
+        __m512 m = _mm512_max_ps(_mm512_max_ps(a##r, b##r), _mm512_load_ps(top + 16 * r)); \
+        if (NR > 2) m = _mm512_max_ps(m, _mm512_max_ps(c##r, d##r));                       \
+        _mm512_store_ps(top + 16 * r, m);                                                  \
     }
         T3V_ROWS6(TOP)
 #undef TOP
@@ -154,18 +158,20 @@ static inline __attribute__((always_inline)) void tile(const int MR, const int N
     t3v_bf16 *restrict p = x->p;
     __m512 cc = _mm512_set1_ps(x->c), s = _mm512_set1_ps(shift[0]);
     __m512i t0 = _mm512_loadu_si512(correction), t1 = _mm512_loadu_si512(correction + 64);
-#define OUT(r)                                                                                                     \
-    if (MR > r) {                                                                                                  \
-        if (mode == GENERAL) s = _mm512_set1_ps(shift[r]);                                                         \
-        _mm512_store_si512(p + r * T3V_P_STRIDE, exp_pair(mode, a##r, b##r, cc, s, t0, t1));                       \
-        if (NR > 2) _mm512_store_si512(p + r * T3V_P_STRIDE + 32, exp_pair(mode, c##r, d##r, cc, s, t0, t1));      \
+#define OUT(r)                                                                                        \
+    if (MR > r) {                                                                                     \
+        if (mode == GENERAL) s = _mm512_set1_ps(shift[r]);                                            \
+        _mm512_store_si512(p + r * T3V_P_STRIDE, exp_pair(mode, a##r, b##r, cc, s, t0, t1));          \
+        if (NR > 2)                                                                                   \
+            _mm512_store_si512(p + r * T3V_P_STRIDE + 32, exp_pair(mode, c##r, d##r, cc, s, t0, t1)); \
     }
     T3V_ROWS6(OUT)
 #undef OUT
 }
 
 /* All rows of a block against one strip, six at a time. */
-static inline __attribute__((always_inline)) void strip_rows(const int NR, const int mode, int64_t rows, tile_args x)
+static inline __attribute__((always_inline)) void strip_rows(const int NR, const int mode, int64_t rows,
+                                                             tile_args x)
 {
     for (; rows >= 6; rows -= 6) {
         tile(6, NR, mode, &x);
@@ -181,16 +187,36 @@ static inline __attribute__((always_inline)) void strip_rows(const int NR, const
     }
 }
 
-static __attribute__((noinline)) void fast_64(int64_t rows, const tile_args *x) { strip_rows(4, FAST, rows, *x); }
-static __attribute__((noinline)) void fast_32(int64_t rows, const tile_args *x) { strip_rows(2, FAST, rows, *x); }
-static __attribute__((noinline)) void general_64(int64_t rows, const tile_args *x) { strip_rows(4, GENERAL, rows, *x); }
-static __attribute__((noinline)) void general_32(int64_t rows, const tile_args *x) { strip_rows(2, GENERAL, rows, *x); }
-static __attribute__((noinline)) void max_64(int64_t rows, const tile_args *x) { strip_rows(4, MAXIMUM, rows, *x); }
-static __attribute__((noinline)) void max_32(int64_t rows, const tile_args *x) { strip_rows(2, MAXIMUM, rows, *x); }
+static __attribute__((noinline)) void fast_64(int64_t rows, const tile_args *x)
+{
+    strip_rows(4, FAST, rows, *x);
+}
+static __attribute__((noinline)) void fast_32(int64_t rows, const tile_args *x)
+{
+    strip_rows(2, FAST, rows, *x);
+}
+static __attribute__((noinline)) void general_64(int64_t rows, const tile_args *x)
+{
+    strip_rows(4, GENERAL, rows, *x);
+}
+static __attribute__((noinline)) void general_32(int64_t rows, const tile_args *x)
+{
+    strip_rows(2, GENERAL, rows, *x);
+}
+static __attribute__((noinline)) void max_64(int64_t rows, const tile_args *x)
+{
+    strip_rows(4, MAXIMUM, rows, *x);
+}
+static __attribute__((noinline)) void max_32(int64_t rows, const tile_args *x)
+{
+    strip_rows(2, MAXIMUM, rows, *x);
+}
 
 static void run_strip(int mode, int64_t width, int64_t rows, const tile_args *x)
 {
-    static void (*const table[3][2])(int64_t, const tile_args *) = { { fast_32, fast_64 }, { general_32, general_64 }, { max_32, max_64 } };
+    static void (*const table[3][2])(int64_t, const tile_args *) = {{fast_32, fast_64},
+                                                                    {general_32, general_64},
+                                                                    {max_32, max_64}};
     table[mode][width == T3V_STRIP](rows, x);
 }
 
@@ -203,7 +229,8 @@ typedef struct work_view {
 
 static size_t work_bytes(int dim)
 {
-    return Q_BLOCK * (size_t)(dim * 2 + T3V_P_STRIDE * 2 + T3V_PANEL * t3v_panels(dim) * 4 + 2 * 16 * 4 + 2 * 4);
+    return Q_BLOCK *
+           (size_t)(dim * 2 + T3V_P_STRIDE * 2 + T3V_PANEL * t3v_panels(dim) * 4 + 2 * 16 * 4 + 2 * 4);
 }
 
 static void lay_work(work_view *w, char *at, int dim)
@@ -254,14 +281,16 @@ static void add_sums(const t3v_bf16 *p, int64_t width, int64_t rows, float *sum,
 /* O and the row sums of `rows` queries over all keys. */
 static void attend(const t3v_attn_job *job, const packed_view *pk, const work_view *w, int64_t rows, int mode)
 {
-    const int64_t panels = t3v_panels(job->dim), blocks = (pk->strips + T3V_BLOCK_STRIPS - 1) / T3V_BLOCK_STRIPS;
+    const int64_t panels = t3v_panels(job->dim),
+                  blocks = (pk->strips + T3V_BLOCK_STRIPS - 1) / T3V_BLOCK_STRIPS;
     for (int64_t b = 0; b < blocks; b++) {
         int64_t s0 = pk->strips * b / blocks, s1 = pk->strips * (b + 1) / blocks, width = 0;
         for (int64_t s = s0; s < s1; s++) {
             int64_t own = t3v_strip_width(job->keys.count, s);
             bool whole = s * T3V_STRIP + own <= job->keys.count;
-            tile_args x = { w->q, pk->k + s * pk->k_size, pk->bias + s * T3V_STRIP, w->shift, w->p + width, w->top, job->dim,
-                            128 * LOG2E * job->scale };
+            tile_args x = {
+                w->q,     pk->k + s * pk->k_size,  pk->bias + s * T3V_STRIP, w->shift, w->p + width, w->top,
+                job->dim, 128 * LOG2E * job->scale};
             run_strip(whole ? mode : GENERAL, own, rows, &x);
             width += own;
         }
@@ -269,19 +298,30 @@ static void attend(const t3v_attn_job *job, const packed_view *pk, const work_vi
         for (int64_t i = 0; i < rows; i += 12) {
             int64_t n = rows - i < 12 ? rows - i : 12;
             add_sums(w->p + i * T3V_P_STRIDE, width, n, w->sum + i * 16, b == 0);
-            t3v_pv_args x = { w->p + i * T3V_P_STRIDE, T3V_P_STRIDE, pk->v + s0 * pk->v_size, s1 - s0, pk->v_size, T3V_STRIP / 2, last,
-                              w->o + i * panels * T3V_PANEL, panels * T3V_PANEL, panels, b == 0 };
+            t3v_pv_args x = {w->p + i * T3V_P_STRIDE,
+                             T3V_P_STRIDE,
+                             pk->v + s0 * pk->v_size,
+                             s1 - s0,
+                             pk->v_size,
+                             T3V_STRIP / 2,
+                             last,
+                             w->o + i * panels * T3V_PANEL,
+                             panels * T3V_PANEL,
+                             panels,
+                             b == 0};
             t3v_bf16_pv((int)n, &x);
         }
     }
 }
 
 /* Sets each row's reference exponent from the largest score over the first `strips` strips. */
-static void take_maximum(const t3v_attn_job *job, const packed_view *pk, const work_view *w, int64_t rows, int64_t strips)
+static void take_maximum(const t3v_attn_job *job, const packed_view *pk, const work_view *w, int64_t rows,
+                         int64_t strips)
 {
     for (int64_t i = 0; i < rows * 16; i++) w->top[i] = -INFINITY;
     for (int64_t s = 0; s < strips; s++) {
-        tile_args x = { w->q, pk->k + s * pk->k_size, pk->bias + s * T3V_STRIP, w->shift, w->p, w->top, job->dim, 0 };
+        tile_args x = {
+            w->q, pk->k + s * pk->k_size, pk->bias + s * T3V_STRIP, w->shift, w->p, w->top, job->dim, 0};
         run_strip(MAXIMUM, t3v_strip_width(job->keys.count, s), rows, &x);
     }
     for (int64_t i = 0; i < rows; i++) {
@@ -310,11 +350,13 @@ static bool all_usable(const work_view *w, int64_t rows)
 /* y[i] = ln x[i] for x > 0; degree 8 on [1, 2], 3e-8. n is rounded up to 16. */
 static void logarithms(float *y, const float *x, int64_t n)
 {
-    static const float c[] = { -0.006299644666f, 0.01024391279f, -0.01426425718f, 0.02596729362f, -0.04942119367f,
-                               0.09879175601f,   -0.2222207895f, 0.6666661659f,   0.4054650993f };
+    static const float c[] = {-0.006299644666f, 0.01024391279f,  -0.01426425718f,
+                              0.02596729362f,   -0.04942119367f, 0.09879175601f,
+                              -0.2222207895f,   0.6666661659f,   0.4054650993f};
     for (int64_t i = 0; i < n; i += 16) {
         __m512 v = _mm512_load_ps(x + i), e = _mm512_getexp_ps(v);
-        __m512 t = _mm512_sub_ps(_mm512_getmant_ps(v, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_src), _mm512_set1_ps(1.5f));
+        __m512 t = _mm512_sub_ps(_mm512_getmant_ps(v, _MM_MANT_NORM_1_2, _MM_MANT_SIGN_src),
+                                 _mm512_set1_ps(1.5f));
         __m512 p = _mm512_set1_ps(c[0]);
         for (int j = 1; j < 9; j++) p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(c[j]));
         _mm512_store_ps(y + i, _mm512_fmadd_ps(e, _mm512_set1_ps(0.693147181f), p));
@@ -327,7 +369,8 @@ static void write_row(const t3v_attn_sink *sink, int64_t token, const float *o, 
     if (sink->type == T3V_BF16) {
         t3v_bf16 *y = (t3v_bf16 *)sink->out + token * sink->stride;
         for (int d = 0; d < dim; d += 16)
-            _mm256_storeu_si256((__m256i *)(void *)(y + d), (__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(_mm512_load_ps(o + d), f)));
+            _mm256_storeu_si256((__m256i *)(void *)(y + d),
+                                (__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(_mm512_load_ps(o + d), f)));
         return;
     }
     float *y = (float *)sink->out + token * sink->stride;

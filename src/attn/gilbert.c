@@ -10,8 +10,8 @@ typedef struct vec {
     int64_t v[3];
 } vec;
 
-static vec add(vec a, vec b) { return (vec){ { a.v[0] + b.v[0], a.v[1] + b.v[1], a.v[2] + b.v[2] } }; }
-static vec minus(vec a) { return (vec){ { -a.v[0], -a.v[1], -a.v[2] } }; }
+static vec add(vec a, vec b) { return (vec){{a.v[0] + b.v[0], a.v[1] + b.v[1], a.v[2] + b.v[2]}}; }
+static vec minus(vec a) { return (vec){{-a.v[0], -a.v[1], -a.v[2]}}; }
 static vec sub(vec a, vec b) { return add(a, minus(b)); }
 
 /* Vectors lie along one axis. */
@@ -47,28 +47,28 @@ static int cut(const box *x, box out[5])
     vec o = x->o, a = x->a, b = x->b, c = x->c, a2 = half(a), b2 = half(b), c2 = half(c);
     vec ua = unit(a), ub = unit(b), uc = unit(c), a3 = sub(a, a2), end = sub(a, ua);
     if (2 * w > 3 * h && 2 * w > 3 * d) {
-        out[0] = (box){ o, a2, b, c };
-        out[1] = (box){ add(o, a2), a3, b, c };
+        out[0] = (box){o, a2, b, c};
+        out[1] = (box){add(o, a2), a3, b, c};
         return 2;
     }
     if (3 * h > 4 * d) {
-        out[0] = (box){ o, b2, c, a2 };
-        out[1] = (box){ add(o, b2), a, sub(b, b2), c };
-        out[2] = (box){ add(o, add(end, sub(b2, ub))), minus(b2), c, minus(a3) };
+        out[0] = (box){o, b2, c, a2};
+        out[1] = (box){add(o, b2), a, sub(b, b2), c};
+        out[2] = (box){add(o, add(end, sub(b2, ub))), minus(b2), c, minus(a3)};
         return 3;
     }
     if (3 * d > 4 * h) {
-        out[0] = (box){ o, c2, a2, b };
-        out[1] = (box){ add(o, c2), a, b, sub(c, c2) };
-        out[2] = (box){ add(o, add(end, sub(c2, uc))), minus(c2), minus(a3), b };
+        out[0] = (box){o, c2, a2, b};
+        out[1] = (box){add(o, c2), a, b, sub(c, c2)};
+        out[2] = (box){add(o, add(end, sub(c2, uc))), minus(c2), minus(a3), b};
         return 3;
     }
     vec far = sub(c, uc);
-    out[0] = (box){ o, b2, c2, a2 };
-    out[1] = (box){ add(o, b2), c, a2, sub(b, b2) };
-    out[2] = (box){ add(o, add(sub(b2, ub), far)), a, minus(b2), minus(sub(c, c2)) };
-    out[3] = (box){ add(o, add(end, add(b2, far))), minus(c), minus(a3), sub(b, b2) };
-    out[4] = (box){ add(o, add(end, sub(b2, ub))), minus(b2), c2, minus(a3) };
+    out[0] = (box){o, b2, c2, a2};
+    out[1] = (box){add(o, b2), c, a2, sub(b, b2)};
+    out[2] = (box){add(o, add(sub(b2, ub), far)), a, minus(b2), minus(sub(c, c2))};
+    out[3] = (box){add(o, add(end, add(b2, far))), minus(c), minus(a3), sub(b, b2)};
+    out[4] = (box){add(o, add(end, sub(b2, ub))), minus(b2), c2, minus(a3)};
     return 5;
 }
 
@@ -77,10 +77,10 @@ static vec line(const box *x) { return length(x->a) > 1 ? x->a : length(x->b) > 
 
 static box whole(int64_t w, int64_t h, int64_t d)
 {
-    vec x = { { w, 0, 0 } }, y = { { 0, h, 0 } }, z = { { 0, 0, d } };
-    if (w >= h && w >= d) return (box){ .a = x, .b = y, .c = z };
-    if (h >= w && h >= d) return (box){ .a = y, .b = x, .c = z };
-    return (box){ .a = z, .b = x, .c = y };
+    vec x = {{w, 0, 0}}, y = {{0, h, 0}}, z = {{0, 0, d}};
+    if (w >= h && w >= d) return (box){.a = x, .b = y, .c = z};
+    if (h >= w && h >= d) return (box){.a = y, .b = x, .c = z};
+    return (box){.a = z, .b = x, .c = y};
 }
 
 static void walk(const box *x, int64_t w, int64_t h, int32_t **to)
@@ -91,7 +91,8 @@ static void walk(const box *x, int64_t w, int64_t h, int32_t **to)
     for (int i = 0; i < n; i++) walk(&part[i], w, h, to);
     if (n) return;
     vec step = unit(line(x)), p = x->o;
-    for (int64_t i = length(line(x)); i > 0; i--, p = add(p, step)) *(*to)++ = (int32_t)((p.v[2] * h + p.v[1]) * w + p.v[0]);
+    for (int64_t i = length(line(x)); i > 0; i--, p = add(p, step))
+        *(*to)++ = (int32_t)((p.v[2] * h + p.v[1]) * w + p.v[0]);
 }
 
 void t3v_gilbert(int64_t w, int64_t h, int64_t d, int32_t *order)
@@ -124,7 +125,7 @@ static bool inside(const box *x, vec p)
 int64_t t3v_gilbert_index(int64_t w, int64_t h, int64_t d, int64_t x, int64_t y, int64_t z)
 {
     box at = whole(w, h, d), part[5];
-    vec p = { { x, y, z } };
+    vec p = {{x, y, z}};
     int64_t index = 0;
     for (int n; (n = cut(&at, part));) {
         int i = 0;

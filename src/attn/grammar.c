@@ -43,10 +43,8 @@ static void blanks(cursor *c)
     while (c->at < c->end) {
         if (c->lines && *c->at == '#')
             while (c->at < c->end && *c->at != '\n') c->at++;
-        else if (*c->at == ' ' || *c->at == '\t' || *c->at == '\r')
-            c->at++;
-        else
-            break;
+        else if (*c->at == ' ' || *c->at == '\t' || *c->at == '\r') c->at++;
+        else break;
     }
 }
 
@@ -82,9 +80,11 @@ static bool number(cursor *c, int *out)
 static t3v_status unknown_pattern(const cursor *c, size_t n)
 {
     char message[400];
-    int at = snprintf(message, sizeof message, "unknown pattern '%.*s'; known:", (int)(n < 40 ? n : 40), c->at);
+    int at = snprintf(message, sizeof message, "unknown pattern '%.*s'; known:", (int)(n < 40 ? n : 40),
+                      c->at);
     for (const t3v_pattern *const *p = t3v_patterns; *p && at < (int)sizeof message - 1; p++)
-        at += snprintf(message + at, sizeof message - (size_t)at, "%s %s", p == t3v_patterns ? "" : ",", (*p)->name);
+        at += snprintf(message + at, sizeof message - (size_t)at, "%s %s", p == t3v_patterns ? "" : ",",
+                       (*p)->name);
     return wrong(c, c->at, message);
 }
 
@@ -99,30 +99,34 @@ t3v_status t3v_option_wrong(const t3v_option_text *text, int64_t offset, const c
 }
 
 /* Reads one row at *at. */
-static t3v_status read_counts(const t3v_option_text *text, int64_t *at, const char *what, int axes, int64_t min, const int64_t *most,
-                              int64_t *n)
+static t3v_status read_counts(const t3v_option_text *text, int64_t *at, const char *what, int axes,
+                              int64_t min, const int64_t *most, int64_t *n)
 {
-    static const char *const names[] = { "time", "height", "width" };
+    static const char *const names[] = {"time", "height", "width"};
     for (int i = 0; i < axes; i++) {
         if (i && (*at == text->length || text->at[*at] != 'x'))
-            return t3v_option_wrong(text, *at, "expected TxHxW, a count for time, height and width, as in 1x17x30");
+            return t3v_option_wrong(text, *at,
+                                    "expected TxHxW, a count for time, height and width, as in 1x17x30");
         int64_t start = *at += i > 0, v = 0;
         bool minus = *at < text->length && text->at[*at] == '-';
         *at += minus;
         int64_t digits = *at;
         while (*at < text->length && text->at[*at] >= '0' && text->at[*at] <= '9' && *at - digits < 9)
             v = 10 * v + (text->at[(*at)++] - '0');
-        if (*at == digits) return t3v_option_wrong(text, start, "expected a count of %s along %s", what, names[i]);
+        if (*at == digits)
+            return t3v_option_wrong(text, start, "expected a count of %s along %s", what, names[i]);
         if (minus || v < min || v > most[i])
-            return t3v_option_wrong(text, start, "%s%lld %s along %s, expected %lld to %lld, the tokens of this grid", minus ? "-" : "",
-                                    (long long)v, what, names[i], (long long)min, (long long)most[i]);
+            return t3v_option_wrong(text, start,
+                                    "%s%lld %s along %s, expected %lld to %lld, the tokens of this grid",
+                                    minus ? "-" : "", (long long)v, what, names[i], (long long)min,
+                                    (long long)most[i]);
         n[i] = v;
     }
     return T3V_OK;
 }
 
-t3v_status t3v_option_counts(const t3v_option_text *text, const char *what, int axes, int64_t min, const int64_t *most,
-                             int64_t row, int64_t *n)
+t3v_status t3v_option_counts(const t3v_option_text *text, const char *what, int axes, int64_t min,
+                             const int64_t *most, int64_t row, int64_t *n)
 {
     int64_t rows = 0, wanted = -1, read[3];
     for (int pass = 0; pass < 2; pass++) {
@@ -133,7 +137,8 @@ t3v_status t3v_option_counts(const t3v_option_text *text, const char *what, int 
             rows = r + 1;
             if (at == text->length) break;
             if (text->at[at] != '/')
-                return t3v_option_wrong(text, at, "expected '/' and the next layer's %s, or the end", axes == 3 ? "TxHxW" : "count");
+                return t3v_option_wrong(text, at, "expected '/' and the next layer's %s, or the end",
+                                        axes == 3 ? "TxHxW" : "count");
             at++;
         }
         wanted = row % rows;
@@ -162,7 +167,7 @@ static t3v_status option_value(const t3v_option *o, void *dst, const char *value
 {
     int shown = (int)(n < 40 ? n : 40);
     if (o->kind == T3V_OPTION_TEXT) {
-        t3v_option_text text = { value, (int32_t)n, column + (int32_t)strlen(o->name) + 1 };
+        t3v_option_text text = {value, (int32_t)n, column + (int32_t)strlen(o->name) + 1};
         if (!n) return t3v_fail(T3V_E_ARG, "plan, column %d: %s is empty", column, o->name);
         memcpy(dst, &text, sizeof text);
         return T3V_OK;
@@ -177,7 +182,8 @@ static t3v_status option_value(const t3v_option *o, void *dst, const char *value
             }
             join(known, sizeof known, &at, o->words[i]);
         }
-        return t3v_fail(T3V_E_ARG, "plan, column %d: %s is '%.*s', expected one of: %s", column, o->name, shown, value, known);
+        return t3v_fail(T3V_E_ARG, "plan, column %d: %s is '%.*s', expected one of: %s", column, o->name,
+                        shown, value, known);
     }
     char digits[24], *rest;
     long long v = 0;
@@ -187,8 +193,8 @@ static t3v_status option_value(const t3v_option *o, void *dst, const char *value
     if (o->kind == T3V_OPTION_REAL) {
         double x = ok ? strtod(digits, &rest) : 0;
         if (!ok || *rest || !(x >= o->real_min && x <= o->real_max))
-            return t3v_fail(T3V_E_ARG, "plan, column %d: %s is '%.*s', expected a number from %g to %g", column, o->name, shown,
-                            value, o->real_min, o->real_max);
+            return t3v_fail(T3V_E_ARG, "plan, column %d: %s is '%.*s', expected a number from %g to %g",
+                            column, o->name, shown, value, o->real_min, o->real_max);
         memcpy(dst, &x, sizeof x);
         return T3V_OK;
     }
@@ -198,15 +204,15 @@ static t3v_status option_value(const t3v_option *o, void *dst, const char *value
         ok = !errno && !*rest && v >= o->min && v <= o->max;
     }
     if (!ok)
-        return t3v_fail(T3V_E_ARG, "plan, column %d: %s is '%.*s', expected a number from %lld to %lld", column, o->name, shown,
-                        value, (long long)o->min, (long long)o->max);
+        return t3v_fail(T3V_E_ARG, "plan, column %d: %s is '%.*s', expected a number from %lld to %lld",
+                        column, o->name, shown, value, (long long)o->min, (long long)o->max);
     int64_t found = v;
     memcpy(dst, &found, sizeof found);
     return T3V_OK;
 }
 
-t3v_status t3v_options_parse(const t3v_option *options, void *dst, const char *name, const char *text, size_t length,
-                             int column)
+t3v_status t3v_options_parse(const t3v_option *options, void *dst, const char *name, const char *text,
+                             size_t length, int column)
 {
     initial_values(options, dst);
     const char *end = text + length;
@@ -216,19 +222,24 @@ t3v_status t3v_options_parse(const t3v_option *options, void *dst, const char *n
         const char *eq = memchr(p, '=', (size_t)(stop - p));
         int here = column + (int)(p - text);
         if (!eq || eq == p)
-            return t3v_fail(T3V_E_ARG, "plan, column %d: expected key=value, got '%.*s'", here, (int)(stop - p < 40 ? stop - p : 40), p);
+            return t3v_fail(T3V_E_ARG, "plan, column %d: expected key=value, got '%.*s'", here,
+                            (int)(stop - p < 40 ? stop - p : 40), p);
         const t3v_option *o = options;
-        while (o && o->name && !(strlen(o->name) == (size_t)(eq - p) && memcmp(o->name, p, (size_t)(eq - p)) == 0)) o++;
+        while (o && o->name &&
+               !(strlen(o->name) == (size_t)(eq - p) && memcmp(o->name, p, (size_t)(eq - p)) == 0))
+            o++;
         if (!o || !o->name) {
             char known[200] = "none";
             int at = 0;
             for (const t3v_option *k = options; k && k->name; k++) join(known, sizeof known, &at, k->name);
-            return t3v_fail(T3V_E_ARG, "plan, column %d: %s has no option '%.*s'; its options: %s", here, name,
-                            (int)(eq - p < 40 ? eq - p : 40), p, known);
+            return t3v_fail(T3V_E_ARG, "plan, column %d: %s has no option '%.*s'; its options: %s", here,
+                            name, (int)(eq - p < 40 ? eq - p : 40), p, known);
         }
         T3V_TRY(option_value(o, (char *)dst + o->offset, eq + 1, (size_t)(stop - eq - 1), here));
         p = comma ? comma + 1 : end;
-        if (comma && p == end) return t3v_fail(T3V_E_ARG, "plan, column %d: expected key=value after ','", column + (int)(p - text));
+        if (comma && p == end)
+            return t3v_fail(T3V_E_ARG, "plan, column %d: expected key=value after ','",
+                            column + (int)(p - text));
     }
     return T3V_OK;
 }
@@ -245,7 +256,8 @@ static t3v_status set_of(cursor *c, const char *arrow, const char *what, int *fi
     *last = *first;
     if (modulus && take_word(c, "mod")) {
         const char *at = c->at;
-        if (!number(c, modulus) || *modulus < 1) return wrong(c, at, "expected a number of at least 1 after 'mod'");
+        if (!number(c, modulus) || *modulus < 1)
+            return wrong(c, at, "expected a number of at least 1 after 'mod'");
         if (*first >= *modulus) return wrong(c, start, "'a mod n' needs a < n");
     } else if (c->at < arrow && *c->at == '-') {
         c->at++;
@@ -289,8 +301,11 @@ static t3v_status selector(cursor *c, t3v_rule *r, int layers, int64_t heads, bo
         if (take_word(c, "steps"))
             T3V_TRY(set_of(c, arrow, "step", &r->when.step_first, &r->when.step_last, &r->when.step_modulus));
     }
-    if (c->at != arrow) return wrong(c, c->at, "expected 'self', 'cross', 'layers', 'heads', 'steps' (in this order), 'else' or '->'");
-    if (r->cross && !t3v_rule_always(r)) return wrong(c, c->at, "cross-attention has no rules for heads or steps");
+    if (c->at != arrow)
+        return wrong(c, c->at,
+                     "expected 'self', 'cross', 'layers', 'heads', 'steps' (in this order), 'else' or '->'");
+    if (r->cross && !t3v_rule_always(r))
+        return wrong(c, c->at, "cross-attention has no rules for heads or steps");
     c->at += 2;
     blanks(c);
     return T3V_OK;
@@ -329,7 +344,8 @@ static bool reached_by_step(const t3v_rules *rules, const t3v_rule *own, int lay
         int64_t from = r == own ? w->step_first : r->when.step_last + (int64_t)1;
         from += (w->step_first - from % stride + stride) % stride;
         for (int64_t i = 0, s = from; i < cycle && s <= STEP_MAX; i++, s += stride)
-            if (in_set(s, w->step_first, w->step_last, w->step_modulus) && !taken(rules, own, layer, head, s)) return true;
+            if (in_set(s, w->step_first, w->step_last, w->step_modulus) && !taken(rules, own, layer, head, s))
+                return true;
     }
     return false;
 }
@@ -342,7 +358,9 @@ static bool reached(const t3v_rules *rules, int layers, int64_t heads)
         if (!about(own, own, layer)) continue;
         for (const t3v_rule *r = rules->rule; r <= own; r++) {
             int64_t head = r == own ? own->when.head_first : r->when.head_last + (int64_t)1;
-            if (head < own->when.head_first || head > own->when.head_last || head >= (heads ? heads : INT32_MAX)) continue;
+            if (head < own->when.head_first || head > own->when.head_last ||
+                head >= (heads ? heads : INT32_MAX))
+                continue;
             if (reached_by_step(rules, own, layer, head)) return true;
         }
     }
@@ -368,7 +386,8 @@ static t3v_status parse_rule(cursor *c, t3v_rules *rules, int layers, int64_t he
     if (!n) return wrong(c, c->at, "expected a pattern's name");
     r->pattern = t3v_pattern_find(c->at, n);
     if (!r->pattern) return unknown_pattern(c, n);
-    if (r->cross && r->pattern != &t3v_pattern_full) return wrong(c, c->at, "cross-attention can only be full");
+    if (r->cross && r->pattern != &t3v_pattern_full)
+        return wrong(c, c->at, "cross-attention can only be full");
     c->at += n;
     T3V_ASSERT(r->pattern->options_size <= T3V_OPTIONS_MAX);
     const char *from = c->at, *to = c->at;
@@ -381,20 +400,23 @@ static t3v_status parse_rule(cursor *c, t3v_rules *rules, int layers, int64_t he
     int column;
     place(c, from, &line, &column);
     r->line = c->lines ? line : 0;
-    t3v_status st = t3v_options_parse(r->pattern->options, r->store.bytes, r->pattern->name, from, (size_t)(to - from), column);
+    t3v_status st = t3v_options_parse(r->pattern->options, r->store.bytes, r->pattern->name, from,
+                                      (size_t)(to - from), column);
     if (st) return c->lines ? t3v_fail_in(st, "%s, line %d", c->where, line) : st;
     blanks(c);
     if (c->at < c->end && !separator(*c->at, c->lines)) return wrong(c, c->at, "expected ';' or the end");
 
     rules->count++;
-    if (!reached(rules, layers, heads)) return wrong(c, start, "this rule can never match: earlier ones take all that it is about");
+    if (!reached(rules, layers, heads))
+        return wrong(c, start, "this rule can never match: earlier ones take all that it is about");
     return T3V_OK;
 }
 
 bool t3v_rule_always(const t3v_rule *r)
 {
     const t3v_when *w = &r->when;
-    return !w->head_first && w->head_last == INT32_MAX && (w->step_modulus == 1 || (!w->step_first && w->step_last == INT32_MAX));
+    return !w->head_first && w->head_last == INT32_MAX &&
+           (w->step_modulus == 1 || (!w->step_first && w->step_last == INT32_MAX));
 }
 
 const t3v_rule *t3v_rules_next(const t3v_rules *rules, const t3v_rule *last, bool cross, int layer)
@@ -408,7 +430,7 @@ void t3v_rules_free(t3v_rules *rules)
 {
     free(rules->rule);
     free(rules->file);
-    *rules = (t3v_rules){ 0 };
+    *rules = (t3v_rules){0};
 }
 
 static t3v_status read_file(const char *path, char **out, size_t *size)
@@ -431,14 +453,14 @@ static t3v_status read_file(const char *path, char **out, size_t *size)
 
 t3v_status t3v_rules_parse(t3v_rules *out, const char *text, int layers, int64_t heads)
 {
-    *out = (t3v_rules){ 0 };
-    cursor c = { text, text, text + strlen(text), "plan", false };
+    *out = (t3v_rules){0};
+    cursor c = {text, text, text + strlen(text), "plan", false};
     while (*c.at == ' ') c.at++;
     if (*c.at == '@') {
         const char *path = c.at + 1;
         size_t size = 0;
         T3V_TRY(read_file(path, &out->file, &size));
-        c = (cursor){ out->file, out->file, out->file + size, path, true };
+        c = (cursor){out->file, out->file, out->file + size, path, true};
     }
     t3v_status st = T3V_OK;
     bool last = false;
@@ -455,7 +477,8 @@ t3v_status t3v_rules_parse(t3v_rules *out, const char *text, int layers, int64_t
         c.at++; /* the separator */
     }
     /* The array moved while it grew: point into it only now. */
-    for (int i = 0; i < out->count; i++) out->rule[i].options = out->rule[i].pattern->options ? out->rule[i].store.bytes : NULL;
+    for (int i = 0; i < out->count; i++)
+        out->rule[i].options = out->rule[i].pattern->options ? out->rule[i].store.bytes : NULL;
     if (st) t3v_rules_free(out);
     return st;
 }

@@ -11,7 +11,8 @@
 #include "base/cpu.h"
 
 /* Best first; the last accepts everything. */
-static const t3v_attn_impl *const impls[] = { &t3v_attn_avx512bf16, &t3v_attn_avx512, &t3v_attn_avx2, &t3v_attn_ref };
+static const t3v_attn_impl *const impls[] = {&t3v_attn_avx512bf16, &t3v_attn_avx512, &t3v_attn_avx2,
+                                             &t3v_attn_ref};
 enum { IMPLS = sizeof impls / sizeof *impls };
 
 const t3v_attn_impl *t3v_attn_choose(const t3v_attend_args *a, char *why, size_t why_size)
@@ -19,7 +20,8 @@ const t3v_attn_impl *t3v_attn_choose(const t3v_attend_args *a, char *why, size_t
     size_t at = 0;
     if (why_size) why[0] = 0;
     for (int i = 0; i < IMPLS; i++) {
-        const char *reason = impls[i]->isa > t3v_cpu() ? "not on this CPU (or masked)" : impls[i]->declines(a->dim, a->type);
+        const char *reason = impls[i]->isa > t3v_cpu() ? "not on this CPU (or masked)"
+                                                       : impls[i]->declines(a->dim, a->type);
         if (!reason) return impls[i];
         if (at < why_size) {
             int n = snprintf(why + at, why_size - at, "%s%s: %s", at ? "; " : "", impls[i]->name, reason);
@@ -38,28 +40,32 @@ const char *t3v_attend_impl(const t3v_site *site, const t3v_attend_args *a, char
 t3v_status t3v_attn_check(const t3v_site *site, const t3v_attend_args *a)
 {
     if (a->n_q < 1 || a->n_k < 1 || a->n_q > INT32_MAX || a->n_k > INT32_MAX)
-        return t3v_fail(T3V_E_SHAPE, "attention of %lld queries over %lld keys: 1 to 2^31-1 are possible", (long long)a->n_q,
-                        (long long)a->n_k);
+        return t3v_fail(T3V_E_SHAPE, "attention of %lld queries over %lld keys: 1 to 2^31-1 are possible",
+                        (long long)a->n_q, (long long)a->n_k);
     if (a->heads < 1 || a->dim < 1 || a->dim > T3V_HEAD_DIM_MAX)
-        return t3v_fail(T3V_E_SHAPE, "attention with %d heads of dimension %d: the dimension must be 1 to %d", a->heads, a->dim,
-                        T3V_HEAD_DIM_MAX);
+        return t3v_fail(T3V_E_SHAPE, "attention with %d heads of dimension %d: the dimension must be 1 to %d",
+                        a->heads, a->dim, T3V_HEAD_DIM_MAX);
     if ((a->type != T3V_F32 && a->type != T3V_BF16) || (a->out_type != T3V_F32 && a->out_type != T3V_BF16))
-        return t3v_fail(T3V_E_DTYPE, "attention from %s to %s: F32 and BF16 are possible", t3v_dtype_name(a->type),
-                        t3v_dtype_name(a->out_type));
+        return t3v_fail(T3V_E_DTYPE, "attention from %s to %s: F32 and BF16 are possible",
+                        t3v_dtype_name(a->type), t3v_dtype_name(a->out_type));
     for (int i = 0; i < site->rules; i++)
         if (site->rule[i].head_first >= a->heads)
-            return t3v_fail(T3V_E_ARG, "the attention plan has a rule for heads from %d on, there are heads 0 to %d",
+            return t3v_fail(T3V_E_ARG,
+                            "the attention plan has a rule for heads from %d on, there are heads 0 to %d",
                             site->rule[i].head_first, a->heads - 1);
     for (int i = 0; i < site->terms; i++) {
         int64_t slots = site->term[i].slots;
         if (slots && (slots != a->n_q || slots != a->n_k))
-            return t3v_fail(T3V_E_SHAPE, "the attention plan is for %lld tokens, got %lld queries and %lld keys", (long long)slots,
-                            (long long)a->n_q, (long long)a->n_k);
+            return t3v_fail(T3V_E_SHAPE,
+                            "the attention plan is for %lld tokens, got %lld queries and %lld keys",
+                            (long long)slots, (long long)a->n_q, (long long)a->n_k);
         if (site->term[i].heads && site->term[i].heads != a->heads)
-            return t3v_fail(T3V_E_SHAPE, "the attention plan lists keys for %d heads, got %d heads", site->term[i].heads, a->heads);
+            return t3v_fail(T3V_E_SHAPE, "the attention plan lists keys for %d heads, got %d heads",
+                            site->term[i].heads, a->heads);
         if (site->term[i].kind != T3V_TERM_LINEAR) continue;
         if (a->key_log_weight) return t3v_fail(T3V_E_ARG, "a linear attention term takes no key log-weights");
-        if (site->term[i].phi.layers && !a->params) return t3v_fail(T3V_E_ARG, "a linear attention term got no parameters");
+        if (site->term[i].phi.layers && !a->params)
+            return t3v_fail(T3V_E_ARG, "a linear attention term got no parameters");
     }
     return T3V_OK;
 }
@@ -93,7 +99,8 @@ int64_t t3v_attn_most_queries(const t3v_site *site, int64_t n_q)
         const t3v_term *t = &site->term[i];
         if (!t->slots) return n_q;
         for (int64_t b = 0; b < t->blocks; b++)
-            if (t->block_first[b + 1] - t->block_first[b] > most) most = t->block_first[b + 1] - t->block_first[b];
+            if (t->block_first[b + 1] - t->block_first[b] > most)
+                most = t->block_first[b + 1] - t->block_first[b];
     }
     return most;
 }
@@ -116,7 +123,10 @@ const t3v_term *t3v_attn_linear_term(const t3v_site *site)
     return NULL;
 }
 
-bool t3v_attn_needs_top(const t3v_site *site) { return site->row_max && t3v_attn_linear_term(site) && site->terms > 1; }
+bool t3v_attn_needs_top(const t3v_site *site)
+{
+    return site->row_max && t3v_attn_linear_term(site) && site->terms > 1;
+}
 
 size_t t3v_attn_source_bytes(const t3v_site *site, const t3v_attend_args *a)
 {
@@ -137,7 +147,8 @@ size_t t3v_attn_means_bytes(const t3v_term *t, int dim)
 static size_t pick_bytes(const t3v_term *t, int dim)
 {
     if (!t->select) return 0;
-    return t3v_attn_align((size_t)t3v_select_words(t->blocks) * 8) + t3v_attn_align((size_t)dim * sizeof(float)) + t3v_attn_align(t3v_select_work(t->blocks));
+    return t3v_attn_align((size_t)t3v_select_words(t->blocks) * 8) +
+           t3v_attn_align((size_t)dim * sizeof(float)) + t3v_attn_align(t3v_select_work(t->blocks));
 }
 
 /* For making the list of a block's keys: that of the selection, and the rows. */
@@ -156,8 +167,9 @@ const char *t3v_attn_at_head(const void *base, t3v_dtype type, int head, int dim
 }
 
 /* Chooses the keys of block b from the summaries `means` of this head's keys; fills tokens, returns how many. */
-static int64_t pick(const t3v_site *site, const t3v_term *t, const t3v_attend_args *a, const t3v_attn_job *job, int head, int64_t b,
-                    const float *means, char *work, int32_t *tokens)
+static int64_t pick(const t3v_site *site, const t3v_term *t, const t3v_attend_args *a,
+                    const t3v_attn_job *job, int head, int64_t b, const float *means, char *work,
+                    int32_t *tokens)
 {
     size_t words = (size_t)t3v_select_words(t->blocks);
     uint64_t *bits = (uint64_t *)(void *)work;
@@ -168,7 +180,8 @@ static int64_t pick(const t3v_site *site, const t3v_term *t, const t3v_attend_ar
     int64_t n = t3v_select_row(t, &a->moment, q, means, a->dim, job->scale, b, rest, &list);
     t3v_select_bits(t, head, b, list, n, bits);
     if (a->chosen)
-        memcpy((uint64_t *)t3v_attend_chosen(site, a->heads, a->chosen, (int)(t - site->term), head, b), bits, words * 8);
+        memcpy((uint64_t *)t3v_attend_chosen(site, a->heads, a->chosen, (int)(t - site->term), head, b), bits,
+               words * 8);
     n = 0;
     for (int64_t k = 0; k < t->blocks; k++)
         for (int32_t s = t->block_first[k]; bits[k / 64] >> (k % 64) & 1 && s < t->block_first[k + 1]; s++)
@@ -176,8 +189,8 @@ static int64_t pick(const t3v_site *site, const t3v_term *t, const t3v_attend_ar
     return n;
 }
 
-t3v_attn_job t3v_attn_job_of(const t3v_site *site, const t3v_term *t, const t3v_attend_args *a, int head, int64_t b, char *list,
-                           void *source, const float *means)
+t3v_attn_job t3v_attn_job_of(const t3v_site *site, const t3v_term *t, const t3v_attend_args *a, int head,
+                             int64_t b, char *list, void *source, const float *means)
 {
     t3v_key_source keys = t3v_source_make(t, a, head, source);
     t3v_attn_job job = {
@@ -191,15 +204,15 @@ t3v_attn_job t3v_attn_job_of(const t3v_site *site, const t3v_term *t, const t3v_
         .key_log_weight = keys.log_weight,
         .scale = a->scale != 0 ? a->scale : 1 / sqrtf((float)a->dim),
         .dim = a->dim,
-        .queries = { NULL, 0, a->n_q },
-        .keys = { NULL, 0, a->n_k },
+        .queries = {NULL, 0, a->n_q},
+        .keys = {NULL, 0, a->n_k},
     };
     if (!t->slots) return job;
     int64_t first = t->block_first[b];
-    job.queries = (t3v_token_list){ t->order ? t->order + first : NULL, first, t->block_first[b + 1] - first };
+    job.queries = (t3v_token_list){t->order ? t->order + first : NULL, first, t->block_first[b + 1] - first};
     int32_t *rows = (int32_t *)(void *)(list + pick_bytes(t, a->dim));
     if (t->select) {
-        job.keys = (t3v_token_list){ rows, 0, pick(site, t, a, &job, head, b, means, list, rows) };
+        job.keys = (t3v_token_list){rows, 0, pick(site, t, a, &job, head, b, means, list, rows)};
         return job;
     }
     const int64_t *lists = t3v_term_lists(t, head);
@@ -207,17 +220,20 @@ t3v_attn_job t3v_attn_job_of(const t3v_site *site, const t3v_term *t, const t3v_
     int64_t ranges = lists[b + 1] - lists[b];
     const int32_t *order = t->pool > 1 ? NULL : t->order;
     if (ranges == 1) {
-        job.keys = (t3v_token_list){ order ? order + r->first : NULL, r->first, r->last - r->first };
+        job.keys = (t3v_token_list){order ? order + r->first : NULL, r->first, r->last - r->first};
         return job;
     }
     int64_t n = 0;
     for (int64_t i = 0; i < ranges; i++)
         for (int32_t s = r[i].first; s < r[i].last; s++) rows[n++] = order ? order[s] : s;
-    job.keys = (t3v_token_list){ rows, 0, n };
+    job.keys = (t3v_token_list){rows, 0, n};
     return job;
 }
 
-int64_t t3v_attn_strips(const t3v_attn_impl *impl, int64_t keys) { return (keys + impl->strip - 1) / impl->strip; }
+int64_t t3v_attn_strips(const t3v_attn_impl *impl, int64_t keys)
+{
+    return (keys + impl->strip - 1) / impl->strip;
+}
 
 /* Query chunks: equal multiples of q_step, at most q_block. */
 int64_t t3v_attn_chunk_rows(const t3v_attn_impl *impl, int64_t queries)
@@ -228,7 +244,7 @@ int64_t t3v_attn_chunk_rows(const t3v_attn_impl *impl, int64_t queries)
 }
 
 void t3v_attn_run_chunks(const t3v_attn_impl *impl, const t3v_attn_job *job, const void *packed, void *work,
-                       const t3v_attn_sink *sink)
+                         const t3v_attn_sink *sink)
 {
     int64_t rows = t3v_attn_chunk_rows(impl, job->queries.count);
     for (int64_t i = 0; i < job->queries.count; i += rows) {

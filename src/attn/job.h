@@ -7,7 +7,10 @@
 
 enum { T3V_ATTN_ALIGN = 64 }; /* of the parts of a scratch */
 
-static inline size_t t3v_attn_align(size_t n) { return (n + T3V_ATTN_ALIGN - 1) / T3V_ATTN_ALIGN * T3V_ATTN_ALIGN; }
+static inline size_t t3v_attn_align(size_t n)
+{
+    return (n + T3V_ATTN_ALIGN - 1) / T3V_ATTN_ALIGN * T3V_ATTN_ALIGN;
+}
 
 /* The fastest kernel that takes these arguments; with `why_size` > 0 `why` gets a line on those that declined. */
 const t3v_attn_impl *t3v_attn_choose(const t3v_attend_args *a, char *why, size_t why_size);
@@ -31,8 +34,8 @@ size_t t3v_attn_list_bytes(const t3v_site *site, const t3v_attend_args *a);
 const char *t3v_attn_at_head(const void *base, t3v_dtype type, int head, int dim);
 /* Queries and keys of block b; `list` is for the rows of several ranges, `source` has what must be computed of keys,
  * `means` the key summaries of a term that chooses. */
-t3v_attn_job t3v_attn_job_of(const t3v_site *site, const t3v_term *t, const t3v_attend_args *a, int head, int64_t b, char *list,
-                             void *source, const float *means);
+t3v_attn_job t3v_attn_job_of(const t3v_site *site, const t3v_term *t, const t3v_attend_args *a, int head,
+                             int64_t b, char *list, void *source, const float *means);
 
 /* Packed units of so many keys; rows of a call of impl->queries() for so many queries; all queries of a packed job. */
 int64_t t3v_attn_strips(const t3v_attn_impl *impl, int64_t keys);

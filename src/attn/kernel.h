@@ -12,7 +12,10 @@ typedef struct t3v_token_list {
     int64_t first, count;
 } t3v_token_list;
 
-static inline int64_t t3v_row(const t3v_token_list *r, int64_t i) { return r->index ? r->index[i] : r->first + i; }
+static inline int64_t t3v_row(const t3v_token_list *r, int64_t i)
+{
+    return r->index ? r->index[i] : r->first + i;
+}
 
 /* One block of queries of one head with the keys it meets; base pointers are at the head's first column. */
 typedef struct t3v_attn_job {
@@ -42,8 +45,8 @@ typedef struct t3v_attn_grad {
     const void *dout;
     t3v_dtype dout_type;
     int64_t dout_stride;
-    float weight; /* factor of dout */
-    const float *lse; /* [token] */
+    float weight;        /* factor of dout */
+    const float *lse;    /* [token] */
     float *dq, *dk, *dv; /* added to, by token */
     int64_t dq_stride, dk_stride, dv_stride;
 } t3v_attn_grad;
@@ -68,8 +71,8 @@ typedef struct t3v_attn_impl {
 extern const t3v_attn_impl t3v_attn_avx512bf16, t3v_attn_avx512, t3v_attn_avx2, t3v_attn_ref;
 
 /* The definition, in double; kernels hand it rows whose scores are beyond what they can hold. */
-void t3v_attn_ref_queries(const t3v_attn_job *job, const void *packed, int64_t first, int64_t count, void *work,
-                          const t3v_attn_sink *sink);
+void t3v_attn_ref_queries(const t3v_attn_job *job, const void *packed, int64_t first, int64_t count,
+                          void *work, const t3v_attn_sink *sink);
 size_t t3v_attn_ref_backward_bytes(int64_t n_q, int64_t n_k, int dim);
 void t3v_attn_ref_backward(const t3v_attn_job *job, const t3v_attn_grad *g, void *work);
 

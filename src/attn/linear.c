@@ -17,12 +17,26 @@ enum { ROWS = T3V_LINEAR_ROWS, SLICES = 8 };
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* C (+)= op(A) op(B), all f32 and without gaps. */
-static bool product(int64_t m, int64_t n, int64_t k, const float *a, bool a_trans, const float *b, bool b_trans,
-                    const float *bias, float *c, bool accumulate)
+static bool product(int64_t m, int64_t n, int64_t k, const float *a, bool a_trans, const float *b,
+                    bool b_trans, const float *bias, float *c, bool accumulate)
 {
-    t3v_gemm_args g = { .batch = 1, .m = m, .n = n, .k = k, .a = a, .a_type = T3V_F32, .lda = a_trans ? m : k, .a_trans = a_trans,
-                        .b = b, .b_type = T3V_F32, .ldb = b_trans ? k : n, .b_trans = b_trans, .bias = bias, .c = c,
-                        .c_type = T3V_F32, .ldc = n, .accumulate = accumulate };
+    t3v_gemm_args g = {.batch = 1,
+                       .m = m,
+                       .n = n,
+                       .k = k,
+                       .a = a,
+                       .a_type = T3V_F32,
+                       .lda = a_trans ? m : k,
+                       .a_trans = a_trans,
+                       .b = b,
+                       .b_type = T3V_F32,
+                       .ldb = b_trans ? k : n,
+                       .b_trans = b_trans,
+                       .bias = bias,
+                       .c = c,
+                       .c_type = T3V_F32,
+                       .ldc = n,
+                       .accumulate = accumulate};
     return t3v_gemm(&g) == T3V_OK;
 }
 
@@ -33,13 +47,15 @@ static void load(float *dst, const void *base, t3v_dtype type, int64_t at, int d
         for (int d = 0; d < dim; d++) dst[d] = t3v_bf16_to_f32(((const t3v_bf16 *)base)[at + d]);
 }
 
-static void gather(float *dst, const void *base, t3v_dtype type, int64_t stride, const t3v_token_list *rows, int64_t first,
-                   int64_t count, int dim)
+static void gather(float *dst, const void *base, t3v_dtype type, int64_t stride, const t3v_token_list *rows,
+                   int64_t first, int64_t count, int dim)
 {
-    for (int64_t i = 0; i < count; i++) load(dst + i * dim, base, type, t3v_row(rows, first + i) * stride, dim);
+    for (int64_t i = 0; i < count; i++)
+        load(dst + i * dim, base, type, t3v_row(rows, first + i) * stride, dim);
 }
 
-static void add_rows(float *dst, int64_t stride, const t3v_token_list *rows, int64_t first, int64_t count, const float *src, int dim)
+static void add_rows(float *dst, int64_t stride, const t3v_token_list *rows, int64_t first, int64_t count,
+                     const float *src, int dim)
 {
     for (int64_t i = 0; i < count; i++) {
         float *to = dst + t3v_row(rows, first + i) * stride;
@@ -49,7 +65,7 @@ static void add_rows(float *dst, int64_t stride, const t3v_token_list *rows, int
 
 static float dot(const float *a, const float *b, int64_t n)
 {
-    float lane[8] = { 0 };
+    float lane[8] = {0};
     int64_t i = 0;
     for (; i + 8 <= n; i += 8)
         for (int j = 0; j < 8; j++) lane[j] += a[i + j] * b[i + j];
@@ -88,9 +104,10 @@ size_t t3v_linear_work(const t3v_phi *phi, int dim)
     return own > rows ? own : rows; /* t3v_row_max works in it too */
 }
 
-t3v_phi_net t3v_phi_of(const t3v_phi *phi, int map, int head, int dim, const float *const *params, float *const *grads)
+t3v_phi_net t3v_phi_of(const t3v_phi *phi, int map, int head, int dim, const float *const *params,
+                       float *const *grads)
 {
-    t3v_phi_net net = { .phi = *phi, .dim = dim, .features = phi->degree * dim };
+    t3v_phi_net net = {.phi = *phi, .dim = dim, .features = phi->degree * dim};
     for (int l = 0; l < phi->layers; l++) {
         int64_t w = (int64_t)head * net.features * (l ? net.features : dim), b = (int64_t)head * net.features;
         int i = 2 * (map * phi->layers + l);
@@ -164,7 +181,8 @@ static bool phi_backward(const t3v_phi_net *net, const work_view *w, int64_t n)
     for (int64_t i = 0; i < n; i++)
         for (int p = 0; p < net->phi.degree; p++)
             for (int64_t j = i * F + p * dim; j < i * F + (p + 1) * dim; j++) {
-                float psi = last_value(net->phi.last, u[j]), x = (float)(p + 1) * last_slope(net->phi.last, u[j]);
+                float psi = last_value(net->phi.last, u[j]),
+                      x = (float)(p + 1) * last_slope(net->phi.last, u[j]);
                 for (int k = 0; k < p; k++) x *= psi;
                 w->t1[j] *= x;
             }
@@ -174,10 +192,12 @@ static bool phi_backward(const t3v_phi_net *net, const work_view *w, int64_t n)
             for (int64_t i = 0; i < n * F; i++) w->t2[i] = silu(w->u[l - 1][i]);
             in = w->t2;
         }
-        if (net->dw[l] && !product(F, l ? F : dim, n, w->t1, true, in, false, NULL, net->dw[l], true)) return false;
+        if (net->dw[l] && !product(F, l ? F : dim, n, w->t1, true, in, false, NULL, net->dw[l], true))
+            return false;
         if (net->db[l])
             for (int64_t i = 0; i < n * F; i++) net->db[l][i % F] += w->t1[i];
-        if (!product(n, l ? F : dim, F, w->t1, false, net->w[l], false, NULL, l ? w->f : w->y, false)) return false;
+        if (!product(n, l ? F : dim, F, w->t1, false, net->w[l], false, NULL, l ? w->f : w->y, false))
+            return false;
         if (l)
             for (int64_t i = 0; i < n * F; i++) w->t1[i] = w->f[i] * silu_slope(w->u[l - 1][i]);
     }
@@ -193,10 +213,14 @@ static bool phi_backward(const t3v_phi_net *net, const work_view *w, int64_t n)
 /* A [features, dim] and z [features]. */
 static int64_t state_size(const t3v_phi *phi, int dim) { return (int64_t)phi->degree * dim * (dim + 1); }
 
-size_t t3v_linear_shared(const t3v_phi *phi, int dim) { return SLICES * (size_t)state_size(phi, dim) * sizeof(float); }
+size_t t3v_linear_shared(const t3v_phi *phi, int dim)
+{
+    return SLICES * (size_t)state_size(phi, dim) * sizeof(float);
+}
 
 /* Adds keys [first, last) to a state. */
-static bool add_keys(const t3v_attn_job *job, const t3v_phi_net *net, const work_view *w, int64_t first, int64_t last, float *state)
+static bool add_keys(const t3v_attn_job *job, const t3v_phi_net *net, const work_view *w, int64_t first,
+                     int64_t last, float *state)
 {
     const int F = net->features, dim = net->dim;
     float *z = state + (int64_t)F * dim;
@@ -204,19 +228,21 @@ static bool add_keys(const t3v_attn_job *job, const t3v_phi_net *net, const work
         int64_t n = least(ROWS, last - c);
         gather(w->x, job->k, job->type, job->k_stride, &job->keys, c, n, dim);
         gather(w->v, job->v, job->type, job->v_stride, &job->keys, c, n, dim);
-        if (!phi_forward(net, w, n) || !product(F, dim, n, w->f, true, w->v, false, NULL, state, true)) return false;
+        if (!phi_forward(net, w, n) || !product(F, dim, n, w->f, true, w->v, false, NULL, state, true))
+            return false;
         for (int64_t i = 0; i < n; i++)
             for (int j = 0; j < F; j++) z[j] += w->f[i * F + j];
     }
     return true;
 }
 
-static bool read_state(const t3v_attn_job *job, const t3v_phi_net *net, const work_view *w, int64_t first, int64_t n,
-                       const float *state, float *out, float *den)
+static bool read_state(const t3v_attn_job *job, const t3v_phi_net *net, const work_view *w, int64_t first,
+                       int64_t n, const float *state, float *out, float *den)
 {
     const int F = net->features, dim = net->dim;
     gather(w->x, job->q, job->type, job->q_stride, &job->queries, first, n, dim);
-    if (!phi_forward(net, w, n) || !product(n, dim, F, w->f, false, state, false, NULL, w->y, false)) return false;
+    if (!phi_forward(net, w, n) || !product(n, dim, F, w->f, false, state, false, NULL, w->y, false))
+        return false;
     for (int64_t i = 0; i < n; i++) {
         int64_t token = t3v_row(&job->queries, first + i);
         memcpy(out + token * dim, w->y + i * dim, (size_t)dim * sizeof *out);
@@ -225,10 +251,12 @@ static bool read_state(const t3v_attn_job *job, const t3v_phi_net *net, const wo
     return true;
 }
 
-bool t3v_linear_forward(const t3v_attn_job *job, const t3v_phi_net net[2], void *shared, void *work, float *out, float *den)
+bool t3v_linear_forward(const t3v_attn_job *job, const t3v_phi_net net[2], void *shared, void *work,
+                        float *out, float *den)
 {
     const int dim = job->dim;
-    const int64_t size = state_size(&net->phi, dim), chunks = (job->keys.count + ROWS - 1) / ROWS, slices = least(SLICES, chunks);
+    const int64_t size = state_size(&net->phi, dim), chunks = (job->keys.count + ROWS - 1) / ROWS,
+                  slices = least(SLICES, chunks);
     float *state = shared;
     bool ok = true;
     work_view w;
@@ -236,8 +264,9 @@ bool t3v_linear_forward(const t3v_attn_job *job, const t3v_phi_net net[2], void 
 #pragma omp for schedule(static)
     for (int64_t s = 0; s < slices; s++) {
         memset(state + s * size, 0, (size_t)size * sizeof *state);
-        ok = add_keys(job, &net[1], &w, chunks * s / slices * ROWS, least(chunks * (s + 1) / slices * ROWS, job->keys.count),
-                      state + s * size) && ok;
+        ok = add_keys(job, &net[1], &w, chunks * s / slices * ROWS,
+                      least(chunks * (s + 1) / slices * ROWS, job->keys.count), state + s * size) &&
+             ok;
     }
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < size; i++)
@@ -250,7 +279,8 @@ bool t3v_linear_forward(const t3v_attn_job *job, const t3v_phi_net net[2], void 
 
 /* ---- backward --------------------------------------------------------------------------------------- */
 
-bool t3v_linear_backward(const t3v_attn_job *job, const t3v_phi_net net[2], const t3v_linear_grad *g, void *shared, void *work)
+bool t3v_linear_backward(const t3v_attn_job *job, const t3v_phi_net net[2], const t3v_linear_grad *g,
+                         void *shared, void *work)
 {
     const int dim = job->dim, F = net->features;
     const int64_t size = state_size(&net->phi, dim);
@@ -287,7 +317,8 @@ bool t3v_linear_backward(const t3v_attn_job *job, const t3v_phi_net net[2], cons
         int64_t n = least(ROWS, job->keys.count - c);
         gather(w.x, job->k, job->type, job->k_stride, &job->keys, c, n, dim);
         gather(w.v, job->v, job->type, job->v_stride, &job->keys, c, n, dim);
-        if (!phi_forward(&net[1], &w, n) || !product(n, dim, F, w.f, false, dA, false, NULL, w.y, false)) return false;
+        if (!phi_forward(&net[1], &w, n) || !product(n, dim, F, w.f, false, dA, false, NULL, w.y, false))
+            return false;
         add_rows(g->dv, g->dv_stride, &job->keys, c, n, w.y, dim);
         if (!product(n, F, dim, w.v, false, dA, true, NULL, w.t1, false)) return false;
         for (int64_t i = 0; i < n * F; i++) w.t1[i] += dz[i % F];
@@ -299,7 +330,8 @@ bool t3v_linear_backward(const t3v_attn_job *job, const t3v_phi_net net[2], cons
 
 /* ---- the largest score ------------------------------------------------------------------------------ */
 
-bool t3v_row_max(const t3v_attn_job *job, int64_t first, int64_t count, void *work, float *top, int32_t *which)
+bool t3v_row_max(const t3v_attn_job *job, int64_t first, int64_t count, void *work, float *top,
+                 int32_t *which)
 {
     const int dim = job->dim;
     float *q = work, *k = q + (int64_t)ROWS * dim, *s = k + (int64_t)ROWS * dim, *bias = s + ROWS * ROWS;
@@ -309,7 +341,8 @@ bool t3v_row_max(const t3v_attn_job *job, int64_t first, int64_t count, void *wo
         for (int64_t c = 0; c < job->keys.count; c += ROWS) {
             int64_t n = least(ROWS, job->keys.count - c);
             gather(k, job->k, job->type, job->k_stride, &job->keys, c, n, dim);
-            for (int64_t j = 0; j < n; j++) bias[j] = job->key_log_weight ? job->key_log_weight[t3v_row(&job->keys, c + j)] : 0;
+            for (int64_t j = 0; j < n; j++)
+                bias[j] = job->key_log_weight ? job->key_log_weight[t3v_row(&job->keys, c + j)] : 0;
             if (!product(rows, n, dim, q, false, k, true, NULL, s, false)) return false;
             for (int64_t i = 0; i < rows; i++) {
                 int64_t token = t3v_row(&job->queries, a + i);

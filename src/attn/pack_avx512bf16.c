@@ -64,9 +64,10 @@ uint32_t t3v_bf16_pack_k(t3v_bf16 *dst, const t3v_bf16 *const rows[T3V_STRIP], i
 
 uint32_t t3v_bf16_pack_v(t3v_bf16 *dst, const t3v_bf16 *const rows[T3V_STRIP], int64_t width, int dim)
 {
-    static const uint16_t low[32] = { 0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
-                                      8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47 };
-    __m512i lo = _mm512_loadu_si512(low), hi = _mm512_add_epi16(lo, _mm512_set1_epi16(16)), zero = _mm512_setzero_si512();
+    static const uint16_t low[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
+                                     8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
+    __m512i lo = _mm512_loadu_si512(low), hi = _mm512_add_epi16(lo, _mm512_set1_epi16(16)),
+            zero = _mm512_setzero_si512();
     __m512i top = zero, magnitude = _mm512_set1_epi16(0x7fff);
     int64_t panel_size = width * T3V_PANEL;
     for (int64_t j = 0; j < width / 2; j++) {
@@ -74,8 +75,10 @@ uint32_t t3v_bf16_pack_v(t3v_bf16 *dst, const t3v_bf16 *const rows[T3V_STRIP], i
         t3v_bf16 *to = dst + j * 64;
         for (int d = 0; d < dim; d += 32, to += panel_size) {
             __mmask16 m = dim - d >= 32 ? 0xffff : 0x00ff;
-            __m512i a = ra ? _mm512_maskz_loadu_epi32(m, ra + d) : zero, b = rb ? _mm512_maskz_loadu_epi32(m, rb + d) : zero;
-            top = _mm512_max_epu16(top, _mm512_max_epu16(_mm512_and_si512(a, magnitude), _mm512_and_si512(b, magnitude)));
+            __m512i a = ra ? _mm512_maskz_loadu_epi32(m, ra + d) : zero,
+                    b = rb ? _mm512_maskz_loadu_epi32(m, rb + d) : zero;
+            top = _mm512_max_epu16(top, _mm512_max_epu16(_mm512_and_si512(a, magnitude),
+                                                         _mm512_and_si512(b, magnitude)));
             _mm512_store_si512(to, _mm512_permutex2var_epi16(a, lo, b));
             _mm512_store_si512(to + 32, _mm512_permutex2var_epi16(a, hi, b));
         }
@@ -86,8 +89,8 @@ uint32_t t3v_bf16_pack_v(t3v_bf16 *dst, const t3v_bf16 *const rows[T3V_STRIP], i
 
 void t3v_bf16_pack_rows(t3v_bf16 *dst, int64_t stride, const t3v_bf16 *rows, int64_t count, int dim)
 {
-    static const uint16_t low[32] = { 0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
-                                      8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47 };
+    static const uint16_t low[32] = {0, 32, 1, 33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
+                                     8, 40, 9, 41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
     __m512i lo = _mm512_loadu_si512(low), zero = _mm512_setzero_si512();
     for (int64_t g = 0; g < count; g += 32)
         for (int d = 0; d < dim; d += 16) {
@@ -128,7 +131,8 @@ static inline __attribute__((always_inline)) void pv(const int MR, const t3v_pv_
     T3V_ROWS12(DECLARE)
 #undef DECLARE
     if (!x->first) {
-#define LOAD(r) if (MR > r) a##r = _mm512_load_ps(o + r * os), b##r = _mm512_load_ps(o + r * os + 16);
+#define LOAD(r) \
+    if (MR > r) a##r = _mm512_load_ps(o + r * os), b##r = _mm512_load_ps(o + r * os + 16);
         T3V_ROWS12(LOAD)
 #undef LOAD
     }
@@ -138,13 +142,13 @@ static inline __attribute__((always_inline)) void pv(const int MR, const t3v_pv_
         const t3v_bf16 *v = x->v + s * x->strip_size + panel * pairs * 64;
         for (int64_t j = 0; j < pairs; j++) {
             __m512bh v0 = (__m512bh)_mm512_load_si512(v), v1 = (__m512bh)_mm512_load_si512(v + 32);
-#define STEP(r)                                                                     \
-    if (MR > r) {                                                                   \
-        int32_t w;                                                                  \
-        memcpy(&w, p + r * ps, 4);                                                  \
-        __m512bh w##r = (__m512bh)_mm512_set1_epi32(w);                             \
-        a##r = _mm512_dpbf16_ps(a##r, w##r, v0);                                    \
-        b##r = _mm512_dpbf16_ps(b##r, w##r, v1);                                    \
+#define STEP(r)                                         \
+    if (MR > r) {                                       \
+        int32_t w;                                      \
+        memcpy(&w, p + r * ps, 4);                      \
+        __m512bh w##r = (__m512bh)_mm512_set1_epi32(w); \
+        a##r = _mm512_dpbf16_ps(a##r, w##r, v0);        \
+        b##r = _mm512_dpbf16_ps(b##r, w##r, v1);        \
     }
             T3V_ROWS12(STEP)
 #undef STEP
@@ -152,20 +156,26 @@ static inline __attribute__((always_inline)) void pv(const int MR, const t3v_pv_
             p += 2;
         }
     }
-#define STORE(r) if (MR > r) _mm512_store_ps(o + r * os, a##r), _mm512_store_ps(o + r * os + 16, b##r);
+#define STORE(r) \
+    if (MR > r) _mm512_store_ps(o + r * os, a##r), _mm512_store_ps(o + r * os + 16, b##r);
     T3V_ROWS12(STORE)
 #undef STORE
 }
 
-#define INSTANCE(n) \
-    static void pv_##n(const t3v_pv_args *x) { for (int64_t i = 0; i < x->panels; i++) pv(n, x, i); }
+#define INSTANCE(n)                                          \
+    static void pv_##n(const t3v_pv_args *x)                 \
+    {                                                        \
+        for (int64_t i = 0; i < x->panels; i++) pv(n, x, i); \
+    }
+/* clang-format off */
 INSTANCE(1) INSTANCE(2) INSTANCE(3) INSTANCE(4) INSTANCE(5) INSTANCE(6)
 INSTANCE(7) INSTANCE(8) INSTANCE(9) INSTANCE(10) INSTANCE(11) INSTANCE(12)
+/* clang-format on */
 #undef INSTANCE
 
-void t3v_bf16_pv(int rows, const t3v_pv_args *x)
+        void t3v_bf16_pv(int rows, const t3v_pv_args *x)
 {
-    static void (*const table[])(const t3v_pv_args *) = { pv_1, pv_2, pv_3, pv_4,  pv_5,  pv_6,
-                                                          pv_7, pv_8, pv_9, pv_10, pv_11, pv_12 };
+    static void (*const table[])(const t3v_pv_args *) = {pv_1, pv_2, pv_3, pv_4,  pv_5,  pv_6,
+                                                         pv_7, pv_8, pv_9, pv_10, pv_11, pv_12};
     table[rows - 1](x);
 }

@@ -23,7 +23,8 @@ typedef enum t3v_option_kind {
     T3V_OPTION_NUMBER, /* an int64_t in [min, max] */
     T3V_OPTION_WORD,   /* an int64_t, the index of one of `words` */
     T3V_OPTION_REAL,   /* a double in [real_min, real_max] */
-    T3V_OPTION_TEXT,   /* a t3v_option_text, not empty when given, which build() reads; `initial` is not used */
+    /* a t3v_option_text, not empty when given, which build() reads; `initial` is not used */
+    T3V_OPTION_TEXT,
 } t3v_option_kind;
 
 /* One option of a pattern; a table of them ends with a NULL name. */
@@ -32,7 +33,7 @@ typedef struct t3v_option {
     size_t offset; /* in the options struct, of what `kind` says */
     int64_t initial, min, max;
     t3v_option_kind kind;
-    const char *const *words; /* end with NULL */
+    const char *const *words;        /* end with NULL */
     double real, real_min, real_max; /* initial (below the least: none, build() decides), least, largest */
 } t3v_option;
 
@@ -116,8 +117,8 @@ t3v_status t3v_option_wrong(const t3v_option_text *text, int64_t offset, const c
 /* Reads a text option of rows "TxHxW/TxHxW/..." (axes 3) or "T/T/..." (axes 1): `n` gets row number `row` modulo the
  * number of rows. All rows are read, so that an error in any is told: each number must lie in [min, most[axis]]. `what` is
  * counted, a plural for messages. E_ARG with the column. */
-t3v_status t3v_option_counts(const t3v_option_text *text, const char *what, int axes, int64_t min, const int64_t *most,
-                             int64_t row, int64_t *n);
+t3v_status t3v_option_counts(const t3v_option_text *text, const char *what, int axes, int64_t min,
+                             const int64_t *most, int64_t row, int64_t *n);
 
 /* ---- used by the core and by tests ---- */
 

@@ -12,7 +12,9 @@ double t3v_peak_gflops(t3v_dtype type, int threads)
     int64_t (*loop)(int64_t, float *) = NULL;
     if (type == T3V_BF16) loop = t3v_cpu() >= T3V_ISA_AVX512BF16 ? t3v_peak_bf16_avx512bf16 : NULL;
     else if (type == T3V_F32)
-        loop = t3v_cpu() >= T3V_ISA_AVX512 ? t3v_peak_f32_avx512 : t3v_cpu() >= T3V_ISA_AVX2 ? t3v_peak_f32_avx2 : NULL;
+        loop = t3v_cpu() >= T3V_ISA_AVX512 ? t3v_peak_f32_avx512
+               : t3v_cpu() >= T3V_ISA_AVX2 ? t3v_peak_f32_avx2
+                                           : NULL;
     if (!loop || threads < 1) return 0;
     float sink[16];
     int64_t rounds = 1000;

@@ -4,7 +4,9 @@
 
 #include "attn/peak.h"
 
-#define ALL(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15) X(16) X(17) X(18) X(19)
+#define ALL(X) \
+    X(0)       \
+    X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15) X(16) X(17) X(18) X(19)
 
 int64_t t3v_peak_bf16_avx512bf16(int64_t n, float *out)
 {

@@ -11,8 +11,8 @@
 #include "attn/select.h"
 #include "base/checked.h"
 
-static const t3v_term full_term = { .weight = 1 };
-static const t3v_site full_site = { .terms = 1, .term = &full_term };
+static const t3v_term full_term = {.weight = 1};
+static const t3v_site full_site = {.terms = 1, .term = &full_term};
 
 const t3v_site *t3v_site_full(void) { return &full_site; }
 
@@ -27,7 +27,8 @@ int64_t t3v_term_keys(const t3v_term *term, int64_t b, int64_t n_k)
 {
     if (!term->slots) return n_k;
     int64_t n = 0;
-    for (int64_t r = term->range_first[b]; r < term->range_first[b + 1]; r++) n += term->ranges[r].last - term->ranges[r].first;
+    for (int64_t r = term->range_first[b]; r < term->range_first[b + 1]; r++)
+        n += term->ranges[r].last - term->ranges[r].first;
     return n;
 }
 
@@ -35,13 +36,14 @@ t3v_range t3v_term_slots(const t3v_term *term, t3v_range r)
 {
     if (term->pool <= 1) return r;
     int64_t last = (int64_t)r.last * term->pool;
-    return (t3v_range){ (int32_t)(r.first * term->pool), (int32_t)(last < term->slots ? last : term->slots) };
+    return (t3v_range){(int32_t)(r.first * term->pool), (int32_t)(last < term->slots ? last : term->slots)};
 }
 
 static bool holds(const t3v_when *w, int head, int64_t step)
 {
     if (head < w->head_first || head > w->head_last) return false;
-    return w->step_modulus ? step % w->step_modulus == w->step_first : step >= w->step_first && step <= w->step_last;
+    return w->step_modulus ? step % w->step_modulus == w->step_first
+                           : step >= w->step_first && step <= w->step_last;
 }
 
 int t3v_site_rule(const t3v_site *site, int head, const t3v_moment *moment)
@@ -117,18 +119,20 @@ int64_t t3v_term_macs(const t3v_term *term, int64_t n_q, int64_t n_k, int dim)
 }
 
 /* Adds `times` heads like `head` of a term. */
-static bool add_cost(const t3v_term *t, int head, int64_t times, int64_t n_q, int64_t n_k, int dim, const t3v_moment *moment, int64_t *pairs,
-                     int64_t *macs)
+static bool add_cost(const t3v_term *t, int head, int64_t times, int64_t n_q, int64_t n_k, int dim,
+                     const t3v_moment *moment, int64_t *pairs, int64_t *macs)
 {
     int64_t own = head_pairs(t, head, n_q, n_k, moment), work = 0;
     if (t->kind == T3V_TERM_LINEAR) work = t3v_term_macs(t, n_q, n_k, dim);
     else if (!t3v_mul(2 * dim, own, &work)) return false;
-    if (!moment && t->share > 0) own = (int64_t)((double)t->share * (double)own), work = (int64_t)((double)t->share * (double)work);
-    return t3v_mul(own, times, &own) && t3v_mul(work, times, &work) && t3v_add(*pairs, own, pairs) && t3v_add(*macs, work, macs);
+    if (!moment && t->share > 0)
+        own = (int64_t)((double)t->share * (double)own), work = (int64_t)((double)t->share * (double)work);
+    return t3v_mul(own, times, &own) && t3v_mul(work, times, &work) && t3v_add(*pairs, own, pairs) &&
+           t3v_add(*macs, work, macs);
 }
 
-bool t3v_site_cost(const t3v_site *site, int64_t n_q, int64_t n_k, int heads, int dim, const t3v_moment *moment, int64_t *pairs,
-                   int64_t *macs)
+bool t3v_site_cost(const t3v_site *site, int64_t n_q, int64_t n_k, int heads, int dim,
+                   const t3v_moment *moment, int64_t *pairs, int64_t *macs)
 {
     *pairs = *macs = 0;
     bool fits = true;
@@ -155,8 +159,10 @@ int t3v_site_params(const t3v_site *site, int64_t heads, int64_t dim, t3v_site_p
         for (int map = 0; map < 2; map++)
             for (int l = 0; l < t->phi.layers; l++) {
                 int64_t in = l ? features : dim;
-                t3v_site_param w = { .ndim = 3, .shape = { heads, features, in }, .spread = 1 / sqrt((double)in) };
-                t3v_site_param b = { .ndim = 2, .shape = { heads, features } };
+                t3v_site_param w = {.ndim = 3,
+                                    .shape = {heads, features, in},
+                                    .spread = 1 / sqrt((double)in)};
+                t3v_site_param b = {.ndim = 2, .shape = {heads, features}};
                 snprintf(w.name, sizeof w.name, "phi_%c.%d.weight", "qk"[map], l);
                 snprintf(b.name, sizeof b.name, "phi_%c.%d.bias", "qk"[map], l);
                 out[n++] = w, out[n++] = b;
@@ -165,7 +171,10 @@ int t3v_site_params(const t3v_site *site, int64_t heads, int64_t dim, t3v_site_p
     return n;
 }
 
-bool t3v_site_param_named(const char *name) { return strstr(name, ".self_attn.phi_q.") || strstr(name, ".self_attn.phi_k."); }
+bool t3v_site_param_named(const char *name)
+{
+    return strstr(name, ".self_attn.phi_q.") || strstr(name, ".self_attn.phi_k.");
+}
 
 size_t t3v_site_state(const t3v_site *site, int64_t n_q, int64_t heads, int64_t dim, int number)
 {
@@ -178,13 +187,14 @@ void t3v_site_free(t3v_site *site)
 {
     for (int i = 0; i < site->terms; i++) {
         const t3v_term *t = &site->term[i];
-        free((void *)t->order), free((void *)t->block_first), free((void *)t->range_first), free((void *)t->ranges);
+        free((void *)t->order), free((void *)t->block_first), free((void *)t->range_first),
+            free((void *)t->ranges);
         free((void *)t->log_weight), free((void *)t->select);
     }
     free((void *)site->term);
     free((void *)site->options);
     free((void *)site->rule);
-    *site = (t3v_site){ 0 };
+    *site = (t3v_site){0};
 }
 
 void t3v_plan_free(t3v_plan *plan)
@@ -193,7 +203,8 @@ void t3v_plan_free(t3v_plan *plan)
     for (int i = 0; i < plan->layers; i++) {
         t3v_site *s = &plan->layer[i].site[T3V_SITE_SELF];
         bool shared = false;
-        for (int j = i + 1; j < plan->layers && !shared; j++) shared = plan->layer[j].site[T3V_SITE_SELF].term == s->term;
+        for (int j = i + 1; j < plan->layers && !shared; j++)
+            shared = plan->layer[j].site[T3V_SITE_SELF].term == s->term;
         if (!shared) t3v_site_free(s);
     }
     free(plan->layer);
@@ -203,21 +214,28 @@ void t3v_plan_free(t3v_plan *plan)
 static bool same_select(const t3v_select *a, const t3v_select *b)
 {
     if (!a || !b) return a == b;
-    return a->summary == b->summary && a->sample == b->sample && a->score == b->score && a->drop[0] == b->drop[0] &&
-           a->drop[1] == b->drop[1] && a->drop_until == b->drop_until && a->ramp == b->ramp && a->dense_drop == b->dense_drop &&
-           a->dense_first == b->dense_first && a->round_up == b->round_up && a->p == b->p && a->min == b->min && a->max == b->max &&
+    return a->summary == b->summary && a->sample == b->sample && a->score == b->score &&
+           a->drop[0] == b->drop[0] && a->drop[1] == b->drop[1] && a->drop_until == b->drop_until &&
+           a->ramp == b->ramp && a->dense_drop == b->dense_drop && a->dense_first == b->dense_first &&
+           a->round_up == b->round_up && a->p == b->p && a->min == b->min && a->max == b->max &&
            a->choose == b->choose && a->user == b->user;
 }
 
 bool t3v_term_equal(const t3v_term *a, const t3v_term *b)
 {
-    if (a->slots != b->slots || a->weight != b->weight || a->kind != b->kind || a->rule != b->rule || a->heads != b->heads) return false;
+    if (a->slots != b->slots || a->weight != b->weight || a->kind != b->kind || a->rule != b->rule ||
+        a->heads != b->heads)
+        return false;
     if (a->kind == T3V_TERM_LINEAR && memcmp(&a->phi, &b->phi, sizeof a->phi) != 0) return false;
     if (!a->slots) return true;
-    if ((a->pool > 1 ? a->pool : 1) != (b->pool > 1 ? b->pool : 1) || !a->log_weight != !b->log_weight) return false;
-    int64_t keys = a->pool > 1 ? (a->slots - 1) / a->pool + 1 : a->slots, lists = (a->heads ? a->heads : 1) * a->blocks;
-    if (a->log_weight && memcmp(a->log_weight, b->log_weight, (size_t)keys * sizeof *a->log_weight) != 0) return false;
-    if (a->blocks != b->blocks || a->range_first[lists] != b->range_first[lists] || !a->order != !b->order) return false;
+    if ((a->pool > 1 ? a->pool : 1) != (b->pool > 1 ? b->pool : 1) || !a->log_weight != !b->log_weight)
+        return false;
+    int64_t keys = a->pool > 1 ? (a->slots - 1) / a->pool + 1 : a->slots,
+            lists = (a->heads ? a->heads : 1) * a->blocks;
+    if (a->log_weight && memcmp(a->log_weight, b->log_weight, (size_t)keys * sizeof *a->log_weight) != 0)
+        return false;
+    if (a->blocks != b->blocks || a->range_first[lists] != b->range_first[lists] || !a->order != !b->order)
+        return false;
     return same_select(a->select, b->select) &&
            memcmp(a->block_first, b->block_first, (size_t)(a->blocks + 1) * sizeof *a->block_first) == 0 &&
            memcmp(a->range_first, b->range_first, (size_t)(lists + 1) * sizeof *a->range_first) == 0 &&
@@ -227,12 +245,15 @@ bool t3v_term_equal(const t3v_term *a, const t3v_term *b)
 
 static bool same_site(const t3v_site *a, const t3v_site *b)
 {
-    bool same = a->terms == b->terms && a->rules == b->rules && a->combine == b->combine && a->row_max == b->row_max && a->epilogue == b->epilogue &&
-                a->options_size == b->options_size && (!a->options || memcmp(a->options, b->options, a->options_size) == 0);
+    bool same = a->terms == b->terms && a->rules == b->rules && a->combine == b->combine &&
+                a->row_max == b->row_max && a->epilogue == b->epilogue &&
+                a->options_size == b->options_size &&
+                (!a->options || memcmp(a->options, b->options, a->options_size) == 0);
     for (int i = 0; i < a->rules && same; i++) {
         const t3v_when *x = &a->rule[i], *y = &b->rule[i];
-        same = x->head_first == y->head_first && x->head_last == y->head_last && x->step_first == y->step_first &&
-               x->step_last == y->step_last && x->step_modulus == y->step_modulus && x->pattern == y->pattern;
+        same = x->head_first == y->head_first && x->head_last == y->head_last &&
+               x->step_first == y->step_first && x->step_last == y->step_last &&
+               x->step_modulus == y->step_modulus && x->pattern == y->pattern;
     }
     for (int i = 0; i < a->terms && same; i++) same = t3v_term_equal(&a->term[i], &b->term[i]);
     return same;
@@ -254,7 +275,8 @@ t3v_status t3v_plan_fit(const char *text, int layers, int64_t dim, t3v_grid *gri
     t3v_rules rules;
     T3V_TRY(t3v_rules_parse(&rules, text, layers, 0));
     for (int i = 0; i < rules.count; i++)
-        if (!rules.rule[i].cross && rules.rule[i].pattern->fit) rules.rule[i].pattern->fit(rules.rule[i].options, dim, grid);
+        if (!rules.rule[i].cross && rules.rule[i].pattern->fit)
+            rules.rule[i].pattern->fit(rules.rule[i].options, dim, grid);
     t3v_rules_free(&rules);
     return T3V_OK;
 }
@@ -264,7 +286,7 @@ static t3v_status add_rule(t3v_layer_plan *l, t3v_site *s, const t3v_rule *rule,
 {
     const t3v_pattern *pattern = rule ? rule->pattern : &t3v_pattern_full;
     t3v_builder *b;
-    t3v_site own = { 0 };
+    t3v_site own = {0};
     T3V_TRY(t3v_builder_make(&b, geom->tokens));
     t3v_status st = pattern->build(rule ? rule->options : NULL, geom, b);
     if (!st) st = t3v_builder_finish(b, &own);
@@ -275,9 +297,11 @@ static t3v_status add_rule(t3v_layer_plan *l, t3v_site *s, const t3v_rule *rule,
     t3v_builder_free(b);
     bool alone = !s->terms && (!rule || t3v_rule_always(rule));
     if (!st && !alone && (own.combine != T3V_COMBINE_MEAN || (s->terms && s->combine != T3V_COMBINE_MEAN)))
-        st = t3v_fail(T3V_E_ARG, "it does not average its terms; such a method cannot share a layer with others, by heads or steps");
+        st = t3v_fail(T3V_E_ARG, "it does not average its terms; such a method cannot share a layer with "
+                                 "others, by heads or steps");
     if (st) t3v_site_free(&own);
-    if (st && rule && rule->line) return t3v_fail_in(st, "pattern %s, layer %d, line %d", pattern->name, geom->layer, rule->line);
+    if (st && rule && rule->line)
+        return t3v_fail_in(st, "pattern %s, layer %d, line %d", pattern->name, geom->layer, rule->line);
     if (st) return t3v_fail_in(st, "pattern %s, layer %d", pattern->name, geom->layer);
     if (alone) {
         *s = own;
@@ -295,7 +319,7 @@ static t3v_status add_rule(t3v_layer_plan *l, t3v_site *s, const t3v_rule *rule,
         terms[s->terms + i] = own.term[i];
         terms[s->terms + i].rule = s->rules;
     }
-    rules[s->rules] = rule ? rule->when : (t3v_when){ 0, INT32_MAX, 0, INT32_MAX, 0, pattern };
+    rules[s->rules] = rule ? rule->when : (t3v_when){0, INT32_MAX, 0, INT32_MAX, 0, pattern};
     rules[s->rules].pattern = pattern;
     s->terms += own.terms;
     s->rules++;
@@ -348,16 +372,19 @@ t3v_status t3v_plan_make(t3v_plan **out, const char *text, t3v_grid grid, int la
     return t3v_plan_make_for(out, text, grid, layers, 0, 0);
 }
 
-t3v_status t3v_plan_make_for(t3v_plan **out, const char *text, t3v_grid grid, int layers, int64_t dim, int64_t heads)
+t3v_status t3v_plan_make_for(t3v_plan **out, const char *text, t3v_grid grid, int layers, int64_t dim,
+                             int64_t heads)
 {
     *out = NULL;
     int64_t tokens;
     if (grid.t < 1 || grid.h < 1 || grid.w < 1 || layers < 1)
-        return t3v_fail(T3V_E_ARG, "a plan for a grid of %lld x %lld x %lld tokens and %d layers: each must be at least 1",
-                        (long long)grid.t, (long long)grid.h, (long long)grid.w, layers);
+        return t3v_fail(
+            T3V_E_ARG,
+            "a plan for a grid of %lld x %lld x %lld tokens and %d layers: each must be at least 1",
+            (long long)grid.t, (long long)grid.h, (long long)grid.w, layers);
     if (!t3v_mul3(grid.t, grid.h, grid.w, &tokens) || tokens > INT32_MAX)
-        return t3v_fail(T3V_E_TOO_BIG, "a grid of %lld x %lld x %lld tokens has more than 2^31-1 tokens", (long long)grid.t,
-                        (long long)grid.h, (long long)grid.w);
+        return t3v_fail(T3V_E_TOO_BIG, "a grid of %lld x %lld x %lld tokens has more than 2^31-1 tokens",
+                        (long long)grid.t, (long long)grid.h, (long long)grid.w);
 
     t3v_rules rules;
     T3V_TRY(t3v_rules_parse(&rules, text, layers, heads));
@@ -368,9 +395,9 @@ t3v_status t3v_plan_make_for(t3v_plan **out, const char *text, t3v_grid grid, in
         t3v_rules_free(&rules);
         return t3v_fail(T3V_E_NOMEM, "no memory for a plan of %d layers", layers);
     }
-    *plan = (t3v_plan){ grid, tokens, layers, plan->layer };
+    *plan = (t3v_plan){grid, tokens, layers, plan->layer};
     for (int i = 0; i < layers; i++) {
-        t3v_geom geom = { grid, tokens, i, layers, dim, heads };
+        t3v_geom geom = {grid, tokens, i, layers, dim, heads};
         T3V_TRY_GOTO(st, done, make_layer(plan, &rules, &geom));
     }
     *out = plan;

@@ -37,11 +37,17 @@ typedef struct t3v_moment {
 
 typedef enum t3v_term_kind {
     T3V_TERM_SOFTMAX, /* weights exp(scale q.k + log-weight) */
-    T3V_TERM_LINEAR,  /* weights phi_q(q).phi_k(k): the keys of a block enter one state, its queries read that */
+    /* weights phi_q(q).phi_k(k): the keys of a block enter one state, its queries read that */
+    T3V_TERM_LINEAR,
 } t3v_term_kind;
 
 /* The last non-linearity of a feature map. */
-typedef enum t3v_phi_last { T3V_PHI_SOFTPLUS, T3V_PHI_RELU, T3V_PHI_NONE, T3V_PHI_ELU /* 1 + elu(x) */ } t3v_phi_last;
+typedef enum t3v_phi_last {
+    T3V_PHI_SOFTPLUS,
+    T3V_PHI_RELU,
+    T3V_PHI_NONE,
+    T3V_PHI_ELU /* 1 + elu(x) */
+} t3v_phi_last;
 
 /* Feature maps phi_q and phi_k of a linear term: a network for each head on rows of q or k as the site gets them
  * (after norm and rotation), `layers` dense layers with SiLU between them, every one degree * dim wide; the result,
@@ -80,23 +86,27 @@ typedef struct t3v_select {
 
 /* Every query slot lies in exactly one block; the ranges of a block are disjoint, ascending and not empty. */
 typedef struct t3v_term {
-    int64_t slots;              /* tokens of the grid; 0: all queries meet all keys, sizes known at run time */
-    const int32_t *order;       /* [slots] slot -> token, a bijection; NULL: identity */
+    /* tokens of the grid; 0: all queries meet all keys, sizes known at run time */
+    int64_t slots;
+    const int32_t *order; /* [slots] slot -> token, a bijection; NULL: identity */
     int64_t blocks;
     const int32_t *block_first; /* [blocks + 1] first query slot of each block */
-    const int64_t *range_first; /* [blocks + 1] a block's ranges are ranges[range_first[b] .. range_first[b+1]) */
+    /* [blocks + 1] a block's ranges are ranges[range_first[b] .. range_first[b+1]) */
+    const int64_t *range_first;
     const t3v_range *ranges;
-    float weight;               /* in the mean; the weights of a rule's terms sum to 1 */
-    const char *name;           /* for pictures; may be NULL */
+    float weight;     /* in the mean; the weights of a rule's terms sum to 1 */
+    const char *name; /* for pictures; may be NULL */
     t3v_term_kind kind;
-    int pool;                   /* > 1: keys are means of that many slots in a row (the last may have fewer), ranges count
+    int pool; /* > 1: keys are means of that many slots in a row (the last may have fewer), ranges count
                                  * them, and ln(slots) is added to their logits; 0, 1: keys are tokens */
-    const float *log_weight;    /* nats added to the logits, by token or pooled key; NULL: none */
-    t3v_phi phi;                /* of a linear term */
-    float share;                /* part of a generation's steps in which it is computed, for costs; 0: all */
-    int heads;                  /* 0: all heads share the lists; else head h's blocks start at range_first[h * blocks] */
-    const t3v_select *select;   /* NULL: the ranges are all; else what is always met (whole blocks, or nothing) */
-    int rule;                   /* of the site, which says when the term is active */
+    const float *log_weight; /* nats added to the logits, by token or pooled key; NULL: none */
+    t3v_phi phi;             /* of a linear term */
+    float share;             /* part of a generation's steps in which it is computed, for costs; 0: all */
+    /* 0: all heads share the lists; else head h's blocks start at range_first[h * blocks] */
+    int heads;
+    /* NULL: the ranges are all; else what is always met (whole blocks, or nothing) */
+    const t3v_select *select;
+    int rule; /* of the site, which says when the term is active */
 } t3v_term;
 
 /* For which heads and steps a rule holds: first <= x <= last, and for steps with modulus > 0: x % modulus == first. */
@@ -106,8 +116,9 @@ typedef struct t3v_when {
 } t3v_when;
 
 typedef enum t3v_combine {
-    T3V_COMBINE_MEAN,     /* sum of weight * output */
-    T3V_COMBINE_JOINT,    /* sum of numerators / sum of denominators: one softmax over all terms, linear ones included */
+    T3V_COMBINE_MEAN, /* sum of weight * output */
+    /* sum of numerators / sum of denominators: one softmax over all terms, linear ones included */
+    T3V_COMBINE_JOINT,
     T3V_COMBINE_EPILOGUE, /* the method's own function of the terms' outputs and log-sum-exps */
 } t3v_combine;
 
@@ -119,12 +130,14 @@ typedef struct t3v_site {
     int terms;
     const t3v_term *term; /* [terms], no two of a rule equal where they are averaged */
     t3v_combine combine;
-    bool row_max;         /* joint: linear terms weigh exp(c), c the row's largest softmax score, instead of 1 */
+    /* joint: linear terms weigh exp(c), c the row's largest softmax score, instead of 1 */
+    bool row_max;
     const struct t3v_epilogue *epilogue;
-    const void *options;  /* of the epilogue; owned by the site */
+    const void *options; /* of the epilogue; owned by the site */
     size_t options_size;
-    int rules;            /* 0: all terms are active always */
-    const t3v_when *rule; /* [rules]: of these the first that holds; the last one always does. Their terms are averaged */
+    int rules; /* 0: all terms are active always */
+    /* [rules]: of these the first that holds; the last one always does. Their terms are averaged */
+    const t3v_when *rule;
 } t3v_site;
 
 /* How a method makes an output of its terms' (attn/pattern.h has the call that sets it). All parts are pure but for
@@ -135,21 +148,28 @@ typedef struct t3v_epilogue {
     size_t (*record)(const void *options, int dim, int number);
     /* What this call does, decided once for all rows; counters are zero at first and kept with the state. */
     int (*phase)(const void *options, const t3v_moment *m, int64_t counter[T3V_STATE_COUNTERS]);
-    int without_state;                    /* the phase of calls without a state; uses one term, whose output it gives */
-    bool (*uses)(int phase, int term);    /* is this term computed? */
+    /* the phase of calls without a state; uses one term, whose output it gives */
+    int without_state;
+    bool (*uses)(int phase, int term); /* is this term computed? */
     /* y [dim] of the terms' outputs [dim] and log-sum-exps (NULL and 0 where not computed). record: NULL without a
      * state. Called for rows in any order and on several threads. */
-    void (*row)(const void *options, int phase, const int64_t counter[T3V_STATE_COUNTERS], const float *const *out,
-                const float *lse, int dim, int number, void *record, float *y);
+    void (*row)(const void *options, int phase, const int64_t counter[T3V_STATE_COUNTERS],
+                const float *const *out, const float *lse, int dim, int number, void *record, float *y);
 } t3v_epilogue;
 
-typedef enum t3v_site_kind { T3V_SITE_SELF, T3V_SITE_CROSS_TEXT, T3V_SITE_CROSS_IMAGE, T3V_SITES } t3v_site_kind;
+typedef enum t3v_site_kind {
+    T3V_SITE_SELF,
+    T3V_SITE_CROSS_TEXT,
+    T3V_SITE_CROSS_IMAGE,
+    T3V_SITES
+} t3v_site_kind;
 
 typedef struct t3v_layer_plan {
     const t3v_pattern *pattern; /* of the self site; of its first rule where there are several */
     t3v_site site[T3V_SITES];   /* equal self sites of several layers are one in memory */
-    int64_t blocks[3];          /* into which the self site cuts time, height, width; 1, 1, 1 where it does not */
-    const char *source;         /* where these counts come from; may be NULL */
+    /* into which the self site cuts time, height, width; 1, 1, 1 where it does not */
+    int64_t blocks[3];
+    const char *source; /* where these counts come from; may be NULL */
 } t3v_layer_plan;
 
 typedef struct t3v_plan {
@@ -169,7 +189,8 @@ typedef struct t3v_plan {
 t3v_status t3v_plan_make(t3v_plan **out, const char *text, t3v_grid grid, int layers);
 /* The same for a model of width `dim`, by which a pattern may choose among published settings, with `heads` heads;
  * 0: unknown. */
-t3v_status t3v_plan_make_for(t3v_plan **out, const char *text, t3v_grid grid, int layers, int64_t dim, int64_t heads);
+t3v_status t3v_plan_make_for(t3v_plan **out, const char *text, t3v_grid grid, int layers, int64_t dim,
+                             int64_t heads);
 void t3v_plan_free(t3v_plan *plan); /* NULL is fine */
 
 /* Rounds a grid up to what the plan's patterns prefer (T3 at 2160x3840: its published table is for 2176x3840). */
@@ -189,7 +210,8 @@ enum { T3V_SITE_PARAMS_MAX = 4 * T3V_PHI_LAYERS_MAX };
 
 /* The tensors of a site for `heads` heads of `dim`, in the order in which calls take them; returns how many. For each
  * of phi_q, phi_k and each layer l: phi_q.<l>.weight [heads, out, in], phi_q.<l>.bias [heads, out]. */
-int t3v_site_params(const t3v_site *site, int64_t heads, int64_t dim, t3v_site_param out[T3V_SITE_PARAMS_MAX]);
+int t3v_site_params(const t3v_site *site, int64_t heads, int64_t dim,
+                    t3v_site_param out[T3V_SITE_PARAMS_MAX]);
 /* Is this a checkpoint name of such a tensor? */
 bool t3v_site_param_named(const char *name);
 
@@ -218,8 +240,8 @@ int64_t t3v_term_pairs(const t3v_term *term, int64_t n_q, int64_t n_k);
  * and its reading. */
 int64_t t3v_term_macs(const t3v_term *term, int64_t n_q, int64_t n_k, int dim);
 /* The pairs and multiply-adds of all heads at a moment (NULL: nowhere in particular). false: they do not fit in an int64. */
-bool t3v_site_cost(const t3v_site *site, int64_t n_q, int64_t n_k, int heads, int dim, const t3v_moment *moment, int64_t *pairs,
-                   int64_t *macs);
+bool t3v_site_cost(const t3v_site *site, int64_t n_q, int64_t n_k, int heads, int dim,
+                   const t3v_moment *moment, int64_t *pairs, int64_t *macs);
 /* Does the site choose by content, so that these are lower bounds? */
 bool t3v_site_selects(const t3v_site *site);
 

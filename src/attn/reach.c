@@ -10,7 +10,8 @@ enum { BATCH = 64 };
 
 static bool same_start(const t3v_plan *p, int a, int b)
 {
-    return p->layer[a % p->layers].site[T3V_SITE_SELF].term == p->layer[b % p->layers].site[T3V_SITE_SELF].term;
+    return p->layer[a % p->layers].site[T3V_SITE_SELF].term ==
+           p->layer[b % p->layers].site[T3V_SITE_SELF].term;
 }
 
 /* Layers after which the sequence of sites repeats. */
@@ -42,7 +43,8 @@ static void step(const t3v_site *site, int64_t tokens, const uint64_t *label, ui
         const t3v_term *t = &site->term[i];
         for (int64_t b = 0; b < t->blocks; b++) {
             uint64_t all = gather(t, b, label);
-            for (int32_t s = t->block_first[b]; s < t->block_first[b + 1]; s++) next[t->order ? t->order[s] : s] |= all;
+            for (int32_t s = t->block_first[b]; s < t->block_first[b + 1]; s++)
+                next[t->order ? t->order[s] : s] |= all;
         }
     }
 }
@@ -51,11 +53,13 @@ static int64_t start_token(const t3v_plan *p, int64_t i)
 {
     if (p->tokens <= T3V_REACH_EXACT) return i;
     if (i >= 8) return (int64_t)((i - 8 + 0.5) / (BATCH - 8) * (double)p->tokens);
-    return ((i & 4 ? p->grid.t - 1 : 0) * p->grid.h + (i & 2 ? p->grid.h - 1 : 0)) * p->grid.w + (i & 1 ? p->grid.w - 1 : 0);
+    return ((i & 4 ? p->grid.t - 1 : 0) * p->grid.h + (i & 2 ? p->grid.h - 1 : 0)) * p->grid.w +
+           (i & 1 ? p->grid.w - 1 : 0);
 }
 
 /* Layers from `layer` on until all starts are known everywhere; -1: never. */
-static int layers_needed(const t3v_plan *p, int layer, int cycle, uint64_t all, uint64_t *label, uint64_t *next)
+static int layers_needed(const t3v_plan *p, int layer, int cycle, uint64_t all, uint64_t *label,
+                         uint64_t *next)
 {
     int idle = 0;
     for (int k = 1;; k++) {
@@ -75,8 +79,11 @@ static int layers_needed(const t3v_plan *p, int layer, int cycle, uint64_t all, 
 t3v_status t3v_plan_reach(const t3v_plan *p, int *reach)
 {
     int64_t starts = p->tokens <= T3V_REACH_EXACT ? p->tokens : BATCH;
-    uint64_t *label = malloc((size_t)p->tokens * sizeof *label), *next = malloc((size_t)p->tokens * sizeof *next);
-    t3v_status st = label && next ? T3V_OK : t3v_fail(T3V_E_NOMEM, "no memory for the reach of %lld tokens", (long long)p->tokens);
+    uint64_t *label = malloc((size_t)p->tokens * sizeof *label),
+             *next = malloc((size_t)p->tokens * sizeof *next);
+    t3v_status st = label && next ? T3V_OK
+                                  : t3v_fail(T3V_E_NOMEM, "no memory for the reach of %lld tokens",
+                                             (long long)p->tokens);
     int most = 0, cycle = period(p);
     for (int layer = 0; layer < cycle && most >= 0 && !st; layer++)
         for (int64_t first = 0; first < starts && most >= 0; first += BATCH) {

@@ -26,12 +26,14 @@ int64_t t3v_select_keep(const t3v_select *s, int64_t blocks, const t3v_moment *m
     return keep < blocks ? keep : blocks;
 }
 
-void t3v_select_summary(const t3v_term *t, const void *x, t3v_dtype type, int64_t stride, int dim, int64_t first, int64_t last,
-                        float *out)
+void t3v_select_summary(const t3v_term *t, const void *x, t3v_dtype type, int64_t stride, int dim,
+                        int64_t first, int64_t last, float *out)
 {
     for (int64_t b = first; b < last; b++, out += dim) {
         int64_t from = t->block_first[b], size = t->block_first[b + 1] - from;
-        int64_t rows = t->select->summary == T3V_SUMMARY_SAMPLE && t->select->sample < size ? t->select->sample : size;
+        int64_t rows = t->select->summary == T3V_SUMMARY_SAMPLE && t->select->sample < size
+                           ? t->select->sample
+                           : size;
         memset(out, 0, (size_t)dim * sizeof *out);
         for (int64_t i = 0; i < rows; i++) {
             int64_t slot = from + i * size / rows, at = (t->order ? t->order[slot] : slot) * stride;
@@ -47,7 +49,7 @@ void t3v_select_summary(const t3v_term *t, const void *x, t3v_dtype type, int64_
 /* Sixteen sums, so that it can be vectorised; NaN becomes the lowest score. */
 static float score_of(const float *q, const float *k, int dim, float scale)
 {
-    float sum[16] = { 0 };
+    float sum[16] = {0};
     int d = 0;
     for (; d + 16 <= dim; d += 16)
         for (int i = 0; i < 16; i++) sum[i] += q[d + i] * k[d + i];
@@ -67,7 +69,10 @@ static void softmax(float *x, int64_t n)
     for (int64_t i = 0; i < n; i++) x[i] = (float)(exp((double)x[i] - max) / sum);
 }
 
-static bool before(const float *score, int32_t a, int32_t b) { return score[a] > score[b] || (score[a] == score[b] && a < b); }
+static bool before(const float *score, int32_t a, int32_t b)
+{
+    return score[a] > score[b] || (score[a] == score[b] && a < b);
+}
 
 /* Restores the heap whose first is `at`; the best is on top. */
 static void sift(const float *score, int32_t *heap, int64_t at, int64_t n)
@@ -99,8 +104,8 @@ static int64_t take(const t3v_select *s, const float *score, int32_t *heap, int6
 
 size_t t3v_select_work(int64_t blocks) { return (size_t)blocks * (sizeof(float) + sizeof(int32_t)); }
 
-int64_t t3v_select_row(const t3v_term *t, const t3v_moment *moment, const float *q, const float *keys, int dim, float scale,
-                       int64_t block, void *work, const int32_t **list)
+int64_t t3v_select_row(const t3v_term *t, const t3v_moment *moment, const float *q, const float *keys,
+                       int dim, float scale, int64_t block, void *work, const int32_t **list)
 {
     const t3v_select *s = t->select;
     float *score = work;
@@ -130,7 +135,8 @@ static int64_t block_at(const t3v_term *t, int32_t slot)
     return low;
 }
 
-void t3v_select_bits(const t3v_term *t, int head, int64_t block, const int32_t *list, int64_t count, uint64_t *bits)
+void t3v_select_bits(const t3v_term *t, int head, int64_t block, const int32_t *list, int64_t count,
+                     uint64_t *bits)
 {
     const int64_t *lists = t3v_term_lists(t, head);
     bool any = lists[block] < lists[block + 1];

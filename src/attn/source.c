@@ -27,8 +27,8 @@ size_t t3v_source_bytes(const t3v_term *t, const t3v_attend_args *a)
 t3v_key_source t3v_source_make(const t3v_term *t, const t3v_attend_args *a, int head, void *memory)
 {
     size_t column = (size_t)head * row_bytes(a);
-    t3v_key_source s = { (const char *)a->k + column, (const char *)a->v + column, a->k_stride, a->v_stride,
-                         t->log_weight ? t->log_weight : a->key_log_weight };
+    t3v_key_source s = {(const char *)a->k + column, (const char *)a->v + column, a->k_stride, a->v_stride,
+                        t->log_weight ? t->log_weight : a->key_log_weight};
     int64_t rows = t3v_source_rows(t, a);
     if (!rows) return s;
     s.log_weight = memory;
@@ -42,13 +42,15 @@ t3v_key_source t3v_source_make(const t3v_term *t, const t3v_attend_args *a, int 
 static int64_t token_of(const t3v_term *t, int64_t slot) { return t->order ? t->order[slot] : slot; }
 
 /* The mean of some slots' rows. */
-static void mean(void *dst, const void *base, const t3v_attend_args *a, int64_t stride, const t3v_term *t, t3v_range slots)
+static void mean(void *dst, const void *base, const t3v_attend_args *a, int64_t stride, const t3v_term *t,
+                 t3v_range slots)
 {
-    float sum[T3V_HEAD_DIM_MAX] = { 0 }, n = (float)(slots.last - slots.first);
+    float sum[T3V_HEAD_DIM_MAX] = {0}, n = (float)(slots.last - slots.first);
     for (int32_t s = slots.first; s < slots.last; s++) {
         int64_t at = token_of(t, s) * stride;
         for (int d = 0; d < a->dim; d++)
-            sum[d] += a->type == T3V_F32 ? ((const float *)base)[at + d] : t3v_bf16_to_f32(((const t3v_bf16 *)base)[at + d]);
+            sum[d] += a->type == T3V_F32 ? ((const float *)base)[at + d]
+                                         : t3v_bf16_to_f32(((const t3v_bf16 *)base)[at + d]);
     }
     for (int d = 0; d < a->dim; d++) {
         if (a->type == T3V_F32) ((float *)dst)[d] = sum[d] / n;
@@ -56,7 +58,8 @@ static void mean(void *dst, const void *base, const t3v_attend_args *a, int64_t 
     }
 }
 
-void t3v_source_fill(const t3v_term *t, const t3v_attend_args *a, int head, void *memory, int64_t first, int64_t last)
+void t3v_source_fill(const t3v_term *t, const t3v_attend_args *a, int head, void *memory, int64_t first,
+                     int64_t last)
 {
     size_t column = (size_t)head * row_bytes(a), rows = (size_t)t3v_source_rows(t, a);
     float *weight = memory;
@@ -66,23 +69,25 @@ void t3v_source_fill(const t3v_term *t, const t3v_attend_args *a, int head, void
             weight[i] = t->log_weight[i] + a->key_log_weight[i];
             continue;
         }
-        t3v_range slots = t3v_term_slots(t, (t3v_range){ (int32_t)i, (int32_t)i + 1 });
+        t3v_range slots = t3v_term_slots(t, (t3v_range){(int32_t)i, (int32_t)i + 1});
         double sum = 0;
-        for (int32_t s = slots.first; s < slots.last; s++) sum += a->key_log_weight ? exp((double)a->key_log_weight[token_of(t, s)]) : 1;
+        for (int32_t s = slots.first; s < slots.last; s++)
+            sum += a->key_log_weight ? exp((double)a->key_log_weight[token_of(t, s)]) : 1;
         weight[i] = (float)log(sum) + (t->log_weight ? t->log_weight[i] : 0);
         mean(k + (size_t)i * row_bytes(a), (const char *)a->k + column, a, a->k_stride, t, slots);
         mean(v + (size_t)i * row_bytes(a), (const char *)a->v + column, a, a->v_stride, t, slots);
     }
 }
 
-void t3v_source_backward(const t3v_term *t, const t3v_attend_args *a, const float *dk, const float *dv, float *token_dk,
-                         int64_t dk_stride, float *token_dv, int64_t dv_stride)
+void t3v_source_backward(const t3v_term *t, const t3v_attend_args *a, const float *dk, const float *dv,
+                         float *token_dk, int64_t dk_stride, float *token_dv, int64_t dv_stride)
 {
     for (int64_t i = 0; i < t3v_source_rows(t, a); i++) {
-        t3v_range slots = t3v_term_slots(t, (t3v_range){ (int32_t)i, (int32_t)i + 1 });
+        t3v_range slots = t3v_term_slots(t, (t3v_range){(int32_t)i, (int32_t)i + 1});
         float share = 1 / (float)(slots.last - slots.first);
         for (int32_t s = slots.first; s < slots.last; s++) {
-            float *to_k = token_dk + token_of(t, s) * dk_stride, *to_v = token_dv + token_of(t, s) * dv_stride;
+            float *to_k = token_dk + token_of(t, s) * dk_stride,
+                  *to_v = token_dv + token_of(t, s) * dv_stride;
             for (int d = 0; d < a->dim; d++) {
                 to_k[d] += dk[i * a->dim + d] * share;
                 to_v[d] += dv[i * a->dim + d] * share;

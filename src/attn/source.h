@@ -18,10 +18,11 @@ size_t t3v_source_bytes(const t3v_term *t, const t3v_attend_args *a);
 t3v_key_source t3v_source_make(const t3v_term *t, const t3v_attend_args *a, int head, void *memory);
 /* Rows that must be computed, 0: none; and rows [first, last) of them. */
 int64_t t3v_source_rows(const t3v_term *t, const t3v_attend_args *a);
-void t3v_source_fill(const t3v_term *t, const t3v_attend_args *a, int head, void *memory, int64_t first, int64_t last);
+void t3v_source_fill(const t3v_term *t, const t3v_attend_args *a, int head, void *memory, int64_t first,
+                     int64_t last);
 
 /* Adds the gradients of pooled keys and values [rows][dim] to those of the tokens. */
-void t3v_source_backward(const t3v_term *t, const t3v_attend_args *a, const float *dk, const float *dv, float *token_dk,
-                         int64_t dk_stride, float *token_dv, int64_t dv_stride);
+void t3v_source_backward(const t3v_term *t, const t3v_attend_args *a, const float *dk, const float *dv,
+                         float *token_dk, int64_t dk_stride, float *token_dv, int64_t dv_stride);
 
 #endif

@@ -20,12 +20,12 @@
 #define HIDDEN 1e9f /* P of the keys and queries that pad a strip is 2^-HIDDEN = 0 */
 
 enum {
-    UNIT = 2 * LANES,            /* rows and columns of a packed square of V */
-    STRIP = UNIT * (1 + WIDE),   /* keys of a packed strip of K */
-    BLOCK = 192,                 /* keys between two passes over V */
+    UNIT = 2 * LANES,          /* rows and columns of a packed square of V */
+    STRIP = UNIT * (1 + WIDE), /* keys of a packed strip of K */
+    BLOCK = 192,               /* keys between two passes over V */
     Q_BLOCK = 48,
-    KEYS = 96,                   /* backward: a block of keys */
-    QUERIES = 192,               /* backward: a block of queries */
+    KEYS = 96,     /* backward: a block of keys */
+    QUERIES = 192, /* backward: a block of queries */
 };
 
 static int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
@@ -54,7 +54,8 @@ INLINE void pv(const int MR, const pv_args *x, int64_t panel)
     ROWS12(DECLARE)
 #undef DECLARE
     if (!x->first) {
-#define LOAD(r) if (MR > r) a##r = VLOAD(o + r * os), b##r = VLOAD(o + r * os + LANES);
+#define LOAD(r) \
+    if (MR > r) a##r = VLOAD(o + r * os), b##r = VLOAD(o + r * os + LANES);
         ROWS12(LOAD)
 #undef LOAD
     }
@@ -63,11 +64,11 @@ INLINE void pv(const int MR, const pv_args *x, int64_t panel)
         int64_t rows = u + 1 == x->units ? x->last : x->rows;
         for (int64_t j = 0; j < rows; j++) {
             V v0 = VLOAD(v), v1 = VLOAD(v + LANES);
-#define STEP(r)                            \
-    if (MR > r) {                          \
-        V w##r = VSET(p[r * ps]);          \
-        a##r = VFMA(w##r, v0, a##r);       \
-        b##r = VFMA(w##r, v1, b##r);       \
+#define STEP(r)                      \
+    if (MR > r) {                    \
+        V w##r = VSET(p[r * ps]);    \
+        a##r = VFMA(w##r, v0, a##r); \
+        b##r = VFMA(w##r, v1, b##r); \
     }
             ROWS12(STEP)
 #undef STEP
@@ -75,24 +76,41 @@ INLINE void pv(const int MR, const pv_args *x, int64_t panel)
             p++;
         }
     }
-#define STORE(r) if (MR > r) VSTORE(o + r * os, a##r), VSTORE(o + r * os + LANES, b##r);
+#define STORE(r) \
+    if (MR > r) VSTORE(o + r * os, a##r), VSTORE(o + r * os + LANES, b##r);
     ROWS12(STORE)
 #undef STORE
 }
 
-#define INSTANCE(n) \
-    static __attribute__((noinline)) void pv_##n(const pv_args *x) { for (int64_t i = 0; i < x->panels; i++) pv(n, x, i); }
+#define INSTANCE(n)                                                \
+    static __attribute__((noinline)) void pv_##n(const pv_args *x) \
+    {                                                              \
+        for (int64_t i = 0; i < x->panels; i++) pv(n, x, i);       \
+    }
+/* clang-format off */
 INSTANCE(1) INSTANCE(2) INSTANCE(3) INSTANCE(4) INSTANCE(5) INSTANCE(6)
 #if PV_ROWS == 12
 INSTANCE(7) INSTANCE(8) INSTANCE(9) INSTANCE(10) INSTANCE(11) INSTANCE(12)
 #endif
+/* clang-format on */
 #undef INSTANCE
 
-static void run_pv(int64_t rows, pv_args x)
+        static void run_pv(int64_t rows, pv_args x)
 {
-    static void (*const table[])(const pv_args *) = { pv_1, pv_2, pv_3, pv_4, pv_5, pv_6,
+    static void (*const table[])(const pv_args *) = {
+        pv_1,
+        pv_2,
+        pv_3,
+        pv_4,
+        pv_5,
+        pv_6,
 #if PV_ROWS == 12
-                                                      pv_7, pv_8, pv_9, pv_10, pv_11, pv_12,
+        pv_7,
+        pv_8,
+        pv_9,
+        pv_10,
+        pv_11,
+        pv_12,
 #endif
     };
     for (int64_t i = 0; i < rows; i += PV_ROWS) {
@@ -109,12 +127,12 @@ typedef struct tile_args {
     const float *strip; /* [dim][width] */
     const float *lane;  /* EXP, MAXIMUM: log2 of the keys' weights; else lse * log2(e) or D of the queries */
     const float *per_row; /* EXP: reference exponent; PROBABILITY: log2 of the keys' weights */
-    float *p;           /* [width / UNIT][p_unit], rows UNIT apart */
-    float *ds;          /* like p */
+    float *p;             /* [width / UNIT][p_unit], rows UNIT apart */
+    float *ds;            /* like p */
     int64_t p_unit;
-    float *top;         /* [rows][LANES] */
+    float *top; /* [rows][LANES] */
     int dim;
-    float c;            /* scale * log2(e) */
+    float c; /* scale * log2(e) */
 } tile_args;
 
 INLINE void tile(const int MR, const int NR, const int mode, const tile_args *x)
@@ -127,48 +145,49 @@ INLINE void tile(const int MR, const int NR, const int mode, const tile_args *x)
     for (int i = 0; i < dim; i++) {
         V k0 = VLOAD(k), k1 = VLOAD(k + LANES), k2 = k0, k3 = k0;
         if (NR > 2) k2 = VLOAD(k + 2 * LANES), k3 = VLOAD(k + 3 * LANES);
-#define STEP(r)                                \
-    if (MR > r) {                              \
-        V w##r = VSET(row[r * dim]);           \
-        a##r = VFMA(w##r, k0, a##r);           \
-        b##r = VFMA(w##r, k1, b##r);           \
-        if (NR > 2) {                          \
-            c##r = VFMA(w##r, k2, c##r);       \
-            d##r = VFMA(w##r, k3, d##r);       \
-        }                                      \
+#define STEP(r)                          \
+    if (MR > r) {                        \
+        V w##r = VSET(row[r * dim]);     \
+        a##r = VFMA(w##r, k0, a##r);     \
+        b##r = VFMA(w##r, k1, b##r);     \
+        if (NR > 2) {                    \
+            c##r = VFMA(w##r, k2, c##r); \
+            d##r = VFMA(w##r, k3, d##r); \
+        }                                \
     }
         ROWS6(STEP)
 #undef STEP
         k += NR * LANES;
         row++;
     }
-    float *restrict p = x->p, *restrict p2 = p + x->p_unit, *restrict ds = x->ds, *restrict ds2 = ds + x->p_unit;
+    float *restrict p = x->p, *restrict p2 = p + x->p_unit, *restrict ds = x->ds,
+                    *restrict ds2 = ds + x->p_unit;
     V s = VSET(x->c), l0 = VLOAD(lane), l1 = VLOAD(lane + LANES), l2 = l0, l3 = l1;
     if (NR > 2) l2 = VLOAD(lane + 2 * LANES), l3 = VLOAD(lane + 3 * LANES);
-    /* EXP adds the lane's bias and subtracts the row's reference; PROBABILITY the other way round. */
+        /* EXP adds the lane's bias and subtracts the row's reference; PROBABILITY the other way round. */
 #define EXPONENT(acc, l) (mode == PROBABILITY ? VSUB(VFMA(acc, s, m), l) : VSUB(VFMA(acc, s, l), m))
-#define OUT(r)                                                                                                    \
-    if (MR > r) {                                                                                                 \
-        if (mode == MAXIMUM) {                                                                                    \
-            V m = VMAX(VLOAD(x->top + r * LANES), VMAX(VFMA(a##r, s, l0), VFMA(b##r, s, l1)));                    \
-            if (NR > 2) m = VMAX(m, VMAX(VFMA(c##r, s, l2), VFMA(d##r, s, l3)));                                  \
-            VSTORE(x->top + r * LANES, m);                                                                        \
-        } else if (mode == SLOPE) {                                                                               \
-            VSTORE(ds + r * UNIT, VMUL(VLOAD(p + r * UNIT), VSUB(a##r, l0)));                                     \
-            VSTORE(ds + r * UNIT + LANES, VMUL(VLOAD(p + r * UNIT + LANES), VSUB(b##r, l1)));                     \
-            if (NR > 2) {                                                                                         \
-                VSTORE(ds2 + r * UNIT, VMUL(VLOAD(p2 + r * UNIT), VSUB(c##r, l2)));                               \
-                VSTORE(ds2 + r * UNIT + LANES, VMUL(VLOAD(p2 + r * UNIT + LANES), VSUB(d##r, l3)));               \
-            }                                                                                                     \
-        } else {                                                                                                  \
-            V m = VSET(x->per_row[r]);                                                                            \
-            VSTORE(p + r * UNIT, VEXP2(EXPONENT(a##r, l0)));                                                      \
-            VSTORE(p + r * UNIT + LANES, VEXP2(EXPONENT(b##r, l1)));                                              \
-            if (NR > 2) {                                                                                         \
-                VSTORE(p2 + r * UNIT, VEXP2(EXPONENT(c##r, l2)));                                                 \
-                VSTORE(p2 + r * UNIT + LANES, VEXP2(EXPONENT(d##r, l3)));                                         \
-            }                                                                                                     \
-        }                                                                                                         \
+#define OUT(r)                                                                                      \
+    if (MR > r) {                                                                                   \
+        if (mode == MAXIMUM) {                                                                      \
+            V m = VMAX(VLOAD(x->top + r * LANES), VMAX(VFMA(a##r, s, l0), VFMA(b##r, s, l1)));      \
+            if (NR > 2) m = VMAX(m, VMAX(VFMA(c##r, s, l2), VFMA(d##r, s, l3)));                    \
+            VSTORE(x->top + r * LANES, m);                                                          \
+        } else if (mode == SLOPE) {                                                                 \
+            VSTORE(ds + r * UNIT, VMUL(VLOAD(p + r * UNIT), VSUB(a##r, l0)));                       \
+            VSTORE(ds + r * UNIT + LANES, VMUL(VLOAD(p + r * UNIT + LANES), VSUB(b##r, l1)));       \
+            if (NR > 2) {                                                                           \
+                VSTORE(ds2 + r * UNIT, VMUL(VLOAD(p2 + r * UNIT), VSUB(c##r, l2)));                 \
+                VSTORE(ds2 + r * UNIT + LANES, VMUL(VLOAD(p2 + r * UNIT + LANES), VSUB(d##r, l3))); \
+            }                                                                                       \
+        } else {                                                                                    \
+            V m = VSET(x->per_row[r]);                                                              \
+            VSTORE(p + r * UNIT, VEXP2(EXPONENT(a##r, l0)));                                        \
+            VSTORE(p + r * UNIT + LANES, VEXP2(EXPONENT(b##r, l1)));                                \
+            if (NR > 2) {                                                                           \
+                VSTORE(p2 + r * UNIT, VEXP2(EXPONENT(c##r, l2)));                                   \
+                VSTORE(p2 + r * UNIT + LANES, VEXP2(EXPONENT(d##r, l3)));                           \
+            }                                                                                       \
+        }                                                                                           \
     }
     ROWS6(OUT)
 #undef OUT
@@ -194,8 +213,11 @@ INLINE void strip_rows(const int NR, const int mode, int64_t rows, tile_args x)
     }
 }
 
-#define INSTANCE(name, NR, mode) \
-    static __attribute__((noinline)) void name(int64_t rows, const tile_args *x) { strip_rows(NR, mode, rows, *x); }
+#define INSTANCE(name, NR, mode)                                                 \
+    static __attribute__((noinline)) void name(int64_t rows, const tile_args *x) \
+    {                                                                            \
+        strip_rows(NR, mode, rows, *x);                                          \
+    }
 INSTANCE(exp_narrow, 2, EXP)
 INSTANCE(max_narrow, 2, MAXIMUM)
 INSTANCE(probability_narrow, 2, PROBABILITY)
@@ -211,9 +233,9 @@ INSTANCE(slope_wide, 4, SLOPE)
 static void run_strip(int mode, int64_t width, int64_t rows, const tile_args *x)
 {
     static void (*const table[2][4])(int64_t, const tile_args *) = {
-        { exp_narrow, max_narrow, probability_narrow, slope_narrow },
+        {exp_narrow, max_narrow, probability_narrow, slope_narrow},
 #if WIDE
-        { exp_wide, max_wide, probability_wide, slope_wide },
+        {exp_wide, max_wide, probability_wide, slope_wide},
 #endif
     };
     table[width > UNIT][mode](rows, x);
@@ -232,8 +254,8 @@ static void load_row(float *restrict dst, const void *base, t3v_dtype type, int6
 }
 
 /* Rows [first, first + width) of a tensor in K form [dim][width], zeros beyond the end. */
-static void pack_k(float *restrict dst, const void *base, t3v_dtype type, int64_t stride, const t3v_token_list *rows, int64_t first,
-                   int64_t width, int dim)
+static void pack_k(float *restrict dst, const void *base, t3v_dtype type, int64_t stride,
+                   const t3v_token_list *rows, int64_t first, int64_t width, int dim)
 {
     for (int64_t i = 0; i < width; i++) {
         if (first + i >= rows->count) {
@@ -244,12 +266,14 @@ static void pack_k(float *restrict dst, const void *base, t3v_dtype type, int64_
         if (type == T3V_F32)
             for (int d = 0; d < dim; d++) dst[d * width + i] = ((const float *)base)[at + d];
         else
-            for (int d = 0; d < dim; d++) dst[d * width + i] = t3v_bf16_to_f32(((const t3v_bf16 *)base)[at + d]);
+            for (int d = 0; d < dim; d++)
+                dst[d * width + i] = t3v_bf16_to_f32(((const t3v_bf16 *)base)[at + d]);
     }
 }
 
 /* UNIT rows in V form [panels][UNIT][UNIT], zeros beyond the end; returns a vector's largest magnitudes. */
-static float pack_v(float *restrict dst, const void *base, t3v_dtype type, int64_t stride, const t3v_token_list *rows, int64_t first, int dim)
+static float pack_v(float *restrict dst, const void *base, t3v_dtype type, int64_t stride,
+                    const t3v_token_list *rows, int64_t first, int dim)
 {
     const int64_t columns = round_up(dim, UNIT);
     float row[T3V_HEAD_DIM_MAX + UNIT], top = 0;
@@ -278,7 +302,9 @@ typedef struct packed_view {
 
 static packed_view view(void *packed, int64_t n_k, int dim)
 {
-    packed_view p = { .strips = (n_k + STRIP - 1) / STRIP, .k_size = (int64_t)STRIP * dim, .v_size = STRIP * round_up(dim, UNIT) };
+    packed_view p = {.strips = (n_k + STRIP - 1) / STRIP,
+                     .k_size = (int64_t)STRIP * dim,
+                     .v_size = STRIP * round_up(dim, UNIT)};
     p.info = packed;
     p.bias = (float *)packed + round_up(p.strips * 4, 16);
     p.k = p.bias + p.strips * STRIP;
@@ -289,7 +315,8 @@ static packed_view view(void *packed, int64_t n_k, int dim)
 static size_t packed_bytes(int64_t n_k, int dim)
 {
     int64_t strips = (n_k + STRIP - 1) / STRIP;
-    return (size_t)(round_up(strips * 4, 16) + strips * STRIP * (1 + dim + round_up(dim, UNIT))) * sizeof(float);
+    return (size_t)(round_up(strips * 4, 16) + strips * STRIP * (1 + dim + round_up(dim, UNIT))) *
+           sizeof(float);
 }
 
 static void pack(const t3v_attn_job *job, void *packed, int64_t first, int64_t last)
@@ -298,7 +325,7 @@ static void pack(const t3v_attn_job *job, void *packed, int64_t first, int64_t l
     for (int64_t s = first; s < last; s++) {
         int64_t width = strip_width(job->keys.count, s);
         float *bias = p.bias + s * STRIP, *k = p.k + s * p.k_size;
-        strip_info info = { 0 };
+        strip_info info = {0};
         for (int64_t i = 0; i < width; i++) {
             bias[i] = -HIDDEN;
             if (s * STRIP + i >= job->keys.count) continue;
@@ -318,8 +345,8 @@ static void pack(const t3v_attn_job *job, void *packed, int64_t first, int64_t l
             for (int j = 0; j < LANES; j++) info.norm2 = larger(info.norm2, lanes[j]);
         }
         for (int64_t i = 0; i < width; i += UNIT) {
-            float top = pack_v(p.v + s * p.v_size + i / UNIT * (p.v_size / (1 + WIDE)), job->v, job->type, job->v_stride, &job->keys,
-                               s * STRIP + i, job->dim);
+            float top = pack_v(p.v + s * p.v_size + i / UNIT * (p.v_size / (1 + WIDE)), job->v, job->type,
+                               job->v_stride, &job->keys, s * STRIP + i, job->dim);
             info.value = larger(info.value, top);
         }
         p.info[s] = info;
@@ -355,8 +382,14 @@ static void attend(const t3v_attn_job *job, const packed_view *pk, const work_vi
         int64_t s0 = pk->strips * b / blocks, s1 = pk->strips * (b + 1) / blocks, units = 0;
         for (int64_t s = s0; s < s1; s++) {
             int64_t width = strip_width(job->keys.count, s);
-            tile_args x = { .row = w->q, .strip = pk->k + s * pk->k_size, .lane = pk->bias + s * STRIP, .per_row = w->reference,
-                            .p = w->p + units * Q_BLOCK * UNIT, .p_unit = Q_BLOCK * UNIT, .dim = job->dim, .c = job->scale * LOG2E };
+            tile_args x = {.row = w->q,
+                           .strip = pk->k + s * pk->k_size,
+                           .lane = pk->bias + s * STRIP,
+                           .per_row = w->reference,
+                           .p = w->p + units * Q_BLOCK * UNIT,
+                           .p_unit = Q_BLOCK * UNIT,
+                           .dim = job->dim,
+                           .c = job->scale * LOG2E};
             run_strip(EXP, width, rows, &x);
             units += width / UNIT;
         }
@@ -369,17 +402,24 @@ static void attend(const t3v_attn_job *job, const packed_view *pk, const work_vi
             VSTORE(w->sum + i * LANES, VADD(a, c));
         }
         /* Every unit is padded with zeros, so all of its rows can be used. */
-        run_pv(rows, (pv_args){ w->p, UNIT, Q_BLOCK * UNIT, pk->v + s0 * pk->v_size, v_unit, UNIT * UNIT, units, UNIT, UNIT, w->o,
-                                columns, columns / UNIT, b == 0 });
+        run_pv(rows, (pv_args){w->p, UNIT, Q_BLOCK * UNIT, pk->v + s0 * pk->v_size, v_unit, UNIT * UNIT,
+                               units, UNIT, UNIT, w->o, columns, columns / UNIT, b == 0});
     }
 }
 
-static void take_maximum(const t3v_attn_job *job, const packed_view *pk, const work_view *w, int64_t rows, int64_t strips)
+static void take_maximum(const t3v_attn_job *job, const packed_view *pk, const work_view *w, int64_t rows,
+                         int64_t strips)
 {
     for (int64_t i = 0; i < rows * LANES; i++) w->top[i] = -INFINITY;
     for (int64_t s = 0; s < strips; s++) {
-        tile_args x = { .row = w->q, .strip = pk->k + s * pk->k_size, .lane = pk->bias + s * STRIP, .p = w->p, .ds = w->p, .top = w->top,
-                        .dim = job->dim, .c = job->scale * LOG2E };
+        tile_args x = {.row = w->q,
+                       .strip = pk->k + s * pk->k_size,
+                       .lane = pk->bias + s * STRIP,
+                       .p = w->p,
+                       .ds = w->p,
+                       .top = w->top,
+                       .dim = job->dim,
+                       .c = job->scale * LOG2E};
         run_strip(MAXIMUM, strip_width(job->keys.count, s), rows, &x);
     }
     for (int64_t i = 0; i < rows; i++) {
@@ -411,7 +451,8 @@ static void write_row(const t3v_attn_sink *sink, int64_t token, const float *o, 
         for (int d = 0; d < dim; d++) y[d] = o[d] * factor;
 }
 
-static void queries(const t3v_attn_job *job, const void *packed, int64_t first, int64_t count, void *work, const t3v_attn_sink *sink)
+static void queries(const t3v_attn_job *job, const void *packed, int64_t first, int64_t count, void *work,
+                    const t3v_attn_sink *sink)
 {
     packed_view pk = view((void *)packed, job->keys.count, job->dim);
     work_view w = lay_work(work, job->dim);
@@ -471,7 +512,8 @@ static size_t lay_back(back_view *w, uintptr_t base, int64_t n_q, int dim)
 {
     int64_t n = round_up(n_q, STRIP), columns = round_up(dim, UNIT);
     uintptr_t at = base;
-#define TAKE(field, count) w->field = (float *)at, at += (size_t)round_up((count) * (int64_t)sizeof(float), 64)
+#define TAKE(field, count) \
+    w->field = (float *)at, at += (size_t)round_up((count) * (int64_t)sizeof(float), 64)
     TAKE(qk, n * dim);
     TAKE(gk, n * dim);
     TAKE(qv, n * columns);
@@ -516,8 +558,10 @@ static void prepare_queries(const t3v_attn_job *job, const t3v_attn_grad *g, con
     }
     for (int64_t s = 0; s * STRIP < n; s++) {
         int64_t width = strip_width(n, s);
-        pack_k(w->qk + s * STRIP * dim, job->q, job->type, job->q_stride, &job->queries, s * STRIP, width, dim);
-        pack_k(w->gk + s * STRIP * dim, g->dout, g->dout_type, g->dout_stride, &job->queries, s * STRIP, width, dim);
+        pack_k(w->qk + s * STRIP * dim, job->q, job->type, job->q_stride, &job->queries, s * STRIP, width,
+               dim);
+        pack_k(w->gk + s * STRIP * dim, g->dout, g->dout_type, g->dout_stride, &job->queries, s * STRIP,
+               width, dim);
     }
     for (int64_t i = 0; i < n; i += UNIT) {
         pack_v(w->qv + i * columns, job->q, job->type, job->q_stride, &job->queries, i, dim);
@@ -525,8 +569,8 @@ static void prepare_queries(const t3v_attn_job *job, const t3v_attn_grad *g, con
     }
 }
 
-static void add_rows(float *dst, int64_t stride, const t3v_token_list *rows, int64_t first, int64_t count, const float *src, int64_t columns,
-                     float factor, int dim)
+static void add_rows(float *dst, int64_t stride, const t3v_token_list *rows, int64_t first, int64_t count,
+                     const float *src, int64_t columns, float factor, int dim)
 {
     for (int64_t i = 0; i < count; i++) {
         float *restrict to = dst + t3v_row(rows, first + i) * stride;
@@ -543,22 +587,30 @@ static void key_block(const t3v_attn_job *job, const back_view *w, int64_t count
         int64_t s1 = s0 + QUERIES / STRIP < strips ? s0 + QUERIES / STRIP : strips, units = 0;
         for (int64_t s = s0; s < s1; s++) {
             int64_t width = strip_width(n, s);
-            tile_args x = { .row = w->k, .strip = w->qk + s * STRIP * dim, .lane = w->lse + s * STRIP, .per_row = w->bias,
-                            .p = w->p + units * KEYS * UNIT, .ds = w->ds + units * KEYS * UNIT, .p_unit = KEYS * UNIT, .dim = dim,
-                            .c = job->scale * LOG2E };
+            tile_args x = {.row = w->k,
+                           .strip = w->qk + s * STRIP * dim,
+                           .lane = w->lse + s * STRIP,
+                           .per_row = w->bias,
+                           .p = w->p + units * KEYS * UNIT,
+                           .ds = w->ds + units * KEYS * UNIT,
+                           .p_unit = KEYS * UNIT,
+                           .dim = dim,
+                           .c = job->scale * LOG2E};
             run_strip(PROBABILITY, width, count, &x);
             x.row = w->v, x.strip = w->gk + s * STRIP * dim, x.lane = w->mean + s * STRIP;
             run_strip(SLOPE, width, count, &x);
             units += width / UNIT;
         }
-        pv_args x = { w->p, UNIT, KEYS * UNIT, w->gv + s0 * STRIP * columns, UNIT * columns, UNIT * UNIT, units, UNIT, UNIT, w->dv,
-                      columns, columns / UNIT, s0 == 0 };
+        pv_args x = {w->p,           UNIT,        KEYS * UNIT, w->gv + s0 * STRIP * columns,
+                     UNIT * columns, UNIT * UNIT, units,       UNIT,
+                     UNIT,           w->dv,       columns,     columns / UNIT,
+                     s0 == 0};
         run_pv(count, x);
         x.p = w->ds, x.v = w->qv + s0 * STRIP * columns, x.o = w->dk;
         run_pv(count, x);
         for (int64_t u = 0; u < units; u++)
-            run_pv(dim, (pv_args){ w->kt, KEYS, 0, w->ds + u * KEYS * UNIT, 0, 0, 1, count, count,
-                                   w->dqt + (s0 * STRIP + u * UNIT) * dim, UNIT, 1, first });
+            run_pv(dim, (pv_args){w->kt, KEYS, 0, w->ds + u * KEYS * UNIT, 0, 0, 1, count, count,
+                                  w->dqt + (s0 * STRIP + u * UNIT) * dim, UNIT, 1, first});
     }
 }
 

@@ -32,7 +32,8 @@ static t3v_status reserve(t3v_arena *a, size_t limit)
     if (limit == 0) return t3v_fail(T3V_E_ARG, "an arena of 0 bytes");
     void *p = mmap(NULL, limit, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED)
-        return t3v_fail(T3V_E_NOMEM, "cannot reserve %zu MiB of addresses; lower --memory-limit or lift `ulimit -v`",
+        return t3v_fail(T3V_E_NOMEM,
+                        "cannot reserve %zu MiB of addresses; lower --memory-limit or lift `ulimit -v`",
                         limit >> 20);
     a->base = p;
     a->limit = limit;
@@ -92,7 +93,8 @@ void t3v_arena_back(t3v_arena *a, size_t mark)
 void *t3v_arena_sink(t3v_arena *a, size_t mark, const void *p, size_t n)
 {
     size_t top = a->used;
-    T3V_ASSERT(mark <= (size_t)((const unsigned char *)p - a->base) && (const unsigned char *)p + n <= a->base + top);
+    T3V_ASSERT(mark <= (size_t)((const unsigned char *)p - a->base) &&
+               (const unsigned char *)p + n <= a->base + top);
     if (!a->counting) {
         UNPOISON(a->base + mark, n);
         memmove(a->base + mark, p, n);

@@ -15,9 +15,9 @@
 
 typedef struct t3v_arena {
     unsigned char *base;
-    size_t limit;        /* bytes reserved */
-    size_t used, peak;   /* bytes */
-    bool counting;       /* who fills tensors must not */
+    size_t limit;      /* bytes reserved */
+    size_t used, peak; /* bytes */
+    bool counting;     /* who fills tensors must not */
 } t3v_arena;
 
 /* Reserves `limit` bytes (E_NOMEM if the address space refuses). */

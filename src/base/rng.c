@@ -47,10 +47,7 @@ void t3v_normal_fill(float *out, int64_t n, uint64_t seed, uint64_t stream, int6
     }
 }
 
-t3v_rng t3v_rng_make(uint64_t seed, uint64_t stream)
-{
-    return (t3v_rng){.seed = seed, .stream = stream};
-}
+t3v_rng t3v_rng_make(uint64_t seed, uint64_t stream) { return (t3v_rng){.seed = seed, .stream = stream}; }
 
 uint32_t t3v_rng_u32(t3v_rng *r)
 {

@@ -20,8 +20,8 @@ typedef struct t3v_rng {
 } t3v_rng;
 t3v_rng t3v_rng_make(uint64_t seed, uint64_t stream);
 uint32_t t3v_rng_u32(t3v_rng *r);
-double t3v_rng_uniform(t3v_rng *r);                        /* [0, 1), 53 bits */
-int64_t t3v_rng_below(t3v_rng *r, int64_t n);              /* 0 .. n-1, n >= 1, unbiased */
+double t3v_rng_uniform(t3v_rng *r);           /* [0, 1), 53 bits */
+int64_t t3v_rng_below(t3v_rng *r, int64_t n); /* 0 .. n-1, n >= 1, unbiased */
 double t3v_rng_normal(t3v_rng *r);
 
 #endif

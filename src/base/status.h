@@ -14,14 +14,14 @@ t3v_status t3v_fail(t3v_status code, const char *fmt, ...) __attribute__((format
 t3v_status t3v_fail_in(t3v_status code, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
 /* Propagate a failure; the second form jumps to a cleanup label with `st` set. */
-#define T3V_TRY(call)                     \
-    do {                                  \
-        t3v_status try_st_ = (call);      \
-        if (try_st_) return try_st_;      \
+#define T3V_TRY(call)                \
+    do {                             \
+        t3v_status try_st_ = (call); \
+        if (try_st_) return try_st_; \
     } while (0)
-#define T3V_TRY_GOTO(st, label, call)     \
-    do {                                  \
-        if (((st) = (call))) goto label;  \
+#define T3V_TRY_GOTO(st, label, call)    \
+    do {                                 \
+        if (((st) = (call))) goto label; \
     } while (0)
 
 /* A broken invariant of ours (never bad input). Stays on in release builds: a wrong video is worse

@@ -26,8 +26,8 @@ t3v_qkv t3v_dit_pre(t3v_ctx *ctx, const t3v_dit *dit, const t3v_dit_block *b, t3
     };
 }
 
-t3v_tensor *t3v_dit_post(t3v_ctx *ctx, const t3v_dit *dit, const t3v_dit_block *b, t3v_tensor *x, t3v_tensor *o,
-                         t3v_tensor *m, const t3v_dit_call *call, int64_t layer)
+t3v_tensor *t3v_dit_post(t3v_ctx *ctx, const t3v_dit *dit, const t3v_dit_block *b, t3v_tensor *x,
+                         t3v_tensor *o, t3v_tensor *m, const t3v_dit_call *call, int64_t layer)
 {
     const t3v_dit_config *c = &dit->config;
     x = t3v_gate_residual(ctx, x, t3v_linear(ctx, &b->o, o, T3V_F32), t3v_view(ctx, m, 2, 1));
@@ -38,8 +38,8 @@ t3v_tensor *t3v_dit_post(t3v_ctx *ctx, const t3v_dit *dit, const t3v_dit_block *
     t3v_tensor *q = t3v_linear(ctx, &b->cross_q, a, T3V_F32);
     q = t3v_qk_norm_rope(ctx, q, &b->cross_norm_q, c->heads, c->eps, NULL, 0, ctx->compute);
     const t3v_dit_prompt *prompt = call->prompt;
-    t3v_tensor *t = t3v_attend(ctx, &call->plan->layer[layer].site[T3V_SITE_CROSS_TEXT], c->heads, q, prompt->k[layer],
-                               prompt->v[layer], prompt->log_weight, &call->moment, NULL);
+    t3v_tensor *t = t3v_attend(ctx, &call->plan->layer[layer].site[T3V_SITE_CROSS_TEXT], c->heads, q,
+                               prompt->k[layer], prompt->v[layer], prompt->log_weight, &call->moment, NULL);
     x = t3v_gate_residual(ctx, x, t3v_linear(ctx, &b->cross_o, t, T3V_F32), NULL);
 
     t3v_tensor *shift = t3v_view(ctx, m, 3, 1), *scale = t3v_view(ctx, m, 4, 1);
@@ -52,15 +52,16 @@ t3v_attend_own t3v_dit_own(const t3v_dit *dit, const t3v_dit_call *call, int64_t
 {
     t3v_attend_own own = {.param = dit->own ? dit->own + layer * T3V_SITE_PARAMS_MAX : NULL};
     if (call->state)
-        own.state = (char *)call->state + t3v_plan_state(call->plan, (int)layer, dit->config.heads, dit->config.dim / dit->config.heads,
+        own.state = (char *)call->state + t3v_plan_state(call->plan, (int)layer, dit->config.heads,
+                                                         dit->config.dim / dit->config.heads,
                                                          call->state_number);
     return own;
 }
 
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-t3v_qkv t3v_dit_pre_all(t3v_ctx *ctx, const t3v_dit *dit, const t3v_dit_block *b, t3v_tensor *x, t3v_tensor *m,
-                        const t3v_rope *rope, int64_t range)
+t3v_qkv t3v_dit_pre_all(t3v_ctx *ctx, const t3v_dit *dit, const t3v_dit_block *b, t3v_tensor *x,
+                        t3v_tensor *m, const t3v_rope *rope, int64_t range)
 {
     int64_t n = x->shape[0];
     if (ctx->tape && range >= n) return t3v_dit_pre(ctx, dit, b, x, m, rope, 0);
@@ -93,8 +94,9 @@ t3v_tensor *t3v_dit_block_run(t3v_ctx *ctx, const t3v_dit *dit, int64_t layer, t
     for (int64_t r = 0; r < n && !ctx->status; r += range) {
         size_t mark = t3v_arena_mark(ctx->arena);
         int64_t len = least(range, n - r);
-        t3v_put(ctx, next, r, t3v_dit_post(ctx, dit, b, t3v_view(ctx, x, r, len), t3v_view(ctx, o, r, len), m,
-                                           call, layer));
+        t3v_put(ctx, next, r,
+                t3v_dit_post(ctx, dit, b, t3v_view(ctx, x, r, len), t3v_view(ctx, o, r, len), m, call,
+                             layer));
         if (!ctx->tape) t3v_arena_back(ctx->arena, mark);
     }
     if (!ctx->tape) t3v_arena_back(ctx->arena, start);

@@ -21,8 +21,8 @@ typedef struct t3v_dit_config {
 typedef struct t3v_dit_block {
     t3v_tensor modulation; /* [1, 6, dim]: shift, scale, gate of self-attention; the same of the FFN */
     t3v_weight q, k, v, o;
-    t3v_tensor norm_q, norm_k;      /* [dim] */
-    t3v_tensor norm3_w, norm3_b;    /* [dim]: before cross-attention */
+    t3v_tensor norm_q, norm_k;   /* [dim] */
+    t3v_tensor norm3_w, norm3_b; /* [dim]: before cross-attention */
     t3v_weight cross_q, cross_k, cross_v, cross_o;
     t3v_tensor cross_norm_q, cross_norm_k;
     t3v_weight ffn_up, ffn_down;
@@ -34,7 +34,8 @@ typedef struct t3v_dit {
     t3v_weight patch_embedding, text_up, text_down, time_up, time_down, time_projection, head;
     t3v_tensor head_modulation; /* [1, 2, dim] */
     t3v_dit_block *block;       /* [layers] */
-    t3v_tensor *own;            /* [layers][T3V_SITE_PARAMS_MAX]: what adopted plans have of their own; NULL: nothing */
+    /* [layers][T3V_SITE_PARAMS_MAX]: what adopted plans have of their own; NULL: nothing */
+    t3v_tensor *own;
 } t3v_dit;
 
 /* Lists the parameters of a model of this shape (no data yet). E_ARG names the field that is out of range. */
@@ -51,7 +52,7 @@ t3v_status t3v_dit_adopt(t3v_dit *dit, const t3v_plan *plan);
  * layer. Rows past the prompt's tokens are all zero, so one row with log-weight ln(text_len - L) stands for
  * them exactly. */
 typedef struct t3v_dit_prompt {
-    int64_t rows;       /* L, or L + 1 with the padding row */
+    int64_t rows;        /* L, or L + 1 with the padding row */
     t3v_tensor **k, **v; /* [layers] of [rows, dim], compute type */
     float *log_weight;   /* [rows], nats */
 } t3v_dit_prompt;
@@ -62,14 +63,16 @@ t3v_status t3v_dit_prompt_make(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *con
 typedef struct t3v_dit_call {
     const t3v_plan *plan; /* for this grid */
     const t3v_dit_prompt *prompt;
-    double timestep;      /* 0 .. 1000 */
-    t3v_moment moment;    /* what the plan may depend on */
-    void *state;          /* t3v_plan_state bytes of this guidance branch, zero at first; NULL: the plan keeps nothing */
-    int state_number;     /* bytes of a number in it: 4, or 2 for a run in BF16 */
-    int64_t range;        /* tokens walked at a time; 0: chosen */
-    void *residual;       /* [tokens, dim] of the compute type: what the blocks added to the residual stream; may be NULL.
-                           * Not for a recorded pass. */
-    bool reuse;           /* add `residual` instead of running the blocks; else it is written */
+    double timestep;   /* 0 .. 1000 */
+    t3v_moment moment; /* what the plan may depend on */
+    /* t3v_plan_state bytes of this guidance branch, zero at first; NULL: the plan keeps nothing */
+    void *state;
+    int state_number; /* bytes of a number in it: 4, or 2 for a run in BF16 */
+    int64_t range;    /* tokens walked at a time; 0: chosen */
+    /* [tokens, dim] of the compute type: what the blocks added to the residual stream. Not for a recorded pass; may be
+     * NULL. */
+    void *residual;
+    bool reuse;                   /* add `residual` instead of running the blocks; else it is written */
     const t3v_progress *progress; /* told about blocks; may be NULL */
 } t3v_dit_call;
 
@@ -100,7 +103,8 @@ t3v_tensor *t3v_dit_embed_all(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *late
 /* [n, 4 out_dim] of the last block's rows. */
 t3v_tensor *t3v_dit_head(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *x, t3v_tensor *e);
 /* The same of all rows, into the velocity. */
-void t3v_dit_head_all(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *x, t3v_tensor *e, int64_t range, t3v_tensor *velocity);
+void t3v_dit_head_all(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *x, t3v_tensor *e, int64_t range,
+                      t3v_tensor *velocity);
 
 /* ---- block.c: the three parts of a block ---------------------------------------------------------- */
 
@@ -113,15 +117,16 @@ typedef struct t3v_qkv {
 t3v_qkv t3v_dit_pre(t3v_ctx *ctx, const t3v_dit *dit, const t3v_dit_block *b, t3v_tensor *x, t3v_tensor *m,
                     const t3v_rope *rope, int64_t first);
 /* x after self-attention's output o, cross-attention and FFN, for the rows given. */
-t3v_tensor *t3v_dit_post(t3v_ctx *ctx, const t3v_dit *dit, const t3v_dit_block *b, t3v_tensor *x, t3v_tensor *o,
-                         t3v_tensor *m, const t3v_dit_call *call, int64_t layer);
+t3v_tensor *t3v_dit_post(t3v_ctx *ctx, const t3v_dit *dit, const t3v_dit_block *b, t3v_tensor *x,
+                         t3v_tensor *o, t3v_tensor *m, const t3v_dit_call *call, int64_t layer);
 /* What self-attention of a layer has of its own. */
 t3v_attend_own t3v_dit_own(const t3v_dit *dit, const t3v_dit_call *call, int64_t layer);
 /* q, k, v of all tokens, `range` at a time. */
-t3v_qkv t3v_dit_pre_all(t3v_ctx *ctx, const t3v_dit *dit, const t3v_dit_block *b, t3v_tensor *x, t3v_tensor *m,
-                        const t3v_rope *rope, int64_t range);
+t3v_qkv t3v_dit_pre_all(t3v_ctx *ctx, const t3v_dit *dit, const t3v_dit_block *b, t3v_tensor *x,
+                        t3v_tensor *m, const t3v_rope *rope, int64_t range);
 /* Block `layer` on x [n, dim]. The result is written to `into` (may be x), or is a new tensor when recorded. */
 t3v_tensor *t3v_dit_block_run(t3v_ctx *ctx, const t3v_dit *dit, int64_t layer, t3v_tensor *x, t3v_tensor *m,
-                              const t3v_rope *rope, const t3v_dit_call *call, int64_t range, t3v_tensor *into);
+                              const t3v_rope *rope, const t3v_dit_call *call, int64_t range,
+                              t3v_tensor *into);
 
 #endif

@@ -6,8 +6,8 @@
 #include "base/log.h"
 #include "dit/dit.h"
 
-static t3v_status plain(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *latent, const float *target, double weight,
-                        const t3v_dit_call *call, double *loss)
+static t3v_status plain(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *latent, const float *target,
+                        double weight, const t3v_dit_call *call, double *loss)
 {
     t3v_tensor *v = t3v_dit_forward(ctx, dit, latent, call), *dv = t3v_new_like(ctx, v, T3V_F32);
     if (ctx->status) return ctx->status;
@@ -45,8 +45,8 @@ static void block_backward(t3v_ctx *ctx, const t3v_dit *dit, int64_t layer, t3v_
         size_t mark = t3v_arena_mark(ctx->arena);
         int64_t len = r + range < n ? range : n - r;
         ctx->tape = &part;
-        t3v_tensor *y = t3v_dit_post(ctx, dit, b, t3v_view(ctx, x, r, len), t3v_view(ctx, o, r, len), m,
-                                     call, layer);
+        t3v_tensor *y = t3v_dit_post(ctx, dit, b, t3v_view(ctx, x, r, len), t3v_view(ctx, o, r, len), m, call,
+                                     layer);
         if (y) (void)t3v_backward(ctx, y, dnext + r * d);
         t3v_arena_back(ctx->arena, mark);
     }
@@ -55,7 +55,8 @@ static void block_backward(t3v_ctx *ctx, const t3v_dit *dit, int64_t layer, t3v_
     for (int64_t r = 0; r < n && !ctx->status; r += range) {
         size_t mark = t3v_arena_mark(ctx->arena);
         ctx->tape = &part;
-        t3v_qkv again = t3v_dit_pre(ctx, dit, b, t3v_view(ctx, x, r, r + range < n ? range : n - r), m, rope, r);
+        t3v_qkv again = t3v_dit_pre(ctx, dit, b, t3v_view(ctx, x, r, r + range < n ? range : n - r), m, rope,
+                                    r);
         t3v_put(ctx, p.q, r, again.q); /* the same values: this hands the gradients of these rows over */
         t3v_put(ctx, p.k, r, again.k);
         t3v_put(ctx, p.v, r, again.v);
@@ -65,8 +66,8 @@ static void block_backward(t3v_ctx *ctx, const t3v_dit *dit, int64_t layer, t3v_
     ctx->tape = NULL;
 }
 
-static t3v_status recomputed(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *latent, const float *target, double weight,
-                             const t3v_dit_call *call, double *loss)
+static t3v_status recomputed(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *latent, const float *target,
+                             double weight, const t3v_dit_call *call, double *loss)
 {
     int64_t grid[3], layers = dit->config.layers;
     t3v_status st = t3v_dit_grid(dit, latent, grid);
@@ -99,7 +100,8 @@ static t3v_status recomputed(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *laten
     if (!ctx->status) {
         ctx->tape = &ends;
         give_grad(ctx, x[layers], grad);
-        t3v_tensor *v = t3v_new(ctx, T3V_F32, T3V_SHAPE(dit->config.out_dim, grid[0], latent->shape[2], latent->shape[3]));
+        t3v_tensor *v = t3v_new(ctx, T3V_F32,
+                                T3V_SHAPE(dit->config.out_dim, grid[0], latent->shape[2], latent->shape[3]));
         t3v_tensor *dv = t3v_new_like(ctx, v, T3V_F32);
         t3v_dit_head_all(ctx, dit, x[layers], e, range, v);
         if (t3v_runs(ctx)) *loss = t3v_rows_mse(dv->data, (float)weight, v->data, target, t3v_numel(v));
@@ -107,7 +109,8 @@ static t3v_status recomputed(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *laten
         t3v_arena_back(ctx->arena, mark);
     }
     for (int64_t i = layers - 1; i >= 0 && !ctx->status; i--) {
-        if ((st = t3v_report(call->progress, "blocks", 2 * layers - 1 - i, 2 * layers))) t3v_ctx_fail(ctx, st);
+        if ((st = t3v_report(call->progress, "blocks", 2 * layers - 1 - i, 2 * layers)))
+            t3v_ctx_fail(ctx, st);
         give_grad(ctx, x[i], spare);
         block_backward(ctx, dit, i, x[i], m[i], rope, call, range, grad);
         t3v_arena_back(ctx->arena, mark);
@@ -119,8 +122,9 @@ static t3v_status recomputed(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *laten
     return ctx->status ? ctx->status : t3v_backward(ctx, x[0], NULL);
 }
 
-t3v_status t3v_dit_loss(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *latent, t3v_tensor *context, const float *target,
-                        double weight, const t3v_dit_call *call, bool recompute, double *loss)
+t3v_status t3v_dit_loss(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *latent, t3v_tensor *context,
+                        const float *target, double weight, const t3v_dit_call *call, bool recompute,
+                        double *loss)
 {
     T3V_ASSERT(ctx->tape);
     *loss = 0;

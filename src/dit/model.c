@@ -11,7 +11,8 @@
 
 /* ---- parameters ---------------------------------------------------------------------------------- */
 
-static t3v_status add_linear(t3v_params *p, t3v_weight *w, bool matrix, int ndim, const int64_t *shape, const char *name)
+static t3v_status add_linear(t3v_params *p, t3v_weight *w, bool matrix, int ndim, const int64_t *shape,
+                             const char *name)
 {
     T3V_TRY(t3v_params_add(p, &w->w, matrix, ndim, shape, "%s.weight", name));
     return t3v_params_add(p, &w->bias, false, 1, shape, "%s.bias", name);
@@ -20,22 +21,28 @@ static t3v_status add_linear(t3v_params *p, t3v_weight *w, bool matrix, int ndim
 static t3v_status add_block(t3v_params *p, t3v_dit_block *b, int64_t i, int64_t d, int64_t f)
 {
     char name[T3V_NAME_MAX];
-    T3V_TRY(t3v_params_add(p, &b->modulation, false, T3V_SHAPE(1, 6, d), "blocks.%lld.modulation", (long long)i));
+    T3V_TRY(
+        t3v_params_add(p, &b->modulation, false, T3V_SHAPE(1, 6, d), "blocks.%lld.modulation", (long long)i));
     struct {
         const char *site;
         t3v_weight *w[4];
         t3v_tensor *norm_q, *norm_k;
     } sites[] = {
         {"self_attn", {&b->q, &b->k, &b->v, &b->o}, &b->norm_q, &b->norm_k},
-        {"cross_attn", {&b->cross_q, &b->cross_k, &b->cross_v, &b->cross_o}, &b->cross_norm_q, &b->cross_norm_k},
+        {"cross_attn",
+         {&b->cross_q, &b->cross_k, &b->cross_v, &b->cross_o},
+         &b->cross_norm_q,
+         &b->cross_norm_k},
     };
     for (int s = 0; s < 2; s++) {
         for (int j = 0; j < 4; j++) {
             snprintf(name, sizeof name, "blocks.%lld.%s.%c", (long long)i, sites[s].site, "qkvo"[j]);
             T3V_TRY(add_linear(p, sites[s].w[j], true, T3V_SHAPE(d, d), name));
         }
-        T3V_TRY(t3v_params_add(p, sites[s].norm_q, false, T3V_SHAPE(d), "blocks.%lld.%s.norm_q.weight", (long long)i, sites[s].site));
-        T3V_TRY(t3v_params_add(p, sites[s].norm_k, false, T3V_SHAPE(d), "blocks.%lld.%s.norm_k.weight", (long long)i, sites[s].site));
+        T3V_TRY(t3v_params_add(p, sites[s].norm_q, false, T3V_SHAPE(d), "blocks.%lld.%s.norm_q.weight",
+                               (long long)i, sites[s].site));
+        T3V_TRY(t3v_params_add(p, sites[s].norm_k, false, T3V_SHAPE(d), "blocks.%lld.%s.norm_k.weight",
+                               (long long)i, sites[s].site));
     }
     T3V_TRY(t3v_params_add(p, &b->norm3_w, false, T3V_SHAPE(d), "blocks.%lld.norm3.weight", (long long)i));
     T3V_TRY(t3v_params_add(p, &b->norm3_b, false, T3V_SHAPE(d), "blocks.%lld.norm3.bias", (long long)i));
@@ -82,13 +89,16 @@ t3v_status t3v_dit_open(t3v_dit *dit, const t3v_dit_config *c)
     int64_t d = c->dim;
     dit->block = calloc((size_t)c->layers, sizeof *dit->block);
     if (!dit->block) return t3v_fail(T3V_E_NOMEM, "no memory for %lld blocks", (long long)c->layers);
-    T3V_TRY_GOTO(st, fail, add_linear(p, &dit->patch_embedding, true, T3V_SHAPE(d, c->in_dim, 1, 2, 2), "patch_embedding"));
+    T3V_TRY_GOTO(st, fail,
+                 add_linear(p, &dit->patch_embedding, true, T3V_SHAPE(d, c->in_dim, 1, 2, 2),
+                            "patch_embedding"));
     T3V_TRY_GOTO(st, fail, add_linear(p, &dit->text_up, true, T3V_SHAPE(d, c->text_dim), "text_embedding.0"));
     T3V_TRY_GOTO(st, fail, add_linear(p, &dit->text_down, true, T3V_SHAPE(d, d), "text_embedding.2"));
     T3V_TRY_GOTO(st, fail, add_time(dit));
     for (int64_t i = 0; i < c->layers; i++)
         T3V_TRY_GOTO(st, fail, add_block(p, &dit->block[i], i, d, c->ffn_dim));
-    T3V_TRY_GOTO(st, fail, t3v_params_add(p, &dit->head_modulation, false, T3V_SHAPE(1, 2, d), "head.modulation"));
+    T3V_TRY_GOTO(st, fail,
+                 t3v_params_add(p, &dit->head_modulation, false, T3V_SHAPE(1, 2, d), "head.modulation"));
     T3V_TRY_GOTO(st, fail, add_linear(p, &dit->head, true, T3V_SHAPE(4 * c->out_dim, d), "head.head"));
     return T3V_OK;
 fail:
@@ -125,10 +135,12 @@ t3v_status t3v_dit_adopt(t3v_dit *dit, const t3v_plan *plan)
         for (int i = 0; i < n; i++) {
             t3v_tensor *t = &dit->own[layer * T3V_SITE_PARAMS_MAX + i];
             if (!t->ndim) {
-                T3V_TRY(t3v_params_add(&dit->params, t, false, info[i].ndim, info[i].shape, "blocks.%lld.self_attn.%s", (long long)layer,
-                                       info[i].name));
-            } else if (t->ndim != info[i].ndim || memcmp(t->shape, info[i].shape, (size_t)t->ndim * sizeof *t->shape) != 0) {
-                return t3v_fail(T3V_E_ARG, "layer %lld has attention parameters of another plan (%s differs)", (long long)layer, info[i].name);
+                T3V_TRY(t3v_params_add(&dit->params, t, false, info[i].ndim, info[i].shape,
+                                       "blocks.%lld.self_attn.%s", (long long)layer, info[i].name));
+            } else if (t->ndim != info[i].ndim ||
+                       memcmp(t->shape, info[i].shape, (size_t)t->ndim * sizeof *t->shape) != 0) {
+                return t3v_fail(T3V_E_ARG, "layer %lld has attention parameters of another plan (%s differs)",
+                                (long long)layer, info[i].name);
             }
         }
     }
@@ -142,7 +154,8 @@ t3v_status t3v_dit_prompt_make(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *con
     const t3v_dit_config *c = &dit->config;
     int64_t n = context->shape[0], pad = c->text_len - n;
     if (n < 1 || pad < 0 || context->shape[1] != c->text_dim)
-        return ctx->status = t3v_fail(T3V_E_SHAPE, "the context is [%lld, %lld], the model takes [1..%lld, %lld]",
+        return ctx->status = t3v_fail(T3V_E_SHAPE,
+                                      "the context is [%lld, %lld], the model takes [1..%lld, %lld]",
                                       (long long)n, (long long)context->shape[1], (long long)c->text_len,
                                       (long long)c->text_dim);
     int64_t rows = n + (pad > 0);
@@ -208,8 +221,8 @@ t3v_status t3v_dit_grid(const t3v_dit *dit, const t3v_tensor *latent, int64_t gr
     char text[96];
     for (int i = 0; i < 3; i++) grid[i] = latent->ndim == 4 ? latent->shape[i + 1] / (i ? 2 : 1) : 0;
     if (latent->ndim == 4 && latent->type == T3V_F32 && latent->shape[0] == dit->config.in_dim &&
-        latent->shape[1] >= 1 && latent->shape[2] >= 2 && latent->shape[3] >= 2 && latent->shape[2] % 2 == 0 &&
-        latent->shape[3] % 2 == 0)
+        latent->shape[1] >= 1 && latent->shape[2] >= 2 && latent->shape[3] >= 2 &&
+        latent->shape[2] % 2 == 0 && latent->shape[3] % 2 == 0)
         return T3V_OK;
     return t3v_fail(T3V_E_SHAPE, "the latent is %s, the model takes F32 [%lld, T, H, W] with even H and W",
                     t3v_tensor_shape_text(latent, text, sizeof text), (long long)dit->config.in_dim);
@@ -238,7 +251,8 @@ t3v_tensor *t3v_dit_embed_all(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *late
     return x;
 }
 
-void t3v_dit_head_all(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *x, t3v_tensor *e, int64_t range, t3v_tensor *velocity)
+void t3v_dit_head_all(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *x, t3v_tensor *e, int64_t range,
+                      t3v_tensor *velocity)
 {
     int64_t n = ctx->status ? 0 : x->shape[0];
     for (int64_t r = 0; r < n && !ctx->status; r += range) {
@@ -257,7 +271,8 @@ int64_t t3v_dit_range(const t3v_dit_call *call, bool whole, int64_t n)
 }
 
 /* x in and out of all blocks: residual = x - (what went in), which is made again range by range. */
-static void keep_residual(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *latent, const t3v_tensor *x, void *residual, int64_t range)
+static void keep_residual(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *latent, const t3v_tensor *x,
+                          void *residual, int64_t range)
 {
     int64_t n = ctx->status ? 0 : x->shape[0], d = dit->config.dim;
     for (int64_t r = 0; r < n && !ctx->status; r += range) {
@@ -265,8 +280,9 @@ static void keep_residual(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *latent, 
         int64_t len = r + range < n ? range : n - r;
         t3v_tensor *in = t3v_dit_embed(ctx, dit, latent, r, len);
         if (t3v_runs(ctx))
-            t3v_rows_lincomb((char *)residual + (size_t)(r * d) * t3v_dtype_size(ctx->compute), ctx->compute, 1.0f,
-                             (const float *)x->data + r * d, T3V_F32, -1.0f, in->data, T3V_F32, len * d);
+            t3v_rows_lincomb((char *)residual + (size_t)(r * d) * t3v_dtype_size(ctx->compute), ctx->compute,
+                             1.0f, (const float *)x->data + r * d, T3V_F32, -1.0f, in->data, T3V_F32,
+                             len * d);
         t3v_arena_back(ctx->arena, mark);
     }
 }
@@ -282,7 +298,8 @@ t3v_tensor *t3v_dit_forward(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *latent
     T3V_ASSERT(!record || !call->residual);
     int64_t n = grid[0] * grid[1] * grid[2], range = t3v_dit_range(call, record, n);
 
-    t3v_tensor *velocity = t3v_new(ctx, T3V_F32, T3V_SHAPE(c->out_dim, grid[0], latent->shape[2], latent->shape[3]));
+    t3v_tensor *velocity = t3v_new(ctx, T3V_F32,
+                                   T3V_SHAPE(c->out_dim, grid[0], latent->shape[2], latent->shape[3]));
     size_t whole = t3v_arena_mark(ctx->arena);
     t3v_rope *rope = t3v_dit_rope(ctx, dit, grid);
     t3v_tensor *e, *e0;
@@ -296,7 +313,9 @@ t3v_tensor *t3v_dit_forward(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *latent
         if (!record) t3v_arena_back(ctx->arena, layer);
     }
     if (call->reuse) {
-        if (t3v_runs(ctx)) t3v_rows_lincomb(x->data, T3V_F32, 1.0f, x->data, T3V_F32, 1.0f, call->residual, ctx->compute, n * c->dim);
+        if (t3v_runs(ctx))
+            t3v_rows_lincomb(x->data, T3V_F32, 1.0f, x->data, T3V_F32, 1.0f, call->residual, ctx->compute,
+                             n * c->dim);
     } else if (call->residual) {
         keep_residual(ctx, dit, latent, x, call->residual, range);
     }

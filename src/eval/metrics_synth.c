@@ -16,7 +16,8 @@ static t3v_status clip_open(synth_clip *c, int64_t frames, int64_t h, int64_t w,
     int64_t n;
     *c = (synth_clip){.frames = frames, .h = h, .w = w, .fps = fps, .unit = (double)(h < w ? h : w)};
     if (!t3v_mul3(frames, h, w, &n) || !t3v_mul(n, 3 * (int64_t)sizeof(float), &n))
-        return t3v_fail(T3V_E_TOO_BIG, "clip of %lldx%lldx%lld", (long long)frames, (long long)h, (long long)w);
+        return t3v_fail(T3V_E_TOO_BIG, "clip of %lldx%lldx%lld", (long long)frames, (long long)h,
+                        (long long)w);
     c->rgb = malloc((size_t)n);
     return c->rgb ? T3V_OK : t3v_fail(T3V_E_NOMEM, "scoring needs %lld bytes", (long long)n);
 }
@@ -71,10 +72,10 @@ static void clip_render(synth_clip *c, int64_t to, const t3v_scene *s, int64_t f
 static void combine(t3v_synth_score *s, bool second)
 {
     double sum = 0, weights = 0;
-#define ADD(name, weight)                                       \
-    if (second || strcmp(#name, "second") != 0) {               \
-        sum += (weight)*s->name;                                \
-        weights += (weight);                                    \
+#define ADD(name, weight)                         \
+    if (second || strcmp(#name, "second") != 0) { \
+        sum += (weight)*s->name;                  \
+        weights += (weight);                      \
     }
     T3V_VTC_PARTS(ADD)
 #undef ADD
@@ -86,16 +87,19 @@ static void combine(t3v_synth_score *s, bool second)
     s->vqa = 100 * sum;
 }
 
-t3v_status t3v_score_synth(const float *video, int64_t frames, int64_t h, int64_t w, double fps, const char *caption,
-                           t3v_synth_score *out)
+t3v_status t3v_score_synth(const float *video, int64_t frames, int64_t h, int64_t w, double fps,
+                           const char *caption, t3v_synth_score *out)
 {
     t3v_scene_attrs said;
     memset(out, 0, sizeof *out);
     if (!t3v_scene_parse(caption, &said))
-        return t3v_fail(T3V_E_ARG, "caption \"%.200s\": not of the synthetic grammar; see `t3v data synth --captions-only'",
-                        caption);
+        return t3v_fail(
+            T3V_E_ARG,
+            "caption \"%.200s\": not of the synthetic grammar; see `t3v data synth --captions-only'",
+            caption);
     if (frames < FRAMES_MIN || h < SIDE_MIN || w < SIDE_MIN || !(fps > 0))
-        return t3v_fail(T3V_E_ARG, "a clip of %lldx%lld, %lld frames at %g fps: at least %dx%d and %d frames are needed",
+        return t3v_fail(T3V_E_ARG,
+                        "a clip of %lldx%lld, %lld frames at %g fps: at least %dx%d and %d frames are needed",
                         (long long)w, (long long)h, (long long)frames, fps, SIDE_MIN, SIDE_MIN, FRAMES_MIN);
     int64_t side = h < w ? h : w, wh = h, ww = w;
     if (side > WORK_SIDE) {

@@ -13,8 +13,8 @@ void t3v_sheet_size(int64_t clips, int64_t per_row, int64_t h, int64_t w, int64_
     *sheet_w = columns * (w + GAP) + GAP;
 }
 
-void t3v_sheet_put(float *sheet, int64_t clips, int64_t per_row, int64_t index, const float *video, int64_t frames,
-                   int64_t h, int64_t w)
+void t3v_sheet_put(float *sheet, int64_t clips, int64_t per_row, int64_t index, const float *video,
+                   int64_t frames, int64_t h, int64_t w)
 {
     int64_t sh, sw;
     t3v_sheet_size(clips, per_row, h, w, &sh, &sw);

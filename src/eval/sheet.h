@@ -13,7 +13,7 @@ void t3v_sheet_size(int64_t clips, int64_t per_row, int64_t h, int64_t w, int64_
 
 /* Puts clip `index` (video [3,frames,h,w] in [-1,1]) in its place; the clip with index 0 clears the sheet
  * [3,sheet_h,sheet_w] first, so it comes first. */
-void t3v_sheet_put(float *sheet, int64_t clips, int64_t per_row, int64_t index, const float *video, int64_t frames,
-                   int64_t h, int64_t w);
+void t3v_sheet_put(float *sheet, int64_t clips, int64_t per_row, int64_t index, const float *video,
+                   int64_t frames, int64_t h, int64_t w);
 
 #endif

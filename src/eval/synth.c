@@ -30,7 +30,8 @@ static bool marks_are_clear(t3v_colour colour, t3v_shade shade)
     for (int i = 0; i <= 8; i++) {
         t3v_shade_rgb(shade, i / 8.0, rgb);
         double sum = 0;
-        for (int k = 0; k < 3; k++) sum += (T3V_TEXTURE_DARK * c[k] - rgb[k]) * (T3V_TEXTURE_DARK * c[k] - rgb[k]);
+        for (int k = 0; k < 3; k++)
+            sum += (T3V_TEXTURE_DARK * c[k] - rgb[k]) * (T3V_TEXTURE_DARK * c[k] - rgb[k]);
         nearest = fmin(nearest, sqrt(sum));
     }
     return nearest > 0.2;

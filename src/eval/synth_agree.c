@@ -61,7 +61,8 @@ static palette palette_make(void)
     for (int c = 0; c < T3V_COLOURS; c++) {
         const double *k = t3v_colour_rgb((t3v_colour)c);
         const double lo = T3V_TEXTURE_DARK * 0.95, hi = 1.03;
-        p.object[c] = tones_of(tint_of(lo * k[0], lo * k[1], lo * k[2]), tint_of(hi * k[0], hi * k[1], hi * k[2]));
+        p.object[c] = tones_of(tint_of(lo * k[0], lo * k[1], lo * k[2]),
+                               tint_of(hi * k[0], hi * k[1], hi * k[2]));
     }
     for (int c = 0; c < T3V_SHADES; c++) {
         double a[3], b[3];
@@ -89,15 +90,15 @@ typedef struct sight {
     const synth_clip *clip;
     const t3v_scene_attrs *said;
     palette palette;
-    t3v_shade shade;      /* of the background, as seen */
+    t3v_shade shade; /* of the background, as seen */
     double shade_share[T3V_SHADES];
-    uint8_t *label;       /* [frames,h,w]: a t3v_colour, or BACKGROUND */
-    float *tone;          /* [frames,h,w]: of the background; NAN at objects and close to them */
-    uint8_t *mask;        /* [frames,h,w]: the main object */
-    int64_t *queue;       /* [h*w] */
-    blob *blob;           /* [frames]: the main object */
+    uint8_t *label; /* [frames,h,w]: a t3v_colour, or BACKGROUND */
+    float *tone;    /* [frames,h,w]: of the background; NAN at objects and close to them */
+    uint8_t *mask;  /* [frames,h,w]: the main object */
+    int64_t *queue; /* [h*w] */
+    blob *blob;     /* [frames]: the main object */
     int64_t count[T3V_COLOURS];
-    t3v_colour main;      /* colour taken for the main object */
+    t3v_colour main; /* colour taken for the main object */
 } sight;
 
 static void see_shade(sight *s)
@@ -115,7 +116,8 @@ static void see_shade(sight *s)
                     float d = tone_distance(&s->palette.shade[k], &p);
                     if (d < best) best = d, shade = k;
                 }
-                for (int k = 0; k < T3V_COLOURS; k++) foreign = fminf(foreign, tone_distance(&s->palette.object[k], &p));
+                for (int k = 0; k < T3V_COLOURS; k++)
+                    foreign = fminf(foreign, tone_distance(&s->palette.object[k], &p));
                 if (shade < 0 && foreign < 0.10f) continue; /* an object at the border */
                 if (shade >= 0) votes[shade]++;
                 all++;
@@ -151,7 +153,8 @@ static void see_labels(sight *s)
             for (int64_t x = 0; x < c->w; x++) {
                 if (s->label[f * n + y * c->w + x] == BACKGROUND) continue;
                 for (int64_t v = y > 1 ? y - 2 : 0; v <= y + 2 && v < c->h; v++)
-                    for (int64_t u = x > 1 ? x - 2 : 0; u <= x + 2 && u < c->w; u++) s->tone[f * n + v * c->w + u] = NAN;
+                    for (int64_t u = x > 1 ? x - 2 : 0; u <= x + 2 && u < c->w; u++)
+                        s->tone[f * n + v * c->w + u] = NAN;
             }
 }
 
@@ -171,7 +174,8 @@ static blob largest_part(const sight *s, int64_t f, t3v_colour colour, uint8_t *
             mask[i] = pass ? 1 : 2;
             while (head < tail) {
                 int64_t q = s->queue[head++], x = q % w;
-                const int64_t next[4] = {x > 0 ? q - 1 : -1, x + 1 < w ? q + 1 : -1, q - w, q + w < n ? q + w : -1};
+                const int64_t next[4] = {x > 0 ? q - 1 : -1, x + 1 < w ? q + 1 : -1, q - w,
+                                         q + w < n ? q + w : -1};
                 for (int k = 0; k < 4; k++) {
                     int64_t m = next[k];
                     if (m < 0 || label[m] != colour || mask[m]) continue;
@@ -200,7 +204,10 @@ static blob largest_part(const sight *s, int64_t f, t3v_colour colour, uint8_t *
     return b;
 }
 
-static bool is_seen(const sight *s, const blob *b) { return (double)b->area > 0.004 * s->clip->unit * s->clip->unit; }
+static bool is_seen(const sight *s, const blob *b)
+{
+    return (double)b->area > 0.004 * s->clip->unit * s->clip->unit;
+}
 static bool is_whole(const sight *s, const blob *b) { return is_seen(s, b) && !b->cut; }
 
 /* Area of the shape of radius 1. */
@@ -215,7 +222,8 @@ static double shape_area(t3v_shape shape)
 }
 
 /* Intersection over union of a mask and the template of the same area in the same place, best of some angles. */
-static double template_match(const sight *s, const uint8_t *mask, const blob *b, t3v_shape shape, double unit_area)
+static double template_match(const sight *s, const uint8_t *mask, const blob *b, t3v_shape shape,
+                             double unit_area)
 {
     const synth_clip *c = s->clip;
     double r = sqrt((double)b->area / unit_area), best = 0;
@@ -252,7 +260,8 @@ static double judge_shape(const sight *s, const double *areas)
     int64_t used = 0, whole = 0;
     for (int64_t f = 0; f < c->frames; f++) whole += is_whole(s, &s->blob[f]);
     int64_t usable = 0;
-    for (int64_t f = 0; f < c->frames; f++) usable += whole ? is_whole(s, &s->blob[f]) : is_seen(s, &s->blob[f]);
+    for (int64_t f = 0; f < c->frames; f++)
+        usable += whole ? is_whole(s, &s->blob[f]) : is_seen(s, &s->blob[f]);
     int64_t step = 1 + (usable - 1) / TEMPLATE_FRAMES, nth = 0;
     for (int64_t f = 0; f < c->frames; f++) {
         if (!(whole ? is_whole(s, &s->blob[f]) : is_seen(s, &s->blob[f])) || nth++ % step) continue;
@@ -267,12 +276,13 @@ static double judge_shape(const sight *s, const double *areas)
 
 /* What the object's track says, over the frames in which all of it is seen (any of it, if those are few). */
 typedef struct track {
-    double vx, vy, speed;     /* units per second; speed: mean of |velocity| */
-    double moving;            /* share of steps at more than 0.4 times the expected speed */
-    double turn;              /* radians per second, clockwise positive */
-    double growth[2], span[2]; /* log of the radius over that of the first frames, seconds since: middle, end */
-    double radius;            /* of the first frames */
-    double seen;              /* share of frames */
+    double vx, vy, speed; /* units per second; speed: mean of |velocity| */
+    double moving;        /* share of steps at more than 0.4 times the expected speed */
+    double turn;          /* radians per second, clockwise positive */
+    /* log of the radius over that of the first frames, seconds since: middle, end */
+    double growth[2], span[2];
+    double radius; /* of the first frames */
+    double seen;   /* share of frames */
 } track;
 
 static track follow(const sight *s, double area, double want)
@@ -374,7 +384,8 @@ static double judge_motion(const sight *s, double area, track *out)
                synth_ramp(t.turn, 0.15 * T3V_SCENE_TURN, 0.6 * T3V_SCENE_TURN);
     if (dx != 0 || dy != 0) {
         double along = t.vx * dx + t.vy * dy, straight = along / fmax(t.speed, 1e-6);
-        return presence * constant * moving * synth_ramp(along, 0.05, 0.6 * want) * synth_ramp(straight, 0.5, 0.85);
+        return presence * constant * moving * synth_ramp(along, 0.05, 0.6 * want) *
+               synth_ramp(straight, 0.5, 0.85);
     }
     return presence * constant * synth_ramp(fmax(net, 0.6 * t.speed), 0.25, 0.08);
 }
@@ -383,7 +394,8 @@ static double judge_extent(const track *t, const t3v_scene_attrs *said)
 {
     if (t->radius <= 0) return 0;
     if (said->motion == T3V_GROWING || said->motion == T3V_SHRINKING) return 1; /* unsaid */
-    return said->extent == T3V_SMALL ? synth_ramp(t->radius, 0.25, 0.205) : synth_ramp(t->radius, 0.18, 0.225);
+    return said->extent == T3V_SMALL ? synth_ramp(t->radius, 0.25, 0.205)
+                                     : synth_ramp(t->radius, 0.18, 0.225);
 }
 
 /* Dark marks in the object: how many, and whether rows of it agree (stripes) or not (dots). */
@@ -413,7 +425,8 @@ static double judge_texture(const sight *s)
         count += k;
     }
     if (count < 20) return 0;
-    double mean = sum / count, var = sq / count - mean * mean, across = (rows / count - mean * mean) / fmax(var, 1e-6);
+    double mean = sum / count, var = sq / count - mean * mean,
+           across = (rows / count - mean * mean) / fmax(var, 1e-6);
     dark /= count;
     switch (s->said->texture) {
     case T3V_STRIPED: return synth_ramp(dark, 0.10, 0.25) * synth_ramp(across, 0.25, 0.45);
@@ -558,7 +571,8 @@ static double camera_error(const sight *s, t3v_camera camera)
         for (int64_t y = 0; y < c->h; y += 2)
             for (int64_t x = 0; x < c->w; x += 2) {
                 if (isnan(to[y * c->w + x])) continue;
-                double u = ((double)x + 0.5 - 0.5 * (double)c->w) / c->unit, v = ((double)y + 0.5 - 0.5 * (double)c->h) / c->unit;
+                double u = ((double)x + 0.5 - 0.5 * (double)c->w) / c->unit,
+                       v = ((double)y + 0.5 - 0.5 * (double)c->h) / c->unit;
                 u = (u / z1 + p1 - p0) * z0 * c->unit + 0.5 * (double)c->w - 0.5;
                 v = v / z1 * z0 * c->unit + 0.5 * (double)c->h - 0.5;
                 int64_t iu = (int64_t)floor(u), iv = (int64_t)floor(v);
@@ -623,7 +637,8 @@ t3v_status t3v_synth_agreement(const synth_clip *clip, const t3v_scene_attrs *sa
     see_shade(&s);
     see_labels(&s);
     out->colour = judge_colour(&s);
-    for (int64_t f = 0; f < clip->frames; f++) s.blob[f] = largest_part(&s, f, s.main, s.mask + (size_t)f * n);
+    for (int64_t f = 0; f < clip->frames; f++)
+        s.blob[f] = largest_part(&s, f, s.main, s.mask + (size_t)f * n);
     track t;
     out->motion = judge_motion(&s, areas[said->shape], &t);
     out->shape = judge_shape(&s, areas) * synth_ramp(t.seen, 0.2, 0.6);

@@ -12,8 +12,12 @@ enum { FORMS = 4 };
 /* The first form of a row is the canonical one. Every word a form uses to carry a meaning belongs to one
  * attribute only, or is told apart by the noun that follows it. */
 static const char *const shape_words[T3V_SHAPES][FORMS] = {
-    [T3V_CIRCLE] = {"circle", "disc"}, [T3V_SQUARE] = {"square"}, [T3V_TRIANGLE] = {"triangle"},
-    [T3V_STAR] = {"star"},             [T3V_RING] = {"ring"},     [T3V_CROSS] = {"cross"},
+    [T3V_CIRCLE] = {"circle", "disc"},
+    [T3V_SQUARE] = {"square"},
+    [T3V_TRIANGLE] = {"triangle"},
+    [T3V_STAR] = {"star"},
+    [T3V_RING] = {"ring"},
+    [T3V_CROSS] = {"cross"},
 };
 static const char *const colour_words[T3V_COLOURS][FORMS] = {
     [T3V_RED] = {"red"},   [T3V_ORANGE] = {"orange"}, [T3V_YELLOW] = {"yellow"}, [T3V_GREEN] = {"green"},
@@ -24,10 +28,13 @@ static const char *const shade_words[T3V_SHADES][FORMS] = {
     [T3V_BROWN] = {"brown"}, [T3V_TEAL] = {"teal"},   [T3V_PINK] = {"pink"},
 };
 static const char *const texture_words[T3V_TEXTURES][FORMS] = {
-    [T3V_SMOOTH] = {""}, [T3V_STRIPED] = {"striped"}, [T3V_DOTTED] = {"dotted", "spotted"},
+    [T3V_SMOOTH] = {""},
+    [T3V_STRIPED] = {"striped"},
+    [T3V_DOTTED] = {"dotted", "spotted"},
 };
 static const char *const extent_words[T3V_EXTENTS][FORMS] = {
-    [T3V_SMALL] = {"small", "little"}, [T3V_LARGE] = {"large", "big"},
+    [T3V_SMALL] = {"small", "little"},
+    [T3V_LARGE] = {"large", "big"},
 };
 static const char *const backdrop_words[T3V_BACKDROPS][FORMS] = {
     [T3V_PLAIN] = {"plain"},
@@ -104,8 +111,14 @@ int t3v_attrs_caption(const t3v_scene_attrs *a, uint64_t paraphrase, char *out, 
     int len = 0;
     switch (form) {
     case 1: len = snprintf(out, n, "%s a %s, %s %s%s%s.", over, back, object, motion, second, camera); break;
-    case 2: len = snprintf(out, n, "a video of %s that %s%s %s a %s%s.", object, motion, second, over, back, camera); break;
-    case 3: len = snprintf(out, n, "%s %s%s%s. the background is %s and %s.", object, motion, second, camera, kind, shade); break;
+    case 2:
+        len = snprintf(out, n, "a video of %s that %s%s %s a %s%s.", object, motion, second, over, back,
+                       camera);
+        break;
+    case 3:
+        len = snprintf(out, n, "%s %s%s%s. the background is %s and %s.", object, motion, second, camera,
+                       kind, shade);
+        break;
     case 4: len = snprintf(out, n, "%s %s a %s %s%s%s.", object, over, back, motion, second, camera); break;
     default: len = snprintf(out, n, "%s %s%s %s a %s%s.", object, motion, second, over, back, camera); break;
     }
@@ -137,11 +150,25 @@ static int motion_of(const char *word)
         const char *word;
         t3v_motion motion;
     } table[] = {
-        {"still", T3V_STILL},     {"not", T3V_STILL},          {"rests", T3V_STILL},      {"motionless", T3V_STILL},
-        {"left", T3V_LEFT},       {"right", T3V_RIGHT},        {"up", T3V_UP},            {"rises", T3V_UP},
-        {"upwards", T3V_UP},      {"down", T3V_DOWN},          {"sinks", T3V_DOWN},       {"downwards", T3V_DOWN},
-        {"loop", T3V_CIRCLING},   {"orbits", T3V_CIRCLING},    {"grows", T3V_GROWING},    {"expands", T3V_GROWING},
-        {"bigger", T3V_GROWING},  {"shrinks", T3V_SHRINKING},  {"contracts", T3V_SHRINKING},
+        {"still", T3V_STILL},
+        {"not", T3V_STILL},
+        {"rests", T3V_STILL},
+        {"motionless", T3V_STILL},
+        {"left", T3V_LEFT},
+        {"right", T3V_RIGHT},
+        {"up", T3V_UP},
+        {"rises", T3V_UP},
+        {"upwards", T3V_UP},
+        {"down", T3V_DOWN},
+        {"sinks", T3V_DOWN},
+        {"downwards", T3V_DOWN},
+        {"loop", T3V_CIRCLING},
+        {"orbits", T3V_CIRCLING},
+        {"grows", T3V_GROWING},
+        {"expands", T3V_GROWING},
+        {"bigger", T3V_GROWING},
+        {"shrinks", T3V_SHRINKING},
+        {"contracts", T3V_SHRINKING},
         {"smaller", T3V_SHRINKING},
     };
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++)
@@ -199,8 +226,17 @@ static bool read_word(reading *r, const char *w)
 
 bool t3v_scene_parse(const char *caption, t3v_scene_attrs *out)
 {
-    reading r = {.extent = -1, .colour = -1, .texture = -1, .motion = -1, .backdrop = -1, .shade = -1,
-                 .shape = {-1, -1}, .colours = {-1, -1}, .extent1 = -1, .texture1 = -1, .camera = T3V_FIXED};
+    reading r = {.extent = -1,
+                 .colour = -1,
+                 .texture = -1,
+                 .motion = -1,
+                 .backdrop = -1,
+                 .shade = -1,
+                 .shape = {-1, -1},
+                 .colours = {-1, -1},
+                 .extent1 = -1,
+                 .texture1 = -1,
+                 .camera = T3V_FIXED};
     for (const char *p = caption; *p;) {
         if (!isalpha((unsigned char)*p)) {
             p++;

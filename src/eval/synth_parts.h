@@ -28,6 +28,6 @@ t3v_status t3v_synth_agreement(const synth_clip *clip, const t3v_scene_attrs *sa
 /* The parts of VQA-S: `clip` and `ref` (a render of what is said) at working size, `picture` and `ref_picture`
  * some frames of them at full size. */
 t3v_status t3v_synth_quality(const synth_clip *clip, const synth_clip *ref, const synth_clip *picture,
-                         const synth_clip *ref_picture, t3v_synth_score *out);
+                             const synth_clip *ref_picture, t3v_synth_score *out);
 
 #endif

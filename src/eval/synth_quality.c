@@ -42,18 +42,21 @@ static void edges_of_line(const float *p, int64_t n, int64_t stride, edge_sums *
         const float *c = p + i * stride;
         double step = fabs((double)c[stride] - c[-stride]);
         if (step < 0.04) continue;
-        if (step < fabs((double)c[2 * stride] - c[0]) || step <= fabs((double)c[0] - c[-2 * stride])) continue;
+        if (step < fabs((double)c[2 * stride] - c[0]) || step <= fabs((double)c[0] - c[-2 * stride]))
+            continue;
         double contrast = fabs((double)c[3 * stride] - c[-3 * stride]);
         if (contrast < 0.2) continue;
         e->step += fmin(step, contrast);
         e->contrast += contrast;
-        e->halo += 0.5 * (fabs((double)c[2 * stride] - c[5 * stride]) + fabs((double)c[-2 * stride] - c[-5 * stride]));
+        e->halo += 0.5 * (fabs((double)c[2 * stride] - c[5 * stride]) +
+                          fabs((double)c[-2 * stride] - c[-5 * stride]));
         e->points++;
     }
 }
 
 typedef struct still_stats {
-    double sharp, halo, noise, grain, points; /* noise, grain: medians of what pixels differ from those 1, 3 away */
+    /* noise, grain: medians of what pixels differ from those 1, 3 away */
+    double sharp, halo, noise, grain, points;
 } still_stats;
 
 /* Sizes above ~1000 pixels are sampled: every step-th line, which is plenty. */
@@ -76,7 +79,8 @@ static t3v_status measure_pictures(const synth_clip *c, still_stats *out)
             for (int64_t y = d; y < c->h - d; y += step)
                 for (int64_t x = d; x < c->w - d; x++) {
                     const float *q = g + y * c->w + x;
-                    histogram_add(&h[k], fabs(q[0] - 0.25 * ((double)q[-d] + q[d] + q[down] + q[-down])), top);
+                    histogram_add(&h[k], fabs(q[0] - 0.25 * ((double)q[-d] + q[d] + q[down] + q[-down])),
+                                  top);
                 }
         }
     }
@@ -96,8 +100,10 @@ static t3v_status measure_unrest(const synth_clip *c, double *out)
     if (!h) return t3v_fail(T3V_E_NOMEM, "scoring needs %zu bytes", sizeof *h);
     for (int64_t f = 1; f + 1 < c->frames; f++)
         for (int ch = 0; ch < 3; ch++) {
-            const float *a = synth_plane(c, f - 1, ch), *b = synth_plane(c, f, ch), *d = synth_plane(c, f + 1, ch);
-            for (int64_t i = 0; i < c->h * c->w; i++) histogram_add(h, fabs((double)a[i] - 2.0 * b[i] + d[i]), 1);
+            const float *a = synth_plane(c, f - 1, ch), *b = synth_plane(c, f, ch),
+                        *d = synth_plane(c, f + 1, ch);
+            for (int64_t i = 0; i < c->h * c->w; i++)
+                histogram_add(h, fabs((double)a[i] - 2.0 * b[i] + d[i]), 1);
         }
     *out = histogram_median(h, 1);
     free(h);
@@ -105,7 +111,7 @@ static t3v_status measure_unrest(const synth_clip *c, double *out)
 }
 
 t3v_status t3v_synth_quality(const synth_clip *clip, const synth_clip *ref, const synth_clip *picture,
-                         const synth_clip *ref_picture, t3v_synth_score *out)
+                             const synth_clip *ref_picture, t3v_synth_score *out)
 {
     still_stats a, r;
     double unrest, ref_unrest;

@@ -68,8 +68,8 @@ static float smooth(float t) { return t * t * (3 - 2 * t); }
 
 /* Adds noise along a row: the lattice of `freq` cells per unit and its octaves (each `gain` times weaker) until
  * a cell is two pixels wide. u = u0 + k*du, v constant. */
-static void noise_row(float *out, int64_t n, double u0, double du, double v, uint32_t seed, double freq, float amp,
-                      float gain)
+static void noise_row(float *out, int64_t n, double u0, double du, double v, uint32_t seed, double freq,
+                      float amp, float gain)
 {
     for (uint32_t octave = 0; freq * du < 0.5; octave++, freq *= 2, amp *= gain) {
         float weight = amp * smooth(fminf((float)(0.5 - freq * du) * 4, 1));
@@ -109,11 +109,13 @@ typedef struct view {
     double zoom, pan;
 } view;
 
-static void backdrop_row(const t3v_scene *s, const view *v, int64_t x0, int64_t row, int64_t n, float rgb[3][SPAN])
+static void backdrop_row(const t3v_scene *s, const view *v, int64_t x0, int64_t row, int64_t n,
+                         float rgb[3][SPAN])
 {
     const double root = 0.70710678118654752440;
     double du = v->unit / v->zoom, sy = v->top + (double)row * v->unit;
-    double u0 = (v->left + (double)x0 * v->unit) / v->zoom + v->pan + s->offset[0], w = sy / v->zoom + s->offset[1];
+    double u0 = (v->left + (double)x0 * v->unit) / v->zoom + v->pan + s->offset[0],
+           w = sy / v->zoom + s->offset[1];
     float tone[SPAN] = {0}, grain[SPAN] = {0};
     switch (s->attrs.backdrop) {
     case T3V_PLAIN: {
@@ -178,7 +180,8 @@ static void sprite_row(const sprite *o, const view *v, double light, int64_t x0,
     if (from >= to) return;
     double scale = 1 / o->at.radius, pixel = v->unit * scale, y = dy * scale;
     float grain[SPAN] = {0};
-    noise_row(grain, to - from, (start + (double)from * v->unit) * scale, pixel, y, o->grain, 1.2, 0.030f, 0.8f);
+    noise_row(grain, to - from, (start + (double)from * v->unit) * scale, pixel, y, o->grain, 1.2, 0.030f,
+              0.8f);
     for (int64_t k = from; k < to; k++) {
         double x = (start + (double)k * v->unit) * scale;
         double lx = x * o->cos + y * o->sin, ly = y * o->cos - x * o->sin;
@@ -193,10 +196,13 @@ static void sprite_row(const sprite *o, const view *v, double light, int64_t x0,
     }
 }
 
-void t3v_scene_render(const t3v_scene *s, int64_t width, int64_t height, int64_t frame, double fps, float *rgb)
+void t3v_scene_render(const t3v_scene *s, int64_t width, int64_t height, int64_t frame, double fps,
+                      float *rgb)
 {
     double seconds = (double)frame / fps, unit = 1 / (double)(width < height ? width : height);
-    view v = {.left = (0.5 - 0.5 * (double)width) * unit, .top = (0.5 - 0.5 * (double)height) * unit, .unit = unit};
+    view v = {.left = (0.5 - 0.5 * (double)width) * unit,
+              .top = (0.5 - 0.5 * (double)height) * unit,
+              .unit = unit};
     t3v_scene_camera_at(s, seconds, &v.zoom, &v.pan);
     sprite order[2]; /* back to front */
     int count = 0;

@@ -45,7 +45,8 @@ t3v_status t3v_map_open(t3v_map *m, const char *path)
         int error = errno;
         if (p == MAP_FAILED) {
             close(fd);
-            return t3v_fail(T3V_E_IO, "%s: cannot map %lld bytes: %s", path, (long long)size, strerror(error));
+            return t3v_fail(T3V_E_IO, "%s: cannot map %lld bytes: %s", path, (long long)size,
+                            strerror(error));
         }
         m->data = p;
         m->size = (size_t)size;
@@ -77,7 +78,8 @@ t3v_status t3v_read_text(const char *path, size_t cap, char **text, size_t *size
     t3v_status st = T3V_OK;
     char *buf = NULL;
     if (bytes > (int64_t)cap) {
-        st = t3v_fail(T3V_E_TOO_BIG, "%s: %lld bytes, the limit for this file is %zu", path, (long long)bytes, cap);
+        st = t3v_fail(T3V_E_TOO_BIG, "%s: %lld bytes, the limit for this file is %zu", path, (long long)bytes,
+                      cap);
         goto done;
     }
     buf = malloc((size_t)bytes + 1);
@@ -185,8 +187,8 @@ static t3v_status put(t3v_out *o, int64_t at, const unsigned char *p, size_t n)
         ssize_t done = pwrite(o->fd, p, n < MAX_CALL ? n : MAX_CALL, at);
         if (done < 0 && errno == EINTR) continue;
         if (done < 0)
-            return t3v_fail(T3V_E_IO, "%s: cannot write %zu bytes at offset %lld: %s", o->path, n, (long long)at,
-                            strerror(errno));
+            return t3v_fail(T3V_E_IO, "%s: cannot write %zu bytes at offset %lld: %s", o->path, n,
+                            (long long)at, strerror(errno));
         p += done;
         n -= (size_t)done;
         at += done;
@@ -228,7 +230,8 @@ const char *t3v_out_temp(const t3v_out *o) { return o->temp; }
 t3v_status t3v_out_commit(t3v_out *o)
 {
     t3v_status st = flush(o);
-    if (!st && fsync(o->fd) != 0) st = t3v_fail(T3V_E_IO, "%s: cannot flush to disk: %s", o->path, strerror(errno));
+    if (!st && fsync(o->fd) != 0)
+        st = t3v_fail(T3V_E_IO, "%s: cannot flush to disk: %s", o->path, strerror(errno));
     int fd = o->fd;
     o->fd = -1;
     if (close(fd) != 0 && !st) st = t3v_fail(T3V_E_IO, "%s: cannot close: %s", o->path, strerror(errno));

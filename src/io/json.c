@@ -14,8 +14,8 @@ t3v_status t3v_json_parse(json_t **out, const char *label, const void *text, siz
     json_error_t error;
     *out = json_loadb(text, size, JSON_REJECT_DUPLICATES, &error);
     if (!*out)
-        return t3v_fail(T3V_E_FORMAT, "%s: bad JSON at line %d column %d: %s", label, error.line, error.column,
-                        error.text);
+        return t3v_fail(T3V_E_FORMAT, "%s: bad JSON at line %d column %d: %s", label, error.line,
+                        error.column, error.text);
     if (!json_is_object(*out)) {
         json_decref(*out);
         *out = NULL;
@@ -43,7 +43,8 @@ static const char *type_name(const json_t *v)
     case JSON_STRING: return "a string";
     case JSON_INTEGER: return "an integer";
     case JSON_REAL: return "a real number";
-    case JSON_TRUE: case JSON_FALSE: return "a boolean";
+    case JSON_TRUE:
+    case JSON_FALSE: return "a boolean";
     default: return "null";
     }
 }
@@ -65,12 +66,12 @@ static t3v_status wrong_type(const char *label, const char *key, const json_t *v
 static t3v_status in_range(const char *label, const char *key, int64_t v, int64_t lo, int64_t hi)
 {
     if (v >= lo && v <= hi) return T3V_OK;
-    return t3v_fail(T3V_E_FORMAT, "%s: \"%s\" is %lld, expected %lld to %lld", label, key, (long long)v, (long long)lo,
-                    (long long)hi);
+    return t3v_fail(T3V_E_FORMAT, "%s: \"%s\" is %lld, expected %lld to %lld", label, key, (long long)v,
+                    (long long)lo, (long long)hi);
 }
 
-t3v_status t3v_json_int(const json_t *obj, const char *label, const char *key, bool required, int64_t lo, int64_t hi,
-                        int64_t *out)
+t3v_status t3v_json_int(const json_t *obj, const char *label, const char *key, bool required, int64_t lo,
+                        int64_t hi, int64_t *out)
 {
     const json_t *v;
     T3V_TRY(get(obj, label, key, required, &v));
@@ -81,8 +82,8 @@ t3v_status t3v_json_int(const json_t *obj, const char *label, const char *key, b
     return T3V_OK;
 }
 
-t3v_status t3v_json_real(const json_t *obj, const char *label, const char *key, bool required, double lo, double hi,
-                         double *out)
+t3v_status t3v_json_real(const json_t *obj, const char *label, const char *key, bool required, double lo,
+                         double hi, double *out)
 {
     const json_t *v;
     T3V_TRY(get(obj, label, key, required, &v));
@@ -105,7 +106,8 @@ t3v_status t3v_json_bool(const json_t *obj, const char *label, const char *key, 
     return T3V_OK;
 }
 
-t3v_status t3v_json_string(const json_t *obj, const char *label, const char *key, bool required, const char **out)
+t3v_status t3v_json_string(const json_t *obj, const char *label, const char *key, bool required,
+                           const char **out)
 {
     const json_t *v;
     T3V_TRY(get(obj, label, key, required, &v));
@@ -125,8 +127,8 @@ t3v_status t3v_json_object(const json_t *obj, const char *label, const char *key
     return T3V_OK;
 }
 
-t3v_status t3v_json_ints(const json_t *obj, const char *label, const char *key, bool required, int64_t lo, int64_t hi,
-                         int64_t *out, int cap, int *n)
+t3v_status t3v_json_ints(const json_t *obj, const char *label, const char *key, bool required, int64_t lo,
+                         int64_t hi, int64_t *out, int cap, int *n)
 {
     const json_t *v;
     T3V_TRY(get(obj, label, key, required, &v));
@@ -134,11 +136,13 @@ t3v_status t3v_json_ints(const json_t *obj, const char *label, const char *key, 
     if (!json_is_array(v)) return wrong_type(label, key, v, "an array of integers");
     size_t count = json_array_size(v);
     if (count > (size_t)cap)
-        return t3v_fail(T3V_E_FORMAT, "%s: \"%s\" has %zu elements, at most %d expected", label, key, count, cap);
+        return t3v_fail(T3V_E_FORMAT, "%s: \"%s\" has %zu elements, at most %d expected", label, key, count,
+                        cap);
     for (size_t i = 0; i < count; i++) {
         const json_t *e = json_array_get(v, i);
         if (!json_is_integer(e))
-            return t3v_fail(T3V_E_FORMAT, "%s: \"%s\"[%zu] is %s, expected an integer", label, key, i, type_name(e));
+            return t3v_fail(T3V_E_FORMAT, "%s: \"%s\"[%zu] is %s, expected an integer", label, key, i,
+                            type_name(e));
         T3V_TRY(in_range(label, key, json_integer_value(e), lo, hi));
     }
     for (size_t i = 0; i < count; i++) out[i] = json_integer_value(json_array_get(v, i));

@@ -18,16 +18,18 @@ t3v_status t3v_json_parse(json_t **out, const char *label, const void *text, siz
 /* The same from a file of at most 16 MiB. */
 t3v_status t3v_json_load(json_t **out, const char *path);
 
-t3v_status t3v_json_int(const json_t *obj, const char *label, const char *key, bool required, int64_t lo, int64_t hi,
-                        int64_t *out);
-t3v_status t3v_json_real(const json_t *obj, const char *label, const char *key, bool required, double lo, double hi,
-                         double *out);
+t3v_status t3v_json_int(const json_t *obj, const char *label, const char *key, bool required, int64_t lo,
+                        int64_t hi, int64_t *out);
+t3v_status t3v_json_real(const json_t *obj, const char *label, const char *key, bool required, double lo,
+                         double hi, double *out);
 t3v_status t3v_json_bool(const json_t *obj, const char *label, const char *key, bool required, bool *out);
 /* *out points into `obj`. */
-t3v_status t3v_json_string(const json_t *obj, const char *label, const char *key, bool required, const char **out);
-t3v_status t3v_json_object(const json_t *obj, const char *label, const char *key, bool required, json_t **out);
+t3v_status t3v_json_string(const json_t *obj, const char *label, const char *key, bool required,
+                           const char **out);
+t3v_status t3v_json_object(const json_t *obj, const char *label, const char *key, bool required,
+                           json_t **out);
 /* An array of at most `cap` integers, each in [lo, hi]; *n receives their number. */
-t3v_status t3v_json_ints(const json_t *obj, const char *label, const char *key, bool required, int64_t lo, int64_t hi,
-                         int64_t *out, int cap, int *n);
+t3v_status t3v_json_ints(const json_t *obj, const char *label, const char *key, bool required, int64_t lo,
+                         int64_t hi, int64_t *out, int cap, int *n);
 
 #endif

@@ -35,7 +35,10 @@ typedef struct matcher {
 
 /* ---- names ----------------------------------------------------------------------------------- */
 
-static int by_name(const void *a, const void *b) { return strcmp(((const row *)a)->name, ((const row *)b)->name); }
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(((const row *)a)->name, ((const row *)b)->name);
+}
 
 static t3v_status make_matcher(matcher *m, const t3v_tensor_entry *weights, int64_t n)
 {
@@ -73,9 +76,10 @@ static role split_role(char *key)
         const char *text;
         role role;
     } suffixes[] = {
-        {".lora_A.weight", R_A},    {".lora_B.weight", R_B},    {".lora_down.weight", R_A}, {".lora_up.weight", R_B},
-        {".lora.down.weight", R_A}, {".lora.up.weight", R_B},   {".lora_A", R_A},           {".lora_B", R_B},
-        {".lora_B.bias", R_BIAS},   {".lora_up.bias", R_BIAS},  {".alpha", R_ALPHA},        {".diff", R_DIFF},
+        {".lora_A.weight", R_A},   {".lora_B.weight", R_B},    {".lora_down.weight", R_A},
+        {".lora_up.weight", R_B},  {".lora.down.weight", R_A}, {".lora.up.weight", R_B},
+        {".lora_A", R_A},          {".lora_B", R_B},           {".lora_B.bias", R_BIAS},
+        {".lora_up.bias", R_BIAS}, {".alpha", R_ALPHA},        {".diff", R_DIFF},
         {".diff_b", R_BIAS},
     };
     char *adapter = strstr(key, ".lora_A.");
@@ -111,16 +115,26 @@ static bool from_diffusers(char *out, size_t size, const char *module)
         {"scale_shift_table", "head.modulation"},
     };
     static const char *const leaf[][2] = {
-        {"attn1.to_q", "self_attn.q"},         {"attn1.to_k", "self_attn.k"},
-        {"attn1.to_v", "self_attn.v"},         {"attn1.to_out.0", "self_attn.o"},
-        {"attn1.norm_q", "self_attn.norm_q"},  {"attn1.norm_k", "self_attn.norm_k"},
-        {"attn2.to_q", "cross_attn.q"},        {"attn2.to_k", "cross_attn.k"},
-        {"attn2.to_v", "cross_attn.v"},        {"attn2.to_out.0", "cross_attn.o"},
-        {"attn2.norm_q", "cross_attn.norm_q"}, {"attn2.norm_k", "cross_attn.norm_k"},
-        {"attn2.add_k_proj", "cross_attn.k_img"}, {"attn2.add_v_proj", "cross_attn.v_img"},
-        {"attn2.norm_added_k", "cross_attn.norm_k_img"}, {"norm2", "norm3"},
-        {"ffn.net.0.proj", "ffn.0"},           {"ffn.net.2", "ffn.2"},
-        {"scale_shift_table", "modulation"},   {"proj_in", "before_proj"},
+        {"attn1.to_q", "self_attn.q"},
+        {"attn1.to_k", "self_attn.k"},
+        {"attn1.to_v", "self_attn.v"},
+        {"attn1.to_out.0", "self_attn.o"},
+        {"attn1.norm_q", "self_attn.norm_q"},
+        {"attn1.norm_k", "self_attn.norm_k"},
+        {"attn2.to_q", "cross_attn.q"},
+        {"attn2.to_k", "cross_attn.k"},
+        {"attn2.to_v", "cross_attn.v"},
+        {"attn2.to_out.0", "cross_attn.o"},
+        {"attn2.norm_q", "cross_attn.norm_q"},
+        {"attn2.norm_k", "cross_attn.norm_k"},
+        {"attn2.add_k_proj", "cross_attn.k_img"},
+        {"attn2.add_v_proj", "cross_attn.v_img"},
+        {"attn2.norm_added_k", "cross_attn.norm_k_img"},
+        {"norm2", "norm3"},
+        {"ffn.net.0.proj", "ffn.0"},
+        {"ffn.net.2", "ffn.2"},
+        {"scale_shift_table", "modulation"},
+        {"proj_in", "before_proj"},
         {"proj_out", "after_proj"},
     };
     for (size_t i = 0; i < sizeof whole / sizeof *whole; i++)
@@ -140,8 +154,11 @@ static int64_t match(const matcher *m, const char *key, role r, layout *l)
     static const struct {
         const char *text;
         layout layout;
-    } prefixes[] = {{"model.diffusion_model.", L_COMFY}, {"diffusion_model.", L_COMFY}, {"transformer.", L_DIFFUSERS},
-                    {"transformer_2.", L_DIFFUSERS},     {"base_model.model.", L_NATIVE}};
+    } prefixes[] = {{"model.diffusion_model.", L_COMFY},
+                    {"diffusion_model.", L_COMFY},
+                    {"transformer.", L_DIFFUSERS},
+                    {"transformer_2.", L_DIFFUSERS},
+                    {"base_model.model.", L_NATIVE}};
     const char *tail = r == R_BIAS ? "bias" : "weight";
     char name[NAME_CAP + 16], original[NAME_CAP];
     *l = L_NATIVE;
@@ -185,8 +202,8 @@ static t3v_status make_pair(t3v_lora_item *item, const t3v_tensor_entry *w, cons
     const t3v_tensor_entry *a = s->part[R_A], *b = s->part[R_B], *alpha = s->part[R_ALPHA];
     const t3v_tensor_entry *any = a ? a : b ? b : alpha;
     if (!a || !b)
-        return t3v_fail(T3V_E_FORMAT, "%s: '%s' has no counterpart: a LoRA needs both factors of '%s'", any->file,
-                        any->name, w->name);
+        return t3v_fail(T3V_E_FORMAT, "%s: '%s' has no counterpart: a LoRA needs both factors of '%s'",
+                        any->file, any->name, w->name);
     t3v_tensor_entry full = *w;
     int64_t out = w->ndim ? w->shape[0] : 1, rank = a->ndim ? a->shape[0] : 0;
     int64_t in = t3v_entry_sizes(&full) && out > 0 ? full.numel / out : 0;
@@ -194,10 +211,13 @@ static t3v_status make_pair(t3v_lora_item *item, const t3v_tensor_entry *w, cons
                 only_ones_after(b, 2) && a->numel / rank == in;
     if (!fits) {
         char ta[200], tb[200], tw[200];
-        return t3v_fail(T3V_E_SHAPE, "%s: factors %s ('%s') and %s ('%s') do not fit the weight '%s' %s: made for a model of "
-                        "another size?", a->file, t3v_shape_text(a->ndim, a->shape, ta, sizeof ta), a->name,
-                        t3v_shape_text(b->ndim, b->shape, tb, sizeof tb), b->name, w->name,
-                        t3v_shape_text(w->ndim, w->shape, tw, sizeof tw));
+        return t3v_fail(
+            T3V_E_SHAPE,
+            "%s: factors %s ('%s') and %s ('%s') do not fit the weight '%s' %s: made for a model of "
+            "another size?",
+            a->file, t3v_shape_text(a->ndim, a->shape, ta, sizeof ta), a->name,
+            t3v_shape_text(b->ndim, b->shape, tb, sizeof tb), b->name, w->name,
+            t3v_shape_text(w->ndim, w->shape, tw, sizeof tw));
     }
     item->kind = T3V_LORA_PAIR;
     item->a = a;
@@ -206,7 +226,8 @@ static t3v_status make_pair(t3v_lora_item *item, const t3v_tensor_entry *w, cons
     item->scale = 1;
     if (alpha) {
         float value = 0;
-        if (alpha->numel != 1 || t3v_convert(&value, T3V_F32, alpha->data, alpha->dtype, 1) || !isfinite(value))
+        if (alpha->numel != 1 || t3v_convert(&value, T3V_F32, alpha->data, alpha->dtype, 1) ||
+            !isfinite(value))
             return t3v_fail(T3V_E_FORMAT, "%s: '%s' is not one finite number", alpha->file, alpha->name);
         item->scale = value / (float)rank;
     }
@@ -216,8 +237,9 @@ static t3v_status make_pair(t3v_lora_item *item, const t3v_tensor_entry *w, cons
 static t3v_status make_items(t3v_lora *l, const slot *slots, const t3v_tensor_entry *weights, int64_t n)
 {
     int64_t count = 0;
-    for (int64_t i = 0; i < n; i++) count += (slots[i].part[R_A] || slots[i].part[R_B] || slots[i].part[R_ALPHA]) +
-                                             (slots[i].part[R_DIFF] != NULL);
+    for (int64_t i = 0; i < n; i++)
+        count += (slots[i].part[R_A] || slots[i].part[R_B] || slots[i].part[R_ALPHA]) +
+                 (slots[i].part[R_DIFF] != NULL);
     l->items = calloc((size_t)count + 1, sizeof *l->items);
     if (!l->items) return t3v_fail(T3V_E_NOMEM, "%s: no memory", l->file->path);
     for (int64_t i = 0; i < n; i++) {
@@ -228,7 +250,8 @@ static t3v_status make_items(t3v_lora *l, const slot *slots, const t3v_tensor_en
         }
         if (s->part[R_DIFF]) {
             T3V_TRY(t3v_tensor_expect(s->part[R_DIFF], weights[i].ndim, weights[i].shape));
-            l->items[l->count++] = (t3v_lora_item){.weight = i, .kind = T3V_LORA_DIFF, .diff = s->part[R_DIFF], .scale = 1};
+            l->items[l->count++] =
+                (t3v_lora_item){.weight = i, .kind = T3V_LORA_DIFF, .diff = s->part[R_DIFF], .scale = 1};
         }
     }
     return T3V_OK;
@@ -258,12 +281,16 @@ static t3v_status sort_keys(t3v_lora *l, const matcher *m, slot *slots)
         layouts |= 1u << form;
         const t3v_tensor_entry **part = &slots[w].part[r == R_BIAS ? R_DIFF : r];
         if (*part)
-            return t3v_fail(T3V_E_FORMAT, "%s: '%s' and '%s' are for the same weight", f->path, (*part)->name, t->name);
+            return t3v_fail(T3V_E_FORMAT, "%s: '%s' and '%s' are for the same weight", f->path, (*part)->name,
+                            t->name);
         *part = t;
     }
     if (unknown)
-        return t3v_fail(T3V_E_FORMAT, "%s: %lld of %lld keys fit no weight of this model, the first is '%s'; is the LoRA made "
-                        "for another model?", f->path, (long long)unknown_count, (long long)f->count, unknown);
+        return t3v_fail(
+            T3V_E_FORMAT,
+            "%s: %lld of %lld keys fit no weight of this model, the first is '%s'; is the LoRA made "
+            "for another model?",
+            f->path, (long long)unknown_count, (long long)f->count, unknown);
     l->layout = "mixed";
     for (int k = 0; k < L_COUNT; k++)
         if (layouts == 1u << k) l->layout = layout_names[k];

@@ -7,7 +7,10 @@
 
 #include "tensor/dtype.h"
 
-static t3v_dtype stored(const t3v_param *q, const t3v_params_options *o) { return q->matrix ? o->matrix : T3V_F32; }
+static t3v_dtype stored(const t3v_param *q, const t3v_params_options *o)
+{
+    return q->matrix ? o->matrix : T3V_F32;
+}
 
 /* Mapped data can be used in place when it has the type and the alignment of its elements. */
 static bool in_place(const t3v_tensor_entry *e, t3v_dtype want, bool map)
@@ -31,8 +34,9 @@ static t3v_status alloc(const t3v_param *q, t3v_dtype type, t3v_arena *arena)
 {
     q->tensor->type = type;
     q->tensor->data = t3v_arena_take(arena, (size_t)t3v_numel(q->tensor), t3v_dtype_size(type));
-    return q->tensor->data ? T3V_OK : t3v_fail(T3V_E_NOMEM, "no memory for %s (%lld elements of %s)", q->name,
-                                               (long long)t3v_numel(q->tensor), t3v_dtype_name(type));
+    return q->tensor->data ? T3V_OK
+                           : t3v_fail(T3V_E_NOMEM, "no memory for %s (%lld elements of %s)", q->name,
+                                      (long long)t3v_numel(q->tensor), t3v_dtype_name(type));
 }
 
 t3v_status t3v_params_alloc(const t3v_params *p, const t3v_params_options *o, t3v_arena *arena)
@@ -41,8 +45,8 @@ t3v_status t3v_params_alloc(const t3v_params *p, const t3v_params_options *o, t3
     return T3V_OK;
 }
 
-t3v_status t3v_params_load(const t3v_params *p, const t3v_tensor_file *f, const t3v_params_options *o, t3v_arena *arena,
-                           bool strict, bool (*optional)(const char *name))
+t3v_status t3v_params_load(const t3v_params *p, const t3v_tensor_file *f, const t3v_params_options *o,
+                           t3v_arena *arena, bool strict, bool (*optional)(const char *name))
 {
     for (int64_t i = 0; i < p->count; i++) {
         const t3v_param *q = &p->item[i];
@@ -62,8 +66,10 @@ t3v_status t3v_params_load(const t3v_params *p, const t3v_tensor_file *f, const 
     if (strict)
         for (int64_t i = 0; i < f->count; i++)
             if (!t3v_params_find(p, f->tensors[i].name) && !(optional && optional(f->tensors[i].name)))
-                return t3v_fail(T3V_E_FORMAT, "%s has a tensor %s that this model does not know; is it a model of another "
-                                "kind (image-to-video, VACE)?", f->path, f->tensors[i].name);
+                return t3v_fail(T3V_E_FORMAT,
+                                "%s has a tensor %s that this model does not know; is it a model of another "
+                                "kind (image-to-video, VACE)?",
+                                f->path, f->tensors[i].name);
     return T3V_OK;
 }
 
@@ -78,8 +84,12 @@ t3v_status t3v_params_entries(const t3v_params *p, float *const *values, t3v_dty
         void *data = t3v_arena_take(arena, (size_t)n, t3v_dtype_size(type));
         if (!data) return t3v_fail(T3V_E_NOMEM, "no memory to write %s", p->item[i].name);
         T3V_TRY(t3v_convert(data, type, values ? values[i] : t->data, values ? T3V_F32 : t->type, n));
-        list[i] = (t3v_tensor_entry){.name = p->item[i].name, .dtype = type, .ndim = t->ndim, .numel = n,
-                                     .nbytes = n * (int64_t)t3v_dtype_size(type), .data = data};
+        list[i] = (t3v_tensor_entry){.name = p->item[i].name,
+                                     .dtype = type,
+                                     .ndim = t->ndim,
+                                     .numel = n,
+                                     .nbytes = n * (int64_t)t3v_dtype_size(type),
+                                     .data = data};
         memcpy(list[i].shape, t->shape, (size_t)t->ndim * sizeof *t->shape);
     }
     *out = list;

@@ -8,8 +8,8 @@
 
 /* How parameters are stored in memory. */
 typedef struct t3v_params_options {
-    t3v_dtype matrix;  /* type of matrices: BF16 or F32; vectors are F32 */
-    bool map;          /* use the file's memory where its type already fits (read-only) */
+    t3v_dtype matrix; /* type of matrices: BF16 or F32; vectors are F32 */
+    bool map;         /* use the file's memory where its type already fits (read-only) */
 } t3v_params_options;
 
 /* Bytes that t3v_params_load will take from the arena. */
@@ -18,8 +18,8 @@ size_t t3v_params_bytes(const t3v_params *p, const t3v_tensor_file *f, const t3v
 /* Fills every parameter of `p` from the tensor of its name (E_FORMAT: missing, with the nearest name; E_SHAPE:
  * both shapes). With o->map the file must outlive the parameters. Tensors of the file that no parameter asks for are
  * an error when `strict` (E_FORMAT names the first), but for those whose name `optional` (may be NULL) accepts. */
-t3v_status t3v_params_load(const t3v_params *p, const t3v_tensor_file *f, const t3v_params_options *o, t3v_arena *arena,
-                           bool strict, bool (*optional)(const char *name));
+t3v_status t3v_params_load(const t3v_params *p, const t3v_tensor_file *f, const t3v_params_options *o,
+                           t3v_arena *arena, bool strict, bool (*optional)(const char *name));
 
 /* Memory for parameters that no file fills; contents are undefined. */
 t3v_status t3v_params_alloc(const t3v_params *p, const t3v_params_options *o, t3v_arena *arena);

@@ -14,17 +14,30 @@
 /* Every opcode makes at most one value, so memory is bounded by the length of the pickle. */
 enum { PICKLE_CAP = 32 << 20, VALUE_CAP = 1 << 20, MARK_CAP = 1000, STRING_CAP = 1 << 16, WRAP_DEPTH = 4 };
 
-typedef enum kind { K_NONE, K_BOOL, K_INT, K_REAL, K_STRING, K_TUPLE, K_LIST, K_DICT, K_GLOBAL, K_STORAGE, K_TENSOR } kind;
+typedef enum kind {
+    K_NONE,
+    K_BOOL,
+    K_INT,
+    K_REAL,
+    K_STRING,
+    K_TUPLE,
+    K_LIST,
+    K_DICT,
+    K_GLOBAL,
+    K_STORAGE,
+    K_TENSOR
+} kind;
 
-static const char *const kind_names[] = {"None", "a boolean", "an integer", "a number", "a string", "a tuple", "a list",
-                                         "a dict", "a global", "a storage", "a tensor"};
+static const char *const kind_names[] = {"None",     "a boolean", "an integer", "a number",
+                                         "a string", "a tuple",   "a list",     "a dict",
+                                         "a global", "a storage", "a tensor"};
 
 typedef struct value {
     uint8_t kind;
     uint32_t length; /* of a string */
     union {
-        int64_t i;           /* bool, int; index of a global, object, storage or tensor */
-        const char *s;       /* in the pickle, not terminated */
+        int64_t i;     /* bool, int; index of a global, object, storage or tensor */
+        const char *s; /* in the pickle, not terminated */
     };
 } value;
 
@@ -93,7 +106,8 @@ static const struct {
 static t3v_status grow(machine *m, void **items, uint32_t count, uint32_t *capacity, size_t size)
 {
     if (count < *capacity) return T3V_OK;
-    if (count >= VALUE_CAP) return t3v_fail(T3V_E_TOO_BIG, "%s: the pickle holds more than %d values", m->label, VALUE_CAP);
+    if (count >= VALUE_CAP)
+        return t3v_fail(T3V_E_TOO_BIG, "%s: the pickle holds more than %d values", m->label, VALUE_CAP);
     uint32_t more = *capacity ? 2 * *capacity : 8;
     void *p = realloc(*items, more * size);
     if (!p) return t3v_fail(T3V_E_NOMEM, "%s: no memory for the pickle", m->label);
@@ -102,8 +116,9 @@ static t3v_status grow(machine *m, void **items, uint32_t count, uint32_t *capac
     return T3V_OK;
 }
 
-#define GROW(m, owner, name) \
-    T3V_TRY(grow(m, (void **)&(owner)->name, (owner)->name##_count, &(owner)->name##_capacity, sizeof *(owner)->name))
+#define GROW(m, owner, name)                                                                   \
+    T3V_TRY(grow(m, (void **)&(owner)->name, (owner)->name##_count, &(owner)->name##_capacity, \
+                 sizeof *(owner)->name))
 
 static t3v_status bad(const machine *m, const char *what)
 {
@@ -154,7 +169,8 @@ static bool is_string(value v, const char *text)
 
 static t3v_status persistent_storage(machine *m, value id)
 {
-    if (id.kind != K_TUPLE || m->objects[id.i].count != 5) return bad(m, "a persistent id is not a tuple of five");
+    if (id.kind != K_TUPLE || m->objects[id.i].count != 5)
+        return bad(m, "a persistent id is not a tuple of five");
     const value *v = m->objects[id.i].items;
     if (!is_string(v[0], "storage") || v[1].kind != K_GLOBAL || globals[v[1].i].role != G_STORAGE ||
         v[2].kind != K_STRING || v[3].kind != K_STRING || v[4].kind != K_INT)
@@ -172,8 +188,8 @@ static t3v_status persistent_storage(machine *m, value id)
 static t3v_status rebuild_tensor(machine *m, const object *args)
 {
     const value *v = args->items;
-    if (args->count < 6 || args->count > 7 || v[0].kind != K_STORAGE || v[1].kind != K_INT || v[2].kind != K_TUPLE ||
-        v[3].kind != K_TUPLE)
+    if (args->count < 6 || args->count > 7 || v[0].kind != K_STORAGE || v[1].kind != K_INT ||
+        v[2].kind != K_TUPLE || v[3].kind != K_TUPLE)
         return bad(m, "_rebuild_tensor_v2 needs (storage, offset, size, stride, requires_grad, hooks)");
     const storage *s = &m->storages[v[0].i];
     const object *size = &m->objects[v[2].i], *stride = &m->objects[v[3].i];
@@ -200,8 +216,8 @@ static t3v_status rebuild_tensor(machine *m, const object *args)
         dense *= t.entry.shape[i]; /* entry_sizes checked the product */
     }
     if (t.entry.numel == 0 ? t.offset > s->numel : last >= s->numel)
-        return t3v_fail(T3V_E_FORMAT, "%s: a tensor reaches element %lld of storage %.*s, which has %lld", m->label,
-                        (long long)last, (int)s->key.length, s->key.s, (long long)s->numel);
+        return t3v_fail(T3V_E_FORMAT, "%s: a tensor reaches element %lld of storage %.*s, which has %lld",
+                        m->label, (long long)last, (int)s->key.length, s->key.s, (long long)s->numel);
     if (t.entry.numel > s->numel) return bad(m, "an expanded tensor (stride 0) is larger than its storage");
     GROW(m, m, tensors);
     m->tensors[m->tensors_count] = (built){t, s->key};
@@ -221,7 +237,8 @@ static t3v_status reduce(machine *m)
         return push(m, made);
     case G_TENSOR: return rebuild_tensor(m, a);
     case G_PARAMETER:
-        if (a->count != 3 || a->items[0].kind != K_TENSOR) return bad(m, "_rebuild_parameter needs (tensor, flag, hooks)");
+        if (a->count != 3 || a->items[0].kind != K_TENSOR)
+            return bad(m, "_rebuild_parameter needs (tensor, flag, hooks)");
         return push(m, a->items[0]);
     default: return bad(m, "a storage type is called");
     }
@@ -236,7 +253,8 @@ static void printable(char *out, size_t size, const char *s, size_t n)
     out[i] = 0;
 }
 
-static t3v_status push_global(machine *m, const char *module, size_t module_n, const char *name, size_t name_n)
+static t3v_status push_global(machine *m, const char *module, size_t module_n, const char *name,
+                              size_t name_n)
 {
     for (size_t i = 0; i < sizeof globals / sizeof *globals; i++)
         if (strlen(globals[i].module) == module_n && memcmp(globals[i].module, module, module_n) == 0 &&
@@ -245,10 +263,11 @@ static t3v_status push_global(machine *m, const char *module, size_t module_n, c
     char a[128], b[128];
     printable(a, sizeof a, module, module_n);
     printable(b, sizeof b, name, name_n);
-    return t3v_fail(T3V_E_UNSUPPORTED,
-                    "%s: the pickle asks for '%s.%s', which is none of the names a file of weights needs; not loaded. If "
-                    "you trust the file, save its state dict again with torch.save or as safetensors",
-                    m->label, a, b);
+    return t3v_fail(
+        T3V_E_UNSUPPORTED,
+        "%s: the pickle asks for '%s.%s', which is none of the names a file of weights needs; not loaded. If "
+        "you trust the file, save its state dict again with torch.save or as safetensors",
+        m->label, a, b);
 }
 
 static bool take(machine *m, size_t n, const unsigned char **p)
@@ -310,7 +329,8 @@ static t3v_status fill(machine *m, uint32_t first, kind k)
 {
     uint32_t n = m->stack_count - first;
     if (first <= floor_of(m) || m->stack[first - 1].kind != k || (k == K_DICT && n % 2))
-        return bad(m, k == K_DICT ? "items for something that is not a dict" : "items for something that is not a list");
+        return bad(m, k == K_DICT ? "items for something that is not a dict"
+                                  : "items for something that is not a list");
     T3V_TRY(append(m, m->stack[first - 1], m->stack + first, n));
     m->stack_count = first;
     return T3V_OK;
@@ -361,7 +381,9 @@ static t3v_status step(machine *m, bool *stop)
     case 't': /* TUPLE */
         if (!since_mark(m, &first)) return bad(m, "a tuple without a mark");
         return make_tuple(m, first);
-    case 0x85: case 0x86: case 0x87: /* TUPLE1..3 */
+    case 0x85:
+    case 0x86:
+    case 0x87: /* TUPLE1..3 */
         first = (uint32_t)(op - 0x84);
         if (m->stack_count - floor_of(m) < first) return bad(m, "too few values for a tuple");
         return make_tuple(m, m->stack_count - first);
@@ -370,8 +392,10 @@ static t3v_status step(machine *m, bool *stop)
     case 0x8d: return number(m, 8, &n) ? push_string(m, n) : bad(m, "truncated string");
     case 'J': /* BININT */
         if (!number(m, 4, &n)) return bad(m, "truncated integer");
-        return push(m, (value){.kind = K_INT, .i = (int64_t)n - (n & 0x80000000u ? INT64_C(0x100000000) : 0)});
-    case 'K': case 'M': /* BININT1, BININT2 */
+        return push(m,
+                    (value){.kind = K_INT, .i = (int64_t)n - (n & 0x80000000u ? INT64_C(0x100000000) : 0)});
+    case 'K':
+    case 'M': /* BININT1, BININT2 */
         if (!number(m, op == 'K' ? 1 : 2, &n)) return bad(m, "truncated integer");
         return push(m, (value){.kind = K_INT, .i = (int64_t)n});
     case 0x8a: /* LONG1 */
@@ -381,7 +405,8 @@ static t3v_status step(machine *m, bool *stop)
         if (first > 0 && first < 8 && n >> (8 * first - 1) & 1) n |= ~UINT64_C(0) << 8 * first;
         memcpy(&a.i, &n, 8);
         return push(m, (value){.kind = K_INT, .i = a.i});
-    case 0x88: case 0x89: return push(m, (value){.kind = K_BOOL, .i = op == 0x88});
+    case 0x88:
+    case 0x89: return push(m, (value){.kind = K_BOOL, .i = op == 0x88});
     case 'N': return push(m, (value){.kind = K_NONE});
     case 'G': /* BINFLOAT: no tensor needs its value */
         return take(m, 8, &p) ? push(m, (value){.kind = K_REAL}) : bad(m, "truncated number");
@@ -405,18 +430,22 @@ static t3v_status step(machine *m, bool *stop)
         if (!pop(m, &a) || m->stack_count <= floor_of(m) || m->stack[m->stack_count - 1].kind != K_DICT)
             return bad(m, "BUILD on something that is not a dict");
         return T3V_OK;
-    case 's': case 'a': /* SETITEM, APPEND */
+    case 's':
+    case 'a': /* SETITEM, APPEND */
         first = op == 's' ? 2 : 1;
         if (m->stack_count - floor_of(m) < first) return bad(m, "too few values for an item");
         return fill(m, m->stack_count - first, op == 's' ? K_DICT : K_LIST);
-    case 'u': case 'e': /* SETITEMS, APPENDS */
+    case 'u':
+    case 'e': /* SETITEMS, APPENDS */
         if (!since_mark(m, &first)) return bad(m, "items without a mark");
         return fill(m, first, op == 'u' ? K_DICT : K_LIST);
     case '.': *stop = true; return T3V_OK;
     default:
         m->at--;
-        return t3v_fail(T3V_E_UNSUPPORTED, "%s: the pickle uses opcode 0x%02x at byte %zu, which a file of weights does "
-                        "not need; not loaded", m->label, op, m->at);
+        return t3v_fail(T3V_E_UNSUPPORTED,
+                        "%s: the pickle uses opcode 0x%02x at byte %zu, which a file of weights does "
+                        "not need; not loaded",
+                        m->label, op, m->at);
     }
 }
 
@@ -459,16 +488,20 @@ static t3v_status collect(const machine *m, const object *dict, t3v_pickle *p)
         if (dict->items[i].kind == K_STRING && dict->items[i + 1].kind == K_TENSOR)
             bytes += dict->items[i].length + 1 + m->tensors[dict->items[i + 1].i].key.length + 1, p->count++;
     if (!p->count)
-        return t3v_fail(T3V_E_FORMAT, "%s: no tensors in the dict (%u entries); expected a state dict, or one under "
-                        "model_state, state_dict, model or module", m->label, dict->count / 2);
+        return t3v_fail(T3V_E_FORMAT,
+                        "%s: no tensors in the dict (%u entries); expected a state dict, or one under "
+                        "model_state, state_dict, model or module",
+                        m->label, dict->count / 2);
     p->tensors = malloc((size_t)p->count * sizeof *p->tensors);
     char *s = p->strings = malloc(bytes);
-    if (!p->tensors || !s) return t3v_fail(T3V_E_NOMEM, "%s: no memory for %lld tensors", m->label, (long long)p->count);
+    if (!p->tensors || !s)
+        return t3v_fail(T3V_E_NOMEM, "%s: no memory for %lld tensors", m->label, (long long)p->count);
     t3v_pickle_tensor *t = p->tensors;
     for (uint32_t i = 0; i + 1 < dict->count; i += 2) {
         value k = dict->items[i], v = dict->items[i + 1];
         if (k.kind != K_STRING || v.kind != K_TENSOR) {
-            t3v_debug("%s: the dict's entry %u is %s, not a named tensor: left out", m->label, i / 2, kind_names[v.kind]);
+            t3v_debug("%s: the dict's entry %u is %s, not a named tensor: left out", m->label, i / 2,
+                      kind_names[v.kind]);
             continue;
         }
         *t = m->tensors[v.i].tensor;
@@ -483,7 +516,8 @@ t3v_status t3v_pickle_load(t3v_pickle **out, const char *label, const unsigned c
 {
     *out = NULL;
     if (len > PICKLE_CAP)
-        return t3v_fail(T3V_E_TOO_BIG, "%s: the pickle has %zu bytes, the limit is %d", label, len, PICKLE_CAP);
+        return t3v_fail(T3V_E_TOO_BIG, "%s: the pickle has %zu bytes, the limit is %d", label, len,
+                        PICKLE_CAP);
     machine *m = calloc(1, sizeof *m);
     t3v_pickle *p = calloc(1, sizeof *p);
     t3v_status st = m && p ? T3V_OK : t3v_fail(T3V_E_NOMEM, "%s: no memory for the pickle", label);

@@ -13,7 +13,7 @@
  * element count; that the storage exists with this many elements is for the caller to check. */
 typedef struct t3v_pickle_tensor {
     const char *name;
-    const char *key; /* of the storage: decimal digits */
+    const char *key;               /* of the storage: decimal digits */
     int64_t storage_numel, offset; /* elements */
     t3v_tensor_entry entry;        /* dtype, ndim, shape, numel, nbytes */
     int64_t stride[T3V_FILE_DIMS]; /* elements, >= 0 */

@@ -24,9 +24,11 @@ static t3v_status read_item(t3v_prompt *to, const json_t *from, const char *path
     const char *text = json_string_value(json_object_get(from, "prompt_en"));
     const json_t *name = json_object_get(from, "data_file");
     const char *file = name ? json_string_value(name) : "";
-    if (!text || !*text) return t3v_fail(T3V_E_FORMAT, "%s: entry %zu: prompt_en: expected a text", path, index);
+    if (!text || !*text)
+        return t3v_fail(T3V_E_FORMAT, "%s: entry %zu: prompt_en: expected a text", path, index);
     if (!file || !is_inside(file))
-        return t3v_fail(T3V_E_FORMAT, "%s: entry %zu: data_file: expected a relative path without ..", path, index);
+        return t3v_fail(T3V_E_FORMAT, "%s: entry %zu: data_file: expected a relative path without ..", path,
+                        index);
     to->text = strdup(text);
     to->file = strdup(file);
     return to->text && to->file ? T3V_OK : t3v_fail(T3V_E_NOMEM, "%s: out of memory", path);
@@ -38,10 +40,13 @@ t3v_status t3v_prompts_parse(t3v_prompts *p, const char *label, const void *text
     t3v_status st = T3V_OK;
     json_error_t error;
     json_t *list = json_loadb(text, size, JSON_REJECT_DUPLICATES, &error);
-    if (!list) return t3v_fail(T3V_E_FORMAT, "%s: line %d, column %d: %s", label, error.line, error.column, error.text);
+    if (!list)
+        return t3v_fail(T3V_E_FORMAT, "%s: line %d, column %d: %s", label, error.line, error.column,
+                        error.text);
     size_t n = json_array_size(list);
     if (!json_is_array(list) || n > COUNT_MAX) {
-        st = t3v_fail(T3V_E_FORMAT, "%s: expected a list of at most %d {prompt_en, data_file}", label, COUNT_MAX);
+        st = t3v_fail(T3V_E_FORMAT, "%s: expected a list of at most %d {prompt_en, data_file}", label,
+                      COUNT_MAX);
         goto done;
     }
     p->item = calloc(n ? n : 1, sizeof *p->item);

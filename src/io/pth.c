@@ -22,10 +22,7 @@ static bool ends_with(const char *s, const char *tail)
     return n >= m && strcmp(s + n - m, tail) == 0;
 }
 
-static uint32_t crc(const void *data, size_t n)
-{
-    return (uint32_t)crc32_z(crc32_z(0, NULL, 0), data, n);
-}
+static uint32_t crc(const void *data, size_t n) { return (uint32_t)crc32_z(crc32_z(0, NULL, 0), data, n); }
 
 /* Row-major copy of a strided tensor; the pickle checked that all of it lies in the storage. */
 static void gather(unsigned char *dst, const unsigned char *src, const t3v_pickle_tensor *t, size_t size)
@@ -49,11 +46,15 @@ static t3v_status add_tensor(t3v_tensor_file *f, const char *label, const t3v_zi
     char key[512];
     snprintf(key, sizeof key, "%sdata/%s", prefix, t->key);
     const t3v_zip_entry *e = t3v_zip_find(z, key);
-    if (!e) return t3v_fail(T3V_E_FORMAT, "%s: tensor '%s' is in storage '%s', which is missing", label, t->name, key);
+    if (!e)
+        return t3v_fail(T3V_E_FORMAT, "%s: tensor '%s' is in storage '%s', which is missing", label, t->name,
+                        key);
     size_t size = t3v_dtype_size(t->entry.dtype);
     if ((uint64_t)t->storage_numel > e->size / size)
-        return t3v_fail(T3V_E_FORMAT, "%s: tensor '%s': storage '%s' has %" PRIu64 " bytes, %" PRId64 " elements of %s do "
-                        "not fit", label, t->name, key, e->size, t->storage_numel, t3v_dtype_name(t->entry.dtype));
+        return t3v_fail(T3V_E_FORMAT,
+                        "%s: tensor '%s': storage '%s' has %" PRIu64 " bytes, %" PRId64 " elements of %s do "
+                        "not fit",
+                        label, t->name, key, e->size, t->storage_numel, t3v_dtype_name(t->entry.dtype));
     t3v_tensor_entry out = t->entry;
     out.file = label;
     out.mapped = t->contiguous;
@@ -63,11 +64,13 @@ static t3v_status add_tensor(t3v_tensor_file *f, const char *label, const t3v_zi
         return t3v_view_add(f, &out);
     }
     if (!t3v_add(*copied, out.nbytes, copied) || (uint64_t)*copied > len)
-        return t3v_fail(T3V_E_TOO_BIG, "%s: tensor '%s': the transposed views in this file are larger than the file", label,
+        return t3v_fail(T3V_E_TOO_BIG,
+                        "%s: tensor '%s': the transposed views in this file are larger than the file", label,
                         t->name);
     unsigned char *copy = t3v_view_alloc(f, (size_t)out.nbytes);
     if (!copy)
-        return t3v_fail(T3V_E_NOMEM, "%s: no memory for %" PRId64 " bytes of tensor '%s'", label, out.nbytes, t->name);
+        return t3v_fail(T3V_E_NOMEM, "%s: no memory for %" PRId64 " bytes of tensor '%s'", label, out.nbytes,
+                        t->name);
     gather(copy, e->data, t, size);
     out.data = copy;
     return t3v_view_add(f, &out);
@@ -213,7 +216,8 @@ static t3v_status make_pickle(bytes *b, const char *path, const t3v_tensor_entry
         t3v_tensor_entry e = tensors[i];
         const char *storage = storage_name(e.dtype);
         if (!storage)
-            return t3v_fail(T3V_E_DTYPE, "%s: tensor '%s' is %s, which .pth files cannot hold; write safetensors", path,
+            return t3v_fail(T3V_E_DTYPE,
+                            "%s: tensor '%s' is %s, which .pth files cannot hold; write safetensors", path,
                             e.name, t3v_dtype_name(e.dtype));
         if (e.ndim < 0 || e.ndim > T3V_FILE_DIMS || !t3v_entry_sizes(&e) || strlen(e.name) > 0xffff)
             return t3v_fail(T3V_E_ARG, "%s: tensor '%s' has an impossible shape or name", path, e.name);
@@ -254,7 +258,8 @@ static t3v_status put_header(t3v_out *o, const char *name, uint64_t n)
     uint32_t length = (uint32_t)strlen(name), size = wide ? 0xffffffff : (uint32_t)n;
     bytes h = {0};
     uint32_t extra = wide ? 20 : 0;
-    uint32_t pad = 4 + (uint32_t)(64 - (offset + 30 + length + extra + 4) % 64) % 64; /* data on a multiple of 64 */
+    /* data on a multiple of 64 */
+    uint32_t pad = 4 + (uint32_t)(64 - (offset + 30 + length + extra + 4) % 64) % 64;
     add_int(&h, 0x04034b50, 4);
     add_int(&h, wide ? VERSION_ZIP64 : VERSION_PLAIN, 2);
     add_int(&h, 0, 6); /* flags, method (stored), time */
@@ -272,13 +277,15 @@ static t3v_status put_header(t3v_out *o, const char *name, uint64_t n)
     }
     add_int(&h, 0x4246 | (pad - 4) << 16, 4);
     for (uint32_t i = 4; i < pad; i++) add_text(&h, "Z");
-    t3v_status st = h.failed ? t3v_fail(T3V_E_NOMEM, "no memory for a zip header") : t3v_out_write(o, h.p, h.n);
+    t3v_status st = h.failed ? t3v_fail(T3V_E_NOMEM, "no memory for a zip header")
+                             : t3v_out_write(o, h.p, h.n);
     free(h.p);
     return st;
 }
 
 /* The checksum into the header at `offset`, and the entry's record into the central directory. */
-static t3v_status close_entry(t3v_out *o, bytes *central, const char *name, uint64_t offset, uint64_t n, uint32_t sum)
+static t3v_status close_entry(t3v_out *o, bytes *central, const char *name, uint64_t offset, uint64_t n,
+                              uint32_t sum)
 {
     unsigned char p[4];
     for (int i = 0; i < 4; i++) p[i] = (unsigned char)(sum >> 8 * i);
@@ -343,14 +350,18 @@ static t3v_status put_end(t3v_out *o, const bytes *central, uint64_t count)
     add_int(&b, wide ? 0xffffffff : central->n, 4);
     add_int(&b, wide ? 0xffffffff : offset, 4);
     add_int(&b, 0, 2);
-    t3v_status st = b.failed || central->failed ? t3v_fail(T3V_E_NOMEM, "no memory for the zip directory") : T3V_OK;
+    t3v_status st = b.failed || central->failed ? t3v_fail(T3V_E_NOMEM, "no memory for the zip directory")
+                                                : T3V_OK;
     if (!st) st = t3v_out_write(o, central->p, central->n);
     if (!st) st = t3v_out_write(o, b.p, b.n);
     free(b.p);
     return st;
 }
 
-static int by_string(const void *a, const void *b) { return strcmp(*(const char *const *)a, *(const char *const *)b); }
+static int by_string(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
 
 static t3v_status check_names(const char *path, const t3v_tensor_entry *tensors, int64_t n)
 {
@@ -377,7 +388,10 @@ struct t3v_pth_writer {
     uint32_t sum;
 };
 
-static void data_name(char *name, size_t size, int64_t i) { snprintf(name, size, "archive/data/%" PRId64, i); }
+static void data_name(char *name, size_t size, int64_t i)
+{
+    snprintf(name, size, "archive/data/%" PRId64, i);
+}
 
 static t3v_status open_current(t3v_pth_writer *w)
 {
@@ -434,7 +448,8 @@ done:
 t3v_status t3v_pth_append(t3v_pth_writer *w, const void *data, size_t nbytes)
 {
     if (w->current == w->n || nbytes > (uint64_t)(w->nbytes[w->current] - w->done))
-        return t3v_fail(T3V_E_ARG, "%zu bytes for tensor %" PRId64 " of %" PRId64 " are more than it has left", nbytes,
+        return t3v_fail(T3V_E_ARG,
+                        "%zu bytes for tensor %" PRId64 " of %" PRId64 " are more than it has left", nbytes,
                         w->current, w->n);
     T3V_TRY(t3v_out_write(w->out, data, nbytes));
     w->sum = (uint32_t)crc32_z(w->sum, data, nbytes);
@@ -444,8 +459,11 @@ t3v_status t3v_pth_append(t3v_pth_writer *w, const void *data, size_t nbytes)
 
 t3v_status t3v_pth_finish(t3v_pth_writer *w)
 {
-    t3v_status st = w->current == w->n ? T3V_OK : t3v_fail(T3V_E_ARG, "tensor %" PRId64 " of %" PRId64 " got %" PRId64
-                    " of its %" PRId64 " bytes", w->current, w->n, w->done, w->nbytes[w->current]);
+    t3v_status st = w->current == w->n ? T3V_OK
+                                       : t3v_fail(T3V_E_ARG,
+                                                  "tensor %" PRId64 " of %" PRId64 " got %" PRId64
+                                                  " of its %" PRId64 " bytes",
+                                                  w->current, w->n, w->done, w->nbytes[w->current]);
     if (!st) st = put_entry(w->out, &w->central, "archive/version", "3\n", 2);
     if (!st) st = put_end(w->out, &w->central, (uint64_t)w->n + 3);
     if (!st) {

@@ -28,7 +28,8 @@ static int by_begin(const void *a, const void *b)
 }
 
 /* Sorted by begin, the tensors must tile [0, size). */
-static t3v_status check_tiling(const t3v_tensor_file *f, const char *label, span *spans, int64_t n, int64_t size)
+static t3v_status check_tiling(const t3v_tensor_file *f, const char *label, span *spans, int64_t n,
+                               int64_t size)
 {
     qsort(spans, (size_t)n, sizeof *spans, by_begin);
     int64_t at = 0;
@@ -36,16 +37,19 @@ static t3v_status check_tiling(const t3v_tensor_file *f, const char *label, span
     for (int64_t i = 0; i < n; i++) {
         const char *name = f->tensors[spans[i].tensor].name;
         if (spans[i].begin < at)
-            return t3v_fail(T3V_E_FORMAT, "%s: tensors '%s' and '%s' overlap at offset %" PRId64, label, previous, name,
-                            spans[i].begin);
+            return t3v_fail(T3V_E_FORMAT, "%s: tensors '%s' and '%s' overlap at offset %" PRId64, label,
+                            previous, name, spans[i].begin);
         if (spans[i].begin > at)
-            return t3v_fail(T3V_E_FORMAT, "%s: %" PRId64 " bytes before tensor '%s' (offset %" PRId64 ") belong to no tensor",
+            return t3v_fail(T3V_E_FORMAT,
+                            "%s: %" PRId64 " bytes before tensor '%s' (offset %" PRId64
+                            ") belong to no tensor",
                             label, spans[i].begin - at, name, spans[i].begin);
         at = spans[i].end;
         previous = name;
     }
     if (at != size)
-        return t3v_fail(T3V_E_FORMAT, "%s: %" PRId64 " bytes at the end belong to no tensor", label, size - at);
+        return t3v_fail(T3V_E_FORMAT, "%s: %" PRId64 " bytes at the end belong to no tensor", label,
+                        size - at);
     return T3V_OK;
 }
 
@@ -60,25 +64,31 @@ static t3v_status parse_entry(const char *label, const char *name, json_t *value
     int t = 0;
     while (t < T3V_DTYPE_COUNT && strcmp(t3v_dtype_name((t3v_dtype)t), dtype) != 0) t++;
     if (t == T3V_DTYPE_COUNT)
-        return t3v_fail(T3V_E_DTYPE, "%s has dtype '%s', expected F32, BF16, F16, F8_E4M3 or another known one", where,
+        return t3v_fail(T3V_E_DTYPE,
+                        "%s has dtype '%s', expected F32, BF16, F16, F8_E4M3 or another known one", where,
                         dtype);
     e->dtype = (t3v_dtype)t;
     T3V_TRY(t3v_json_ints(value, where, "shape", true, 0, INT64_MAX, e->shape, T3V_FILE_DIMS, &e->ndim));
     int64_t offset[2];
     int offsets = 0;
     T3V_TRY(t3v_json_ints(value, where, "data_offsets", true, 0, INT64_MAX, offset, 2, &offsets));
-    if (offsets != 2) return t3v_fail(T3V_E_FORMAT, "%s: data_offsets has %d numbers, expected 2", where, offsets);
+    if (offsets != 2)
+        return t3v_fail(T3V_E_FORMAT, "%s: data_offsets has %d numbers, expected 2", where, offsets);
     char shape[200];
     t3v_shape_text(e->ndim, e->shape, shape, sizeof shape);
-    if (!t3v_entry_sizes(e)) return t3v_fail(T3V_E_TOO_BIG, "%s: the size of shape %s overflows", where, shape);
+    if (!t3v_entry_sizes(e))
+        return t3v_fail(T3V_E_TOO_BIG, "%s: the size of shape %s overflows", where, shape);
     if (offset[0] > offset[1])
-        return t3v_fail(T3V_E_FORMAT, "%s: data_offsets [%" PRId64 ",%" PRId64 "] run backwards", where, offset[0],
-                        offset[1]);
+        return t3v_fail(T3V_E_FORMAT, "%s: data_offsets [%" PRId64 ",%" PRId64 "] run backwards", where,
+                        offset[0], offset[1]);
     if (offset[1] > size)
-        return t3v_fail(T3V_E_FORMAT, "%s ends at byte %" PRId64 " of the data, which has %" PRId64
-                        " bytes: the file is truncated or damaged", where, offset[1], size);
+        return t3v_fail(T3V_E_FORMAT,
+                        "%s ends at byte %" PRId64 " of the data, which has %" PRId64
+                        " bytes: the file is truncated or damaged",
+                        where, offset[1], size);
     if (offset[1] - offset[0] != e->nbytes)
-        return t3v_fail(T3V_E_FORMAT, "%s: data_offsets give %" PRId64 " bytes, shape %s of %s needs %" PRId64, where,
+        return t3v_fail(T3V_E_FORMAT,
+                        "%s: data_offsets give %" PRId64 " bytes, shape %s of %s needs %" PRId64, where,
                         offset[1] - offset[0], shape, dtype, e->nbytes);
     e->data = data + offset[0];
     e->mapped = true;
@@ -90,17 +100,20 @@ static t3v_status parse_entry(const char *label, const char *name, json_t *value
 
 t3v_status t3v_safetensors_parse(t3v_tensor_file *f, const char *label, const unsigned char *buf, size_t len)
 {
-    if (len < 8) return t3v_fail(T3V_E_FORMAT, "%s: %zu bytes are too few for a safetensors file", label, len);
+    if (len < 8)
+        return t3v_fail(T3V_E_FORMAT, "%s: %zu bytes are too few for a safetensors file", label, len);
     uint64_t n = 0;
     for (int i = 7; i >= 0; i--) n = n << 8 | buf[i];
     if (n > HEADER_CAP)
-        return t3v_fail(T3V_E_TOO_BIG, "%s: the header length is %" PRIu64 ", the limit is %u: not a safetensors file?",
+        return t3v_fail(T3V_E_TOO_BIG,
+                        "%s: the header length is %" PRIu64 ", the limit is %u: not a safetensors file?",
                         label, n, HEADER_CAP);
     if (n > len - 8)
-        return t3v_fail(T3V_E_FORMAT, "%s: the header needs %" PRIu64 " bytes, the file has %zu: truncated?", label, n,
-                        len - 8);
+        return t3v_fail(T3V_E_FORMAT, "%s: the header needs %" PRIu64 " bytes, the file has %zu: truncated?",
+                        label, n, len - 8);
     if (n < 2 || buf[8] != '{')
-        return t3v_fail(T3V_E_FORMAT, "%s: the header does not start with '{': not a safetensors file", label);
+        return t3v_fail(T3V_E_FORMAT, "%s: the header does not start with '{': not a safetensors file",
+                        label);
     const unsigned char *data = buf + 8 + n;
     int64_t size = (int64_t)(len - 8 - (size_t)n), first = f->count;
     bool keep_meta = f->meta_count == 0;
@@ -113,7 +126,8 @@ t3v_status t3v_safetensors_parse(t3v_tensor_file *f, const char *label, const un
         st = t3v_fail(T3V_E_NOMEM, "%s: no memory for %zu tensors", label, json_object_size(root));
         goto done;
     }
-    json_object_foreach(root, name, value) {
+    json_object_foreach(root, name, value)
+    {
         if (strcmp(name, "__metadata__") == 0) {
             const char *key;
             json_t *text;
@@ -121,7 +135,8 @@ t3v_status t3v_safetensors_parse(t3v_tensor_file *f, const char *label, const un
                 st = t3v_fail(T3V_E_FORMAT, "%s: __metadata__ is not an object", label);
                 goto done;
             }
-            json_object_foreach(value, key, text) {
+            json_object_foreach(value, key, text)
+            {
                 if (!json_is_string(text)) {
                     st = t3v_fail(T3V_E_FORMAT, "%s: __metadata__ '%s' is not a string", label, key);
                     goto done;
@@ -186,8 +201,8 @@ static json_t *header_entry(const t3v_tensor_entry *e, int64_t begin, int64_t en
 }
 
 /* Fills w->slots and returns the JSON text (free it) without padding. */
-static t3v_status make_header(t3v_safetensors_writer *w, const t3v_tensor_entry *tensors, const t3v_meta *meta,
-                              int64_t meta_count, char **text)
+static t3v_status make_header(t3v_safetensors_writer *w, const t3v_tensor_entry *tensors,
+                              const t3v_meta *meta, int64_t meta_count, char **text)
 {
     t3v_status st = T3V_OK;
     json_t *root = json_object();
@@ -206,7 +221,8 @@ static t3v_status make_header(t3v_safetensors_writer *w, const t3v_tensor_entry 
     for (int64_t i = 0; i < w->n; i++) {
         slot *s = &w->slots[i];
         t3v_tensor_entry e = *s->source;
-        if (e.ndim < 0 || e.ndim > T3V_FILE_DIMS || !t3v_entry_sizes(&e) || e.nbytes > INT64_MAX - 8 - HEADER_CAP - at) {
+        if (e.ndim < 0 || e.ndim > T3V_FILE_DIMS || !t3v_entry_sizes(&e) ||
+            e.nbytes > INT64_MAX - 8 - HEADER_CAP - at) {
             st = t3v_fail(T3V_E_ARG, "%s: tensor '%s' has an impossible shape", w->path, e.name);
             goto done;
         }
@@ -235,8 +251,9 @@ done:
     return st;
 }
 
-t3v_status t3v_safetensors_begin(t3v_safetensors_writer **out, const char *path, const t3v_tensor_entry *tensors,
-                                 int64_t n, const t3v_meta *meta, int64_t meta_count)
+t3v_status t3v_safetensors_begin(t3v_safetensors_writer **out, const char *path,
+                                 const t3v_tensor_entry *tensors, int64_t n, const t3v_meta *meta,
+                                 int64_t meta_count)
 {
     *out = NULL;
     char *text = NULL;
@@ -252,7 +269,8 @@ t3v_status t3v_safetensors_begin(t3v_safetensors_writer **out, const char *path,
     T3V_TRY_GOTO(st, done, make_header(w, tensors, meta, meta_count, &text));
     size_t length = strlen(text), padded = (length + 7) / 8 * 8;
     if (padded > HEADER_CAP) {
-        st = t3v_fail(T3V_E_TOO_BIG, "%s: the header would have %zu bytes, the limit is %u", path, padded, HEADER_CAP);
+        st = t3v_fail(T3V_E_TOO_BIG, "%s: the header would have %zu bytes, the limit is %u", path, padded,
+                      HEADER_CAP);
         goto done;
     }
     unsigned char prefix[8];
@@ -277,12 +295,14 @@ static slot *find_slot(const t3v_safetensors_writer *w, const char *name)
     return NULL;
 }
 
-t3v_status t3v_safetensors_append(t3v_safetensors_writer *w, const char *name, const void *data, size_t nbytes)
+t3v_status t3v_safetensors_append(t3v_safetensors_writer *w, const char *name, const void *data,
+                                  size_t nbytes)
 {
     slot *s = find_slot(w, name);
     if (!s) return t3v_fail(T3V_E_ARG, "%s: tensor '%s' was not announced", w->path, name);
     if (nbytes > (uint64_t)(s->nbytes - s->done))
-        return t3v_fail(T3V_E_ARG, "%s: tensor '%s' has %" PRId64 " bytes, got more", w->path, name, s->nbytes);
+        return t3v_fail(T3V_E_ARG, "%s: tensor '%s' has %" PRId64 " bytes, got more", w->path, name,
+                        s->nbytes);
     T3V_TRY(t3v_out_write_at(w->out, w->data + s->begin + s->done, data, nbytes));
     s->done += (int64_t)nbytes;
     return T3V_OK;
@@ -293,8 +313,8 @@ t3v_status t3v_safetensors_finish(t3v_safetensors_writer *w)
     for (int64_t i = 0; i < w->n; i++) {
         const slot *s = &w->slots[i];
         if (s->done == s->nbytes) continue;
-        t3v_status st = t3v_fail(T3V_E_ARG, "%s: tensor '%s' got %" PRId64 " of its %" PRId64 " bytes", w->path, s->name,
-                                 s->done, s->nbytes);
+        t3v_status st = t3v_fail(T3V_E_ARG, "%s: tensor '%s' got %" PRId64 " of its %" PRId64 " bytes",
+                                 w->path, s->name, s->done, s->nbytes);
         t3v_safetensors_abandon(w);
         return st;
     }
@@ -316,8 +336,8 @@ void t3v_safetensors_abandon(t3v_safetensors_writer *w)
     free(w);
 }
 
-t3v_status t3v_safetensors_write(const char *path, const t3v_tensor_entry *tensors, int64_t n, const t3v_meta *meta,
-                                 int64_t meta_count)
+t3v_status t3v_safetensors_write(const char *path, const t3v_tensor_entry *tensors, int64_t n,
+                                 const t3v_meta *meta, int64_t meta_count)
 {
     t3v_safetensors_writer *w;
     T3V_TRY(t3v_safetensors_begin(&w, path, tensors, n, meta, meta_count));

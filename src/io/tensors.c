@@ -42,10 +42,12 @@ static t3v_status add_index(t3v_tensor_file *f, const char *path, const char *te
     }
     memcpy(dir, path, n);
     dir[n] = 0;
-    json_object_foreach(map, tensor, value) {
+    json_object_foreach(map, tensor, value)
+    {
         const char *name = json_string_value(value);
         if (!name || !plain_name(name)) {
-            st = t3v_fail(T3V_E_FORMAT, "%s: the shard of tensor '%s' is %s%s%s, expected a file name beside the index",
+            st = t3v_fail(T3V_E_FORMAT,
+                          "%s: the shard of tensor '%s' is %s%s%s, expected a file name beside the index",
                           path, tensor, name ? "'" : "not a string", name ? name : "", name ? "'" : "");
             goto done;
         }
@@ -70,7 +72,8 @@ static t3v_status add_index(t3v_tensor_file *f, const char *path, const char *te
         shard = NULL;
     }
     T3V_TRY_GOTO(st, done, t3v_view_seal(f));
-    json_object_foreach(map, tensor, value) {
+    json_object_foreach(map, tensor, value)
+    {
         const t3v_tensor_entry *e = t3v_tensors_find(f, tensor);
         const char *name = json_string_value(value);
         if (e && ends_with(e->file, name)) continue;
@@ -130,7 +133,8 @@ static t3v_status add_dir(t3v_tensor_file *f, const char *path)
         for (int i = 0; !st && i < count; i++) st = add_file(f, names[i]);
     } else {
         st = t3v_fail(T3V_E_IO, "%s: %s (%d .safetensors, %d index files); name the file", path,
-                      count + indexes ? "cannot tell which weights to open" : "no weights here", count, indexes);
+                      count + indexes ? "cannot tell which weights to open" : "no weights here", count,
+                      indexes);
     }
 done:
     for (int i = 0; i < count; i++) free(names[i]);
@@ -159,12 +163,14 @@ static t3v_status add_file(t3v_tensor_file *f, const char *path)
     }
     if (p[0] == '{' && ends_with(label, ".json")) return add_index(f, label, (const char *)p, m.size);
     if (m.size >= 4 && memcmp(p, "GGUF", 4) == 0)
-        return t3v_fail(T3V_E_UNSUPPORTED, "%s: GGUF files are not read; use the safetensors or .pth file", label);
-    if (m.size >= 2 && p[0] == 0x80 && p[1] <= 5)
-        return t3v_fail(T3V_E_UNSUPPORTED,
-                        "%s: a pickle of PyTorch before 1.6 or of another program; save it again with torch.save",
+        return t3v_fail(T3V_E_UNSUPPORTED, "%s: GGUF files are not read; use the safetensors or .pth file",
                         label);
-    return t3v_fail(T3V_E_FORMAT, "%s: neither safetensors, an index of shards nor a PyTorch zip file", label);
+    if (m.size >= 2 && p[0] == 0x80 && p[1] <= 5)
+        return t3v_fail(
+            T3V_E_UNSUPPORTED,
+            "%s: a pickle of PyTorch before 1.6 or of another program; save it again with torch.save", label);
+    return t3v_fail(T3V_E_FORMAT, "%s: neither safetensors, an index of shards nor a PyTorch zip file",
+                    label);
 }
 
 t3v_status t3v_tensors_open_many(t3v_tensor_file **out, const char *const *paths, int n)
@@ -181,7 +187,10 @@ t3v_status t3v_tensors_open_many(t3v_tensor_file **out, const char *const *paths
     return st;
 }
 
-t3v_status t3v_tensors_open(t3v_tensor_file **out, const char *path) { return t3v_tensors_open_many(out, &path, 1); }
+t3v_status t3v_tensors_open(t3v_tensor_file **out, const char *path)
+{
+    return t3v_tensors_open_many(out, &path, 1);
+}
 
 /* ---- using tensors --------------------------------------------------------------------------- */
 
@@ -189,8 +198,9 @@ const char *t3v_shape_text(int ndim, const int64_t *shape, char *text, size_t n)
 {
     size_t used = 0;
     for (int i = 0; i < ndim && used < n; i++)
-        used += (size_t)(shape[i] < 0 ? snprintf(text + used, n - used, "%s*", i ? "," : "[")
-                                      : snprintf(text + used, n - used, "%s%lld", i ? "," : "[", (long long)shape[i]));
+        used += (size_t)(shape[i] < 0
+                             ? snprintf(text + used, n - used, "%s*", i ? "," : "[")
+                             : snprintf(text + used, n - used, "%s%lld", i ? "," : "[", (long long)shape[i]));
     if (used < n) snprintf(text + used, n - used, ndim ? "]" : "[]");
     return text;
 }
@@ -229,8 +239,8 @@ t3v_status t3v_tensor_copy(const t3v_tensor_entry *t, void *dst, t3v_dtype dtype
     return T3V_OK;
 }
 
-t3v_status t3v_tensors_read(const t3v_tensor_file *f, const char *name, int ndim, const int64_t *shape, void *dst,
-                            t3v_dtype dtype)
+t3v_status t3v_tensors_read(const t3v_tensor_file *f, const char *name, int ndim, const int64_t *shape,
+                            void *dst, t3v_dtype dtype)
 {
     const t3v_tensor_entry *t;
     T3V_TRY(t3v_tensors_get(f, name, &t));

@@ -28,8 +28,8 @@ typedef struct t3v_meta {
 } t3v_meta;
 
 typedef struct t3v_tensor_file {
-    const char *path;   /* as given */
-    const char *format; /* "safetensors", "safetensors shards", "pth" */
+    const char *path;          /* as given */
+    const char *format;        /* "safetensors", "safetensors shards", "pth" */
     t3v_tensor_entry *tensors; /* in file order */
     int64_t count;
     const t3v_meta *meta; /* string pairs of the first file that has any */
@@ -59,8 +59,8 @@ t3v_status t3v_tensors_strip_prefix(t3v_tensor_file *f, const char *probe);
 t3v_status t3v_tensor_expect(const t3v_tensor_entry *t, int ndim, const int64_t *shape);
 
 /* Finds, checks the shape (as above), copies and converts to `dtype`; then lets the file's pages go. */
-t3v_status t3v_tensors_read(const t3v_tensor_file *f, const char *name, int ndim, const int64_t *shape, void *dst,
-                            t3v_dtype dtype);
+t3v_status t3v_tensors_read(const t3v_tensor_file *f, const char *name, int ndim, const int64_t *shape,
+                            void *dst, t3v_dtype dtype);
 /* Copies and converts all of one tensor; `dst` holds t->numel elements. */
 t3v_status t3v_tensor_copy(const t3v_tensor_entry *t, void *dst, t3v_dtype dtype);
 

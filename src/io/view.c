@@ -121,7 +121,8 @@ t3v_status t3v_view_add(t3v_tensor_file *f, const t3v_tensor_entry *e)
     if (f->count == f->store->capacity) {
         int64_t capacity = f->store->capacity ? 2 * f->store->capacity : 256;
         t3v_tensor_entry *tensors = realloc(f->tensors, (size_t)capacity * sizeof *tensors);
-        if (!tensors) return t3v_fail(T3V_E_NOMEM, "%s: no memory for %lld tensors", f->path, (long long)capacity);
+        if (!tensors)
+            return t3v_fail(T3V_E_NOMEM, "%s: no memory for %lld tensors", f->path, (long long)capacity);
         f->tensors = tensors;
         f->store->capacity = capacity;
     }
@@ -197,8 +198,9 @@ const t3v_tensor_entry *t3v_tensors_find(const t3v_tensor_file *f, const char *n
 
 t3v_status t3v_tensors_strip_prefix(t3v_tensor_file *f, const char *probe)
 {
-    static const char *const prefixes[] = {"model.diffusion_model.", "diffusion_model.", "model.", "net.",
-                                           "transformer.", "vae.", "first_stage_model.", "module."};
+    static const char *const prefixes[] = {
+        "model.diffusion_model.", "diffusion_model.", "model.", "net.", "transformer.", "vae.",
+        "first_stage_model.",     "module."};
     if (t3v_tensors_find(f, probe)) return T3V_OK;
     for (size_t p = 0; p < sizeof prefixes / sizeof *prefixes; p++) {
         size_t n = strlen(prefixes[p]), m = strlen(probe);
@@ -249,13 +251,15 @@ t3v_status t3v_tensors_get(const t3v_tensor_file *f, const char *name, const t3v
     size_t n = strlen(name);
     for (int64_t i = 0; i < f->count && i < SEARCH_CAP; i++) {
         size_t m = strlen(f->tensors[i].name);
-        int d = m > n && strcmp(f->tensors[i].name + (m - n), name) == 0 ? 0 : distance(name, f->tensors[i].name);
+        int d = m > n && strcmp(f->tensors[i].name + (m - n), name) == 0 ? 0
+                                                                         : distance(name, f->tensors[i].name);
         if (d >= best) continue;
         best = d;
         near = f->tensors[i].name;
     }
-    if (near) return t3v_fail(T3V_E_FORMAT, "%s: tensor '%s' is missing; did you mean '%s'?", f->path, name, near);
+    if (near)
+        return t3v_fail(T3V_E_FORMAT, "%s: tensor '%s' is missing; did you mean '%s'?", f->path, name, near);
     return t3v_fail(T3V_E_FORMAT, "%s: tensor '%s' is missing among %lld tensors%s%s%s", f->path, name,
-                    (long long)f->count, f->count ? " (the first is '" : "", f->count ? f->tensors[0].name : "",
-                    f->count ? "')" : "");
+                    (long long)f->count, f->count ? " (the first is '" : "",
+                    f->count ? f->tensors[0].name : "", f->count ? "')" : "");
 }

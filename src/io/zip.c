@@ -34,7 +34,8 @@ static t3v_status find_directory(const char *label, const unsigned char *buf, si
         }
     }
     if (!end)
-        return t3v_fail(T3V_E_FORMAT, "%s: the zip archive has no end record: the file is truncated or damaged", label);
+        return t3v_fail(T3V_E_FORMAT,
+                        "%s: the zip archive has no end record: the file is truncated or damaged", label);
     *d = (directory){u16(end + 10), u32(end + 12), u32(end + 16)};
     uint64_t limit = (uint64_t)(end - buf);
     if (u16(end + 4) != 0 && u16(end + 4) != 0xffff)
@@ -42,18 +43,22 @@ static t3v_status find_directory(const char *label, const unsigned char *buf, si
     if (limit >= LOCATOR && u32(end - LOCATOR) == 0x07064b50) {
         uint64_t at = u64(end - LOCATOR + 8);
         if (limit < LOCATOR + END64 || at > limit - LOCATOR - END64 || u32(buf + at) != 0x06064b50)
-            return t3v_fail(T3V_E_FORMAT, "%s: the ZIP64 end record should be at %" PRIu64 " and is not", label, at);
+            return t3v_fail(T3V_E_FORMAT, "%s: the ZIP64 end record should be at %" PRIu64 " and is not",
+                            label, at);
         *d = (directory){u64(buf + at + 32), u64(buf + at + 40), u64(buf + at + 48)};
         limit = at;
     }
     if (d->offset > limit || d->size > limit - d->offset)
-        return t3v_fail(T3V_E_FORMAT, "%s: the zip directory (offset %" PRIu64 ", %" PRIu64 " bytes) leaves the file",
+        return t3v_fail(T3V_E_FORMAT,
+                        "%s: the zip directory (offset %" PRIu64 ", %" PRIu64 " bytes) leaves the file",
                         label, d->offset, d->size);
     if (d->count > d->size / CENTRAL)
-        return t3v_fail(T3V_E_FORMAT, "%s: %" PRIu64 " zip entries do not fit a directory of %" PRIu64 " bytes", label,
+        return t3v_fail(T3V_E_FORMAT,
+                        "%s: %" PRIu64 " zip entries do not fit a directory of %" PRIu64 " bytes", label,
                         d->count, d->size);
     if (d->count > ENTRY_CAP)
-        return t3v_fail(T3V_E_TOO_BIG, "%s: %" PRIu64 " zip entries, the limit is %d", label, d->count, ENTRY_CAP);
+        return t3v_fail(T3V_E_TOO_BIG, "%s: %" PRIu64 " zip entries, the limit is %d", label, d->count,
+                        ENTRY_CAP);
     return T3V_OK;
 }
 
@@ -121,13 +126,14 @@ t3v_status t3v_zip_open(t3v_zip *z, const char *label, const unsigned char *buf,
         }
         uint64_t room = d.offset; /* entries lie before the directory */
         if (room < LOCAL || offset > room - LOCAL || u32(buf + offset) != 0x04034b50) {
-            st = t3v_fail(T3V_E_FORMAT, "%s: zip entry '%s' should start at %" PRIu64 " and does not", label, e.name,
-                          offset);
+            st = t3v_fail(T3V_E_FORMAT, "%s: zip entry '%s' should start at %" PRIu64 " and does not", label,
+                          e.name, offset);
             goto fail;
         }
         uint64_t start = offset + LOCAL + u16(buf + offset + 26) + u16(buf + offset + 28);
         if (start > room || e.size > room - start) {
-            st = t3v_fail(T3V_E_FORMAT, "%s: zip entry '%s' (%" PRIu64 " bytes at %" PRIu64 ") leaves the archive", label,
+            st = t3v_fail(T3V_E_FORMAT,
+                          "%s: zip entry '%s' (%" PRIu64 " bytes at %" PRIu64 ") leaves the archive", label,
                           e.name, e.size, start);
             goto fail;
         }

@@ -8,14 +8,28 @@
 
 /* ---- convolution ---------------------------------------------------------------------------------- */
 
-static t3v_conv_shape conv_shape(const t3v_tensor *w, const int64_t x[4], const t3v_conv_geom *g, t3v_dtype type)
+static t3v_conv_shape conv_shape(const t3v_tensor *w, const int64_t x[4], const t3v_conv_geom *g,
+                                 t3v_dtype type)
 {
     bool flat = w->ndim == 4; /* a 2-D kernel */
     return (t3v_conv_shape){
-        .t = x[0], .h = x[1], .w = x[2], .cin = w->shape[1], .cout = w->shape[0],
-        .kt = flat ? 1 : w->shape[2], .kh = w->shape[w->ndim - 2], .kw = w->shape[w->ndim - 1],
-        .st = g->stride_t, .sh = g->stride_hw, .sw = g->stride_hw,
-        .pt0 = g->front, .ph0 = g->before, .ph1 = g->after, .pw0 = g->before, .pw1 = g->after, .type = type,
+        .t = x[0],
+        .h = x[1],
+        .w = x[2],
+        .cin = w->shape[1],
+        .cout = w->shape[0],
+        .kt = flat ? 1 : w->shape[2],
+        .kh = w->shape[w->ndim - 2],
+        .kw = w->shape[w->ndim - 1],
+        .st = g->stride_t,
+        .sh = g->stride_hw,
+        .sw = g->stride_hw,
+        .pt0 = g->front,
+        .ph0 = g->before,
+        .ph1 = g->after,
+        .pw0 = g->before,
+        .pw1 = g->after,
+        .type = type,
     };
 }
 
@@ -55,7 +69,8 @@ static void conv_backward(t3v_ctx *ctx, const t3v_record *r)
 
 static const t3v_op conv_op = {"conv", conv_backward};
 
-t3v_tensor *t3v_conv(t3v_ctx *ctx, const t3v_conv_weight *w, t3v_tensor *x, const t3v_conv_geom *g, t3v_dtype out)
+t3v_tensor *t3v_conv(t3v_ctx *ctx, const t3v_conv_weight *w, t3v_tensor *x, const t3v_conv_geom *g,
+                     t3v_dtype out)
 {
     if (ctx->status || !x) return NULL;
     t3v_conv_shape s = conv_shape(&w->w, x->shape, g, x->type);
@@ -68,7 +83,8 @@ t3v_tensor *t3v_conv(t3v_ctx *ctx, const t3v_conv_weight *w, t3v_tensor *x, cons
     return ctx->status ? NULL : y;
 }
 
-void t3v_conv_into(t3v_ctx *ctx, const t3v_conv_weight *w, t3v_tensor *x, const t3v_conv_geom *g, t3v_tensor *y, bool add)
+void t3v_conv_into(t3v_ctx *ctx, const t3v_conv_weight *w, t3v_tensor *x, const t3v_conv_geom *g,
+                   t3v_tensor *y, bool add)
 {
     if (ctx->status || !x || !y) return;
     T3V_ASSERT(x->ndim == 4 && x->shape[3] == w->w.shape[1] && x->type == ctx->compute);
@@ -107,8 +123,8 @@ static void cat_norm_backward(t3v_ctx *ctx, const t3v_record *r)
     if (!t3v_runs(ctx)) return;
     if (df) t3v_rows_axpy(df, 1.0f, dy, nf);
     if (gamma)
-        t3v_ctx_keep(ctx, t3v_rows_vae_norm_bwd(dx, T3V_F32, accumulate, dg, dy + nf, T3V_F32, x->data, x->type,
-                                                gamma->data, *silu, t3v_rows(x), c));
+        t3v_ctx_keep(ctx, t3v_rows_vae_norm_bwd(dx, T3V_F32, accumulate, dg, dy + nf, T3V_F32, x->data,
+                                                x->type, gamma->data, *silu, t3v_rows(x), c));
     else if (dx && accumulate) t3v_rows_axpy(dx, 1.0f, dy + nf, t3v_numel(x));
     else if (dx) memcpy(dx, dy + nf, (size_t)t3v_numel(x) * sizeof *dx);
 }
@@ -119,13 +135,15 @@ t3v_tensor *t3v_cat_norm(t3v_ctx *ctx, t3v_tensor *front, t3v_tensor *x, const t
 {
     if (ctx->status || !x) return NULL;
     int64_t tf = front ? front->shape[0] : 0, nf = front ? t3v_numel(front) : 0;
-    t3v_tensor *y = t3v_new(ctx, ctx->compute, T3V_SHAPE(tf + x->shape[0], x->shape[1], x->shape[2], x->shape[3]));
+    t3v_tensor *y = t3v_new(ctx, ctx->compute,
+                            T3V_SHAPE(tf + x->shape[0], x->shape[1], x->shape[2], x->shape[3]));
     t3v_tape_add(ctx, &cat_norm_op, T3V_INS(front, x, (t3v_tensor *)gamma), y, &silu, sizeof silu);
     if (!t3v_runs(ctx)) return y;
     size_t size = t3v_dtype_size(ctx->compute);
     if (nf) memcpy(y->data, front->data, (size_t)nf * size);
     void *rest = (char *)y->data + (size_t)nf * size;
-    if (gamma) t3v_rows_vae_norm(rest, y->type, x->data, x->type, gamma->data, silu, t3v_rows(x), t3v_cols(x));
+    if (gamma)
+        t3v_rows_vae_norm(rest, y->type, x->data, x->type, gamma->data, silu, t3v_rows(x), t3v_cols(x));
     else t3v_rows_convert(rest, y->type, x->data, x->type, t3v_numel(x));
     return y;
 }
@@ -138,7 +156,8 @@ static void upsample_backward(t3v_ctx *ctx, const t3v_record *r)
     bool accumulate;
     const float *dy = t3v_grad(ctx, r->out[0]);
     float *dx = t3v_grad_write(ctx, r->in[0], &accumulate);
-    if (dx && t3v_runs(ctx)) t3v_rows_upsample2x_bwd(dx, T3V_F32, accumulate, dy, T3V_F32, s[0], s[1], s[2], s[3]);
+    if (dx && t3v_runs(ctx))
+        t3v_rows_upsample2x_bwd(dx, T3V_F32, accumulate, dy, T3V_F32, s[0], s[1], s[2], s[3]);
 }
 
 static const t3v_op upsample_op = {"upsample2x", upsample_backward};
@@ -160,7 +179,8 @@ static void interleave(char *frames, char *halves, int64_t t, int64_t positions,
     for (int64_t j = 0; j < t * positions; j++)
         for (int64_t h = 0; h < 2; h++) {
             int64_t i = j / positions, p = j % positions;
-            char *a = halves + (size_t)(2 * j + h) * half, *b = frames + (size_t)((2 * i + h) * positions + p) * half;
+            char *a = halves + (size_t)(2 * j + h) * half,
+                 *b = frames + (size_t)((2 * i + h) * positions + p) * half;
             memcpy(back ? a : b, back ? b : a, half);
         }
 }
@@ -210,7 +230,8 @@ static void transpose_backward(t3v_ctx *ctx, const t3v_record *r)
 
 static const t3v_op transpose_op = {"transpose", transpose_backward};
 
-static t3v_tensor *transpose(t3v_ctx *ctx, t3v_tensor *x, int64_t n, int64_t d, t3v_dtype out, int ndim, const int64_t *shape)
+static t3v_tensor *transpose(t3v_ctx *ctx, t3v_tensor *x, int64_t n, int64_t d, t3v_dtype out, int ndim,
+                             const int64_t *shape)
 {
     t3v_tensor *y = t3v_new(ctx, out, ndim, shape);
     int64_t nd[2] = {n, d};
@@ -257,6 +278,7 @@ t3v_tensor *t3v_columns(t3v_ctx *ctx, t3v_tensor *x, int64_t first, int64_t n)
     t3v_tape_add(ctx, &columns_op, T3V_INS(x), y, &first, sizeof first);
     if (t3v_runs(ctx))
         for (int64_t i = 0; i < rows; i++)
-            memcpy((float *)y->data + i * n, (const float *)x->data + i * c + first, (size_t)n * sizeof(float));
+            memcpy((float *)y->data + i * n, (const float *)x->data + i * c + first,
+                   (size_t)n * sizeof(float));
     return ctx->status ? NULL : y;
 }

@@ -19,9 +19,11 @@ typedef struct t3v_conv_geom {
     int64_t before, after; /* zero rows above and below, and columns left and right */
 } t3v_conv_geom;
 
-t3v_tensor *t3v_conv(t3v_ctx *ctx, const t3v_conv_weight *w, t3v_tensor *x, const t3v_conv_geom *g, t3v_dtype out);
+t3v_tensor *t3v_conv(t3v_ctx *ctx, const t3v_conv_weight *w, t3v_tensor *x, const t3v_conv_geom *g,
+                     t3v_dtype out);
 /* The same into memory that is there, replacing or (F32) added to its values; not recorded. */
-void t3v_conv_into(t3v_ctx *ctx, const t3v_conv_weight *w, t3v_tensor *x, const t3v_conv_geom *g, t3v_tensor *y, bool add);
+void t3v_conv_into(t3v_ctx *ctx, const t3v_conv_weight *w, t3v_tensor *x, const t3v_conv_geom *g,
+                   t3v_tensor *y, bool add);
 /* Packs w for x of about [t, h, w] in the compute type, in memory of ctx's arena. */
 t3v_status t3v_conv_prepare(t3v_ctx *ctx, t3v_conv_weight *w, int64_t t, int64_t height, int64_t width);
 

@@ -17,10 +17,11 @@ void *t3v_temp(t3v_ctx *ctx, int64_t n, size_t size)
     if (ctx->status) return NULL;
     void *p = n < 0 ? NULL : t3v_arena_take(ctx->arena, (size_t)n, size);
     if (!p)
-        t3v_ctx_fail(ctx, t3v_fail(T3V_E_NOMEM,
-                                   "this job needs more than %zu MiB of working memory; use a smaller size or "
-                                   "fewer frames, or raise --memory-limit",
-                                   ctx->arena->limit >> 20));
+        t3v_ctx_fail(ctx,
+                     t3v_fail(T3V_E_NOMEM,
+                              "this job needs more than %zu MiB of working memory; use a smaller size or "
+                              "fewer frames, or raise --memory-limit",
+                              ctx->arena->limit >> 20));
     return p;
 }
 
@@ -126,7 +127,8 @@ float *t3v_grad(t3v_ctx *ctx, t3v_tensor *t)
 
 bool t3v_grad_pass(t3v_ctx *ctx, t3v_tensor *from, t3v_tensor *to)
 {
-    if (ctx->status || !to->needs_grad || to->param || to->base || to->grad || from->base || !from->grad) return false;
+    if (ctx->status || !to->needs_grad || to->param || to->base || to->grad || from->base || !from->grad)
+        return false;
     to->grad = from->grad;
     return true;
 }

@@ -45,7 +45,8 @@ struct t3v_ctx {
     t3v_status status;        /* the first failure; its text is t3v_error_text() */
 };
 
-#define T3V_SHAPE(...) (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (int64_t[]){__VA_ARGS__}
+#define T3V_SHAPE(...) \
+    (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (int64_t[]) { __VA_ARGS__ }
 
 /* A new tensor in the context's arena (not cleared); NULL after a failure. */
 t3v_tensor *t3v_new(t3v_ctx *ctx, t3v_dtype type, int ndim, const int64_t *shape);
@@ -77,7 +78,8 @@ static inline void t3v_ctx_keep(t3v_ctx *ctx, t3v_status st)
  * NULL inputs in between are allowed when n_in says so. */
 t3v_record *t3v_tape_add(t3v_ctx *ctx, const t3v_op *op, int n_in, t3v_tensor *const *in, t3v_tensor *out,
                          const void *attr, size_t attr_size);
-#define T3V_INS(...) (int)(sizeof((t3v_tensor *[]){__VA_ARGS__}) / sizeof(t3v_tensor *)), (t3v_tensor *[]){__VA_ARGS__}
+#define T3V_INS(...) \
+    (int)(sizeof((t3v_tensor *[]){__VA_ARGS__}) / sizeof(t3v_tensor *)), (t3v_tensor *[]) { __VA_ARGS__ }
 
 /* Where the gradient of t accumulates: F32, same shape, zero at first. NULL when t needs none. */
 float *t3v_grad(t3v_ctx *ctx, t3v_tensor *t);

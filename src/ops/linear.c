@@ -11,10 +11,23 @@ static void product(t3v_ctx *ctx, int64_t m, int64_t n, int64_t k, const void *a
                     const void *b, t3v_dtype bt, bool b_trans, const float *bias, void *c, t3v_dtype ct,
                     bool accumulate)
 {
-    t3v_gemm_args g = {.batch = 1, .m = m, .n = n, .k = k,
-                       .a = a, .a_type = at, .lda = a_trans ? m : k, .a_trans = a_trans,
-                       .b = b, .b_type = bt, .ldb = b_trans ? k : n, .b_trans = b_trans,
-                       .bias = bias, .c = c, .c_type = ct, .ldc = n, .accumulate = accumulate};
+    t3v_gemm_args g = {.batch = 1,
+                       .m = m,
+                       .n = n,
+                       .k = k,
+                       .a = a,
+                       .a_type = at,
+                       .lda = a_trans ? m : k,
+                       .a_trans = a_trans,
+                       .b = b,
+                       .b_type = bt,
+                       .ldb = b_trans ? k : n,
+                       .b_trans = b_trans,
+                       .bias = bias,
+                       .c = c,
+                       .c_type = ct,
+                       .ldc = n,
+                       .accumulate = accumulate};
     t3v_ctx_keep(ctx, t3v_gemm(&g));
 }
 
@@ -41,7 +54,8 @@ static void dense_backward(t3v_ctx *ctx, const t3v_record *r)
     const void *xc = r->saved[0] ? r->saved[0]->data : x->data;
     if (t3v_runs(ctx)) {
         if (dx)
-            product(ctx, rows, in, out, dyc, w->type, false, w->data, w->type, false, NULL, dx, T3V_F32, accumulate);
+            product(ctx, rows, in, out, dyc, w->type, false, w->data, w->type, false, NULL, dx, T3V_F32,
+                    accumulate);
         if (dw) product(ctx, out, in, rows, dyc, w->type, true, xc, w->type, false, NULL, dw, T3V_F32, true);
         if (db) t3v_ctx_keep(ctx, t3v_rows_sum(db, dy, T3V_F32, rows, out));
     }
@@ -51,7 +65,8 @@ static void dense_backward(t3v_ctx *ctx, const t3v_record *r)
 static const t3v_op dense_op = {"linear", dense_backward};
 
 /* y = x w^T + bias, recorded. */
-static t3v_tensor *dense(t3v_ctx *ctx, const t3v_tensor *w, const t3v_tensor *bias, t3v_tensor *x, t3v_dtype out)
+static t3v_tensor *dense(t3v_ctx *ctx, const t3v_tensor *w, const t3v_tensor *bias, t3v_tensor *x,
+                         t3v_dtype out)
 {
     if (!x || ctx->status) return NULL;
     int64_t rows = t3v_rows(x), n = w->shape[0], k = in_features(w), shape[T3V_MAX_DIMS];

@@ -47,12 +47,12 @@ static _Thread_local cache *mine;
 
 static t3v_status failed(dnnl_status_t st, const char *what)
 {
-    t3v_status code = st == dnnl_out_of_memory     ? T3V_E_NOMEM
-                      : st == dnnl_unimplemented   ? T3V_E_UNSUPPORTED
+    t3v_status code = st == dnnl_out_of_memory       ? T3V_E_NOMEM
+                      : st == dnnl_unimplemented     ? T3V_E_UNSUPPORTED
                       : st == dnnl_invalid_arguments ? T3V_E_ARG
                                                      : T3V_E_INTERNAL;
-    return t3v_fail(code, "oneDNN %d.%d: %s failed with status %d", DNNL_VERSION_MAJOR, DNNL_VERSION_MINOR, what,
-                    (int)st);
+    return t3v_fail(code, "oneDNN %d.%d: %s failed with status %d", DNNL_VERSION_MAJOR, DNNL_VERSION_MINOR,
+                    what, (int)st);
 }
 
 static void node_free(node *n)
@@ -120,7 +120,8 @@ static uint64_t hash_words(const void *p, size_t words)
 static node **find(const int64_t key[KEY])
 {
     size_t i = hash_words(key, KEY) % SLOTS;
-    while (mine->slot[i] && memcmp(mine->slot[i]->key, key, sizeof mine->slot[i]->key) != 0) i = (i + 1) % SLOTS;
+    while (mine->slot[i] && memcmp(mine->slot[i]->key, key, sizeof mine->slot[i]->key) != 0)
+        i = (i + 1) % SLOTS;
     return &mine->slot[i];
 }
 
@@ -174,7 +175,8 @@ static t3v_status execute(node *n, void *const *data)
     void *scratch = t3v_thread_scratch(T3V_SCRATCH_DNN, n->scratch);
     if (!scratch) return t3v_fail(T3V_E_NOMEM, "no memory for a scratchpad of %zu bytes", n->scratch);
     for (int i = 0; i < n->args; i++) {
-        dnnl_status_t st = dnnl_memory_set_data_handle(n->arg[i].memory, i == n->args - 1 ? scratch : data[i]);
+        dnnl_status_t st = dnnl_memory_set_data_handle(n->arg[i].memory,
+                                                       i == n->args - 1 ? scratch : data[i]);
         if (st) return failed(st, "binding");
     }
     memcpy(mine->last, n->impl, sizeof n->impl);
@@ -188,7 +190,7 @@ static t3v_status new_node(node **out, const int64_t key[KEY])
     if (mine->count >= FULL) cache_clear(mine);
     *out = calloc(1, sizeof **out);
     if (!*out) return t3v_fail(T3V_E_NOMEM, "no memory for a primitive");
-    memcpy((*out)->key, key, sizeof (*out)->key);
+    memcpy((*out)->key, key, sizeof(*out)->key);
     return T3V_OK;
 }
 
@@ -225,13 +227,15 @@ static t3v_status make_matmul(node **out, const int64_t key[KEY], const t3v_dnn_
     dnnl_memory_desc_t a, b, bias, c;
     T3V_TRY(new_node(&n, key));
     dnnl_dims_t a_dims = {p->m, p->k}, b_dims = {p->k, p->n}, bias_dims = {1, p->n}, c_dims = {p->m, p->n};
-    dnnl_status_t e = dnnl_memory_desc_init_by_tag(&a, 2, a_dims, dnn_type(p->in), p->a_trans ? dnnl_ba : dnnl_ab);
+    dnnl_status_t e = dnnl_memory_desc_init_by_tag(&a, 2, a_dims, dnn_type(p->in),
+                                                   p->a_trans ? dnnl_ba : dnnl_ab);
     if (!e) e = dnnl_memory_desc_init_by_tag(&b, 2, b_dims, dnn_type(p->in), p->b_trans ? dnnl_ba : dnnl_ab);
     if (!e) e = dnnl_memory_desc_init_by_tag(&bias, 2, bias_dims, dnnl_f32, dnnl_ab);
     if (!e) e = dnnl_memory_desc_init_by_tag(&c, 2, c_dims, dnn_type(p->out), dnnl_ab);
     if (!e) e = user_scratch_attr(&attr);
     if (!e) e = dnnl_post_ops_create(&ops);
-    if (!e && p->act == T3V_ACT_GELU_TANH) e = dnnl_post_ops_append_eltwise(ops, 1, dnnl_eltwise_gelu_tanh, 0, 0);
+    if (!e && p->act == T3V_ACT_GELU_TANH)
+        e = dnnl_post_ops_append_eltwise(ops, 1, dnnl_eltwise_gelu_tanh, 0, 0);
     if (!e && p->accumulate) e = dnnl_post_ops_append_sum(ops, 1);
     if (!e) e = dnnl_primitive_attr_set_post_ops(attr, ops);
     if (!e) e = dnnl_matmul_desc_init(&op, &a, &b, with_bias ? &bias : NULL, &c);
@@ -248,7 +252,8 @@ static t3v_status make_matmul(node **out, const int64_t key[KEY], const t3v_dnn_
 static t3v_status do_gemm(const t3v_dnn_matmul *p, const void *a, const void *b, const float *bias, void *c)
 {
     T3V_TRY(get_cache());
-    int64_t flags = p->a_trans | p->b_trans << 1 | p->accumulate << 2 | (bias != NULL) << 3 | (int)p->act << 4;
+    int64_t flags = p->a_trans | p->b_trans << 1 | p->accumulate << 2 | (bias != NULL) << 3 |
+                    (int)p->act << 4;
     int64_t key[KEY] = {OP_MATMUL, t3v_threads(), p->m, p->n, p->k, p->in, p->out, flags};
     node *n = *find(key);
     if (!n) T3V_TRY(make_matmul(&n, key, p, bias != NULL));
@@ -344,21 +349,23 @@ static t3v_status make_conv(node **out, const int64_t key[KEY], const t3v_conv_s
         /* The hint only has to describe the same convolution; its own layout is free. */
         dnnl_memory_desc_t any = rw;
         any.data_type = type;
-        e = dnnl_convolution_forward_desc_init(&op, dnnl_forward_training, dnnl_convolution_direct, &x, &any, NULL, &y,
-                                               d.stride, d.front, d.back);
+        e = dnnl_convolution_forward_desc_init(&op, dnnl_forward_training, dnnl_convolution_direct, &x, &any,
+                                               NULL, &y, d.stride, d.front, d.back);
         if (!e) e = dnnl_primitive_desc_create(&hint, &op, attr, engine, NULL);
         if (!e && kind == OP_BACKWARD_DATA)
-            e = dnnl_convolution_backward_data_desc_init(&op, dnnl_convolution_direct, &rx, &w, &y, d.stride, d.front,
-                                                         d.back);
+            e = dnnl_convolution_backward_data_desc_init(&op, dnnl_convolution_direct, &rx, &w, &y, d.stride,
+                                                         d.front, d.back);
         if (!e && kind == OP_BACKWARD_WEIGHTS)
-            e = dnnl_convolution_backward_weights_desc_init(&op, dnnl_convolution_direct, &x, &rw, NULL, &y, d.stride,
-                                                            d.front, d.back);
+            e = dnnl_convolution_backward_weights_desc_init(&op, dnnl_convolution_direct, &x, &rw, NULL, &y,
+                                                            d.stride, d.front, d.back);
     }
     if (!e && kind == OP_FORWARD) e = forward_desc(&pd, &op, attr);
     else if (!e) e = dnnl_primitive_desc_create(&pd, &op, attr, engine, hint);
     if (!e) {
-        w_used = dnnl_primitive_desc_query_md(
-            pd, kind == OP_BACKWARD_WEIGHTS ? dnnl_query_diff_weights_md : dnnl_query_weights_md, 0);
+        w_used = dnnl_primitive_desc_query_md(pd,
+                                              kind == OP_BACKWARD_WEIGHTS ? dnnl_query_diff_weights_md
+                                                                          : dnnl_query_weights_md,
+                                              0);
         n->weights = *w_used;
         if (kind == OP_FORWARD) {
             e = add_arg(n, DNNL_ARG_SRC, &x);
@@ -387,14 +394,15 @@ static t3v_status get_conv(node **out, int kind, const t3v_conv_shape *s, t3v_dt
 {
     T3V_TRY(get_cache());
     int64_t wanted = layout ? (int64_t)hash_words(layout, sizeof *layout / 8) : 0;
-    int64_t key[KEY] = {kind,   t3v_threads(), s->t,   s->h,   s->w,   s->cin, s->cout, s->kt,
-                        s->kh,  s->kw,         s->st,  s->sh,  s->sw,  s->pt0, s->pt1,  s->ph0,
-                        s->ph1, s->pw0,        s->pw1, in,     result, with,    wanted};
+    int64_t key[KEY] = {kind,   t3v_threads(), s->t,   s->h,  s->w,   s->cin, s->cout, s->kt,
+                        s->kh,  s->kw,         s->st,  s->sh, s->sw,  s->pt0, s->pt1,  s->ph0,
+                        s->ph1, s->pw0,        s->pw1, in,    result, with,   wanted};
     *out = *find(key);
     return *out ? T3V_OK : make_conv(out, key, s, in, result, with, layout);
 }
 
-static t3v_status reorder(const dnnl_memory_desc_t *from, const void *src, const dnnl_memory_desc_t *to, void *dst)
+static t3v_status reorder(const dnnl_memory_desc_t *from, const void *src, const dnnl_memory_desc_t *to,
+                          void *dst)
 {
     int64_t key[KEY] = {OP_UNPACK, t3v_threads(), (int64_t)hash_words(from, sizeof *from / 8),
                         (int64_t)hash_words(to, sizeof *to / 8)};
@@ -434,7 +442,8 @@ static t3v_status plain_weights(const t3v_conv_shape *s, t3v_dtype type, dnnl_me
 
 size_t t3v_dnn_layout_bytes(void) { return sizeof(dnnl_memory_desc_t); }
 
-static t3v_status do_conv_layout(const t3v_conv_shape *s, t3v_conv_dir dir, t3v_dtype type, void *layout, size_t *bytes)
+static t3v_status do_conv_layout(const t3v_conv_shape *s, t3v_conv_dir dir, t3v_dtype type, void *layout,
+                                 size_t *bytes)
 {
     node *n;
     T3V_TRY(get_conv(&n, dir == T3V_CONV_FORWARD ? OP_FORWARD : OP_BACKWARD_DATA, s, type, type,
@@ -444,7 +453,8 @@ static t3v_status do_conv_layout(const t3v_conv_shape *s, t3v_conv_dir dir, t3v_
     return T3V_OK;
 }
 
-t3v_status t3v_dnn_conv_layout(const t3v_conv_shape *s, t3v_conv_dir dir, t3v_dtype type, void *layout, size_t *bytes)
+t3v_status t3v_dnn_conv_layout(const t3v_conv_shape *s, t3v_conv_dir dir, t3v_dtype type, void *layout,
+                               size_t *bytes)
 {
     int threads = enter();
     t3v_status st = do_conv_layout(s, dir, type, layout, bytes);
@@ -452,7 +462,8 @@ t3v_status t3v_dnn_conv_layout(const t3v_conv_shape *s, t3v_conv_dir dir, t3v_dt
     return st;
 }
 
-static t3v_status do_conv_pack(const t3v_conv_shape *s, t3v_dtype type, const void *w, const void *layout, void *packed)
+static t3v_status do_conv_pack(const t3v_conv_shape *s, t3v_dtype type, const void *w, const void *layout,
+                               void *packed)
 {
     dnnl_memory_desc_t plain, to;
     T3V_TRY(get_cache());
@@ -461,7 +472,8 @@ static t3v_status do_conv_pack(const t3v_conv_shape *s, t3v_dtype type, const vo
     return reorder(&plain, w, &to, packed);
 }
 
-t3v_status t3v_dnn_conv_pack(const t3v_conv_shape *s, t3v_dtype type, const void *w, const void *layout, void *packed)
+t3v_status t3v_dnn_conv_pack(const t3v_conv_shape *s, t3v_dtype type, const void *w, const void *layout,
+                             void *packed)
 {
     int threads = enter();
     t3v_status st = do_conv_pack(s, type, w, layout, packed);
@@ -469,11 +481,15 @@ t3v_status t3v_dnn_conv_pack(const t3v_conv_shape *s, t3v_dtype type, const void
     return st;
 }
 
-static bool is_slow(const node *n) { return strncmp(n->impl, "ref", 3) == 0 || strncmp(n->impl, "gemm", 4) == 0; }
+static bool is_slow(const node *n)
+{
+    return strncmp(n->impl, "ref", 3) == 0 || strncmp(n->impl, "gemm", 4) == 0;
+}
 
 /* Runs with the packed weights as they are, or, where only a slow kernel takes them, reordered. */
-static t3v_status run_conv(int kind, const t3v_conv_shape *s, t3v_dtype in, const void *input, const void *layout,
-                           const void *packed, const float *bias, bool sum, void *output, t3v_dtype out)
+static t3v_status run_conv(int kind, const t3v_conv_shape *s, t3v_dtype in, const void *input,
+                           const void *layout, const void *packed, const float *bias, bool sum, void *output,
+                           t3v_dtype out)
 {
     dnnl_memory_desc_t md;
     node *n, *best;
@@ -510,8 +526,8 @@ t3v_status t3v_dnn_conv_forward(const t3v_conv_shape *s, t3v_dtype in, const voi
     return st;
 }
 
-t3v_status t3v_dnn_conv_backward_data(const t3v_conv_shape *s, t3v_dtype in, const void *dy, const void *layout,
-                                      const void *packed, void *dx, t3v_dtype out)
+t3v_status t3v_dnn_conv_backward_data(const t3v_conv_shape *s, t3v_dtype in, const void *dy,
+                                      const void *layout, const void *packed, void *dx, t3v_dtype out)
 {
     int threads = enter();
     t3v_status st = run_conv(OP_BACKWARD_DATA, s, in, dy, layout, packed, NULL, false, dx, out);
@@ -519,8 +535,8 @@ t3v_status t3v_dnn_conv_backward_data(const t3v_conv_shape *s, t3v_dtype in, con
     return st;
 }
 
-static t3v_status do_conv_backward_weights(const t3v_conv_shape *s, t3v_dtype in, const void *x, const void *dy,
-                                         float *dw)
+static t3v_status do_conv_backward_weights(const t3v_conv_shape *s, t3v_dtype in, const void *x,
+                                           const void *dy, float *dw)
 {
     node *n;
     dnnl_memory_desc_t plain;
@@ -541,7 +557,8 @@ static t3v_status do_conv_backward_weights(const t3v_conv_shape *s, t3v_dtype in
     return T3V_OK;
 }
 
-t3v_status t3v_dnn_conv_backward_weights(const t3v_conv_shape *s, t3v_dtype in, const void *x, const void *dy, float *dw)
+t3v_status t3v_dnn_conv_backward_weights(const t3v_conv_shape *s, t3v_dtype in, const void *x, const void *dy,
+                                         float *dw)
 {
     int threads = enter();
     t3v_status st = do_conv_backward_weights(s, in, x, dy, dw);

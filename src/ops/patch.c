@@ -21,8 +21,8 @@ t3v_tensor *t3v_patchify(t3v_ctx *ctx, t3v_tensor *latent, int64_t first, int64_
     t3v_tensor *y = t3v_new(ctx, T3V_F32, T3V_SHAPE(n, 4 * s[0]));
     t3v_tape_add(ctx, &patchify_op, T3V_INS(latent), y, &first, sizeof first);
     if (t3v_runs(ctx))
-        t3v_rows_patchify(y->data, T3V_F32, latent->data, latent->type, T3V_PATCH_IN, false, s[0], s[1], s[2], s[3],
-                          first, first + n);
+        t3v_rows_patchify(y->data, T3V_F32, latent->data, latent->type, T3V_PATCH_IN, false, s[0], s[1], s[2],
+                          s[3], first, first + n);
     return ctx->status ? NULL : y;
 }
 
@@ -45,6 +45,6 @@ void t3v_unpatchify(t3v_ctx *ctx, t3v_tensor *latent, int64_t first, t3v_tensor 
     const int64_t *s = latent->shape;
     t3v_tape_add(ctx, &unpatchify_op, T3V_INS(rows), latent, &first, sizeof first);
     if (t3v_runs(ctx))
-        t3v_rows_unpatchify(latent->data, latent->type, rows->data, rows->type, T3V_PATCH_OUT, false, s[0], s[1], s[2],
-                            s[3], first, first + rows->shape[0]);
+        t3v_rows_unpatchify(latent->data, latent->type, rows->data, rows->type, T3V_PATCH_OUT, false, s[0],
+                            s[1], s[2], s[3], first, first + rows->shape[0]);
 }

@@ -11,7 +11,8 @@ static void act_backward(t3v_ctx *ctx, const t3v_record *r)
     bool accumulate;
     const float *dy = t3v_grad(ctx, r->out[0]);
     float *dx = t3v_grad_write(ctx, x, &accumulate);
-    if (dx && t3v_runs(ctx)) t3v_rows_act_bwd(*f, dx, T3V_F32, accumulate, dy, T3V_F32, x->data, x->type, t3v_numel(x));
+    if (dx && t3v_runs(ctx))
+        t3v_rows_act_bwd(*f, dx, T3V_F32, accumulate, dy, T3V_F32, x->data, x->type, t3v_numel(x));
 }
 
 static const t3v_op act_op = {"activation", act_backward};
@@ -25,7 +26,10 @@ static t3v_tensor *act(t3v_ctx *ctx, t3v_rows_fn f, t3v_tensor *x, t3v_dtype out
     return ctx->status ? NULL : y;
 }
 
-t3v_tensor *t3v_gelu(t3v_ctx *ctx, t3v_tensor *x, t3v_dtype out) { return act(ctx, T3V_ROWS_GELU_TANH, x, out); }
+t3v_tensor *t3v_gelu(t3v_ctx *ctx, t3v_tensor *x, t3v_dtype out)
+{
+    return act(ctx, T3V_ROWS_GELU_TANH, x, out);
+}
 t3v_tensor *t3v_silu(t3v_ctx *ctx, t3v_tensor *x, t3v_dtype out) { return act(ctx, T3V_ROWS_SILU, x, out); }
 
 static void geglu_backward(t3v_ctx *ctx, const t3v_record *r)
@@ -34,7 +38,8 @@ static void geglu_backward(t3v_ctx *ctx, const t3v_record *r)
     const float *dy = t3v_grad(ctx, r->out[0]);
     float *da = t3v_grad(ctx, a), *db = t3v_grad(ctx, b);
     if (t3v_runs(ctx))
-        t3v_rows_geglu_bwd(da, T3V_F32, db, T3V_F32, true, dy, T3V_F32, a->data, a->type, b->data, b->type, t3v_numel(a));
+        t3v_rows_geglu_bwd(da, T3V_F32, db, T3V_F32, true, dy, T3V_F32, a->data, a->type, b->data, b->type,
+                           t3v_numel(a));
 }
 
 static const t3v_op geglu_op = {"geglu", geglu_backward};
@@ -67,7 +72,8 @@ t3v_tensor *t3v_add_scaled(t3v_ctx *ctx, t3v_tensor *a, t3v_tensor *b, float s)
     T3V_ASSERT(t3v_numel(a) == t3v_numel(b) && a->type == T3V_F32 && b->type == T3V_F32);
     t3v_tensor *y = t3v_new_like(ctx, a, T3V_F32);
     t3v_tape_add(ctx, &add_scaled_op, T3V_INS(a, b), y, &s, sizeof s);
-    if (t3v_runs(ctx)) t3v_rows_lincomb(y->data, T3V_F32, 1.0f, a->data, T3V_F32, s, b->data, T3V_F32, t3v_numel(a));
+    if (t3v_runs(ctx))
+        t3v_rows_lincomb(y->data, T3V_F32, 1.0f, a->data, T3V_F32, s, b->data, T3V_F32, t3v_numel(a));
     return ctx->status ? NULL : y;
 }
 
@@ -76,10 +82,12 @@ static void gate_backward(t3v_ctx *ctx, const t3v_record *r)
     t3v_tensor *x = r->in[0], *y = r->in[1], *gate = r->in[2];
     const float *dout = t3v_grad(ctx, r->out[0]);
     bool accumulate, stays = t3v_grad_pass(ctx, r->out[0], x);
-    float *dx = stays ? NULL : t3v_grad(ctx, x), *dy = t3v_grad_write(ctx, y, &accumulate), *dgate = t3v_grad(ctx, gate);
+    float *dx = stays ? NULL : t3v_grad(ctx, x), *dy = t3v_grad_write(ctx, y, &accumulate),
+          *dgate = t3v_grad(ctx, gate);
     if (t3v_runs(ctx))
-        t3v_ctx_keep(ctx, t3v_rows_gate_residual_bwd(dx, dy, T3V_F32, accumulate, dgate, dout, gate ? gate->data : NULL,
-                                                     y->data, y->type, t3v_rows(x), t3v_cols(x)));
+        t3v_ctx_keep(ctx, t3v_rows_gate_residual_bwd(dx, dy, T3V_F32, accumulate, dgate, dout,
+                                                     gate ? gate->data : NULL, y->data, y->type, t3v_rows(x),
+                                                     t3v_cols(x)));
 }
 
 static const t3v_op gate_op = {"gate_residual", gate_backward};
@@ -90,7 +98,8 @@ t3v_tensor *t3v_gate_residual(t3v_ctx *ctx, t3v_tensor *x, t3v_tensor *y, t3v_te
     t3v_tensor *out = t3v_new_like(ctx, x, T3V_F32);
     t3v_tape_add(ctx, &gate_op, T3V_INS(x, y, gate), out, NULL, 0);
     if (t3v_runs(ctx))
-        t3v_rows_gate_residual(out->data, x->data, gate ? gate->data : NULL, y->data, y->type, t3v_rows(x), t3v_cols(x));
+        t3v_rows_gate_residual(out->data, x->data, gate ? gate->data : NULL, y->data, y->type, t3v_rows(x),
+                               t3v_cols(x));
     return ctx->status ? NULL : out;
 }
 

@@ -15,7 +15,8 @@
  * back to look ahead. */
 enum { PROGRAM = 32 << 20, ENCODER = 28 << 20, ENCODER_FRAMES = 64, ENCODER_PIXEL = 4 };
 
-double t3v_dit_flop(const t3v_dit_config *c, const t3v_plan *plan, int64_t tokens, int64_t text_rows, const t3v_moment *moment)
+double t3v_dit_flop(const t3v_dit_config *c, const t3v_plan *plan, int64_t tokens, int64_t text_rows,
+                    const t3v_moment *moment)
 {
     double n = (double)tokens, d = (double)c->dim, f = (double)c->ffn_dim, l = (double)text_rows, macs = 0;
     int64_t hd = c->dim / c->heads;
@@ -23,7 +24,9 @@ double t3v_dit_flop(const t3v_dit_config *c, const t3v_plan *plan, int64_t token
         const t3v_layer_plan *p = &plan->layer[i];
         for (int s = T3V_SITE_SELF; s <= T3V_SITE_CROSS_TEXT; s++) {
             int64_t pairs, work, keys = s == T3V_SITE_SELF ? tokens : text_rows;
-            macs += t3v_site_cost(&p->site[s], tokens, keys, (int)c->heads, (int)hd, moment, &pairs, &work) ? (double)work : 0x1p63;
+            macs += t3v_site_cost(&p->site[s], tokens, keys, (int)c->heads, (int)hd, moment, &pairs, &work)
+                        ? (double)work
+                        : 0x1p63;
         }
     }
     macs += (double)c->layers * (n * (6 * d * d + 2 * d * f) + 2 * l * d * d);
@@ -56,22 +59,26 @@ static int64_t weight_bytes(const t3v_params *p, const t3v_tensor_file *f, t3v_d
 
 /* The text's phase: *bytes in all, *own without the pages of a mapped file, which the system may take back. Rows of the
  * token embedding are read one by one. */
-static t3v_status text_bytes(t3v_model *m, const t3v_model_paths *paths, const t3v_job *job, int64_t *bytes, int64_t *own)
+static t3v_status text_bytes(t3v_model *m, const t3v_model_paths *paths, const t3v_job *job, int64_t *bytes,
+                             int64_t *own)
 {
     int32_t ids[T3V_TEXT_LEN] = {0};
     t3v_arena arena = {0};
     t3v_params_options o = {.matrix = job->compute, .map = true};
     T3V_TRY(t3v_model_measure_text(m, paths));
     t3v_params *p = &m->text.params;
-    for (int64_t i = 0; i < p->count; i++) p->item[i].tensor->type = p->item[i].matrix ? job->compute : T3V_F32;
+    for (int64_t i = 0; i < p->count; i++)
+        p->item[i].tensor->type = p->item[i].matrix ? job->compute : T3V_F32;
     t3v_status st = t3v_arena_count(&arena);
     t3v_ctx ctx = {.arena = &arena, .compute = job->compute};
     if (!st) {
-        t3v_umt5_encode(&ctx, &m->text, ids, m->config.text_len < T3V_TEXT_LEN ? m->config.text_len : T3V_TEXT_LEN);
+        t3v_umt5_encode(&ctx, &m->text, ids,
+                        m->config.text_len < T3V_TEXT_LEN ? m->config.text_len : T3V_TEXT_LEN);
         st = ctx.status;
     }
     if (!st) {
-        int64_t converted = (int64_t)t3v_params_bytes(p, m->file[1], &o), all = weight_bytes(p, m->file[1], job->compute);
+        int64_t converted = (int64_t)t3v_params_bytes(p, m->file[1], &o),
+                all = weight_bytes(p, m->file[1], job->compute);
         const t3v_tensor_entry *e = t3v_tensors_find(m->file[1], "token_embedding.weight");
         if (e && e->dtype == job->compute) all -= e->nbytes;
         *own = converted + (int64_t)arena.peak + PROGRAM;
@@ -83,7 +90,8 @@ static t3v_status text_bytes(t3v_model *m, const t3v_model_paths *paths, const t
 }
 
 /* The DiT's phase: weights, LoRA factors, prompts, and a forward pass, laid out in a counting arena. */
-static t3v_status dit_bytes(t3v_model *m, const t3v_job *job, const t3v_schedule *s, const int64_t latent[4], int64_t *bytes)
+static t3v_status dit_bytes(t3v_model *m, const t3v_job *job, const t3v_schedule *s, const int64_t latent[4],
+                            int64_t *bytes)
 {
     t3v_tensor_file *f = NULL;
     t3v_dit dit = {0};
@@ -111,9 +119,13 @@ static t3v_status dit_bytes(t3v_model *m, const t3v_job *job, const t3v_schedule
         int64_t tokens = latent[1] * (latent[2] / 2) * (latent[3] / 2);
         for (int b = 0; b < T3V_BRANCHES && !ctx.status; b++) {
             if (t3v_schedule_asks(s, b)) t3v_dit_prompt_make(&ctx, &dit, context, &prompt);
-            if (t3v_schedule_keeps(s, b)) t3v_temp(&ctx, tokens * m->config.dim, t3v_dtype_size(job->compute));
-            if (t3v_schedule_asks(s, b)) t3v_temp(&ctx, (int64_t)t3v_schedule_state(s, m->config.heads, m->config.dim / m->config.heads,
-                                                                                  (int)t3v_dtype_size(job->compute)), 1);
+            if (t3v_schedule_keeps(s, b))
+                t3v_temp(&ctx, tokens * m->config.dim, t3v_dtype_size(job->compute));
+            if (t3v_schedule_asks(s, b))
+                t3v_temp(&ctx,
+                         (int64_t)t3v_schedule_state(s, m->config.heads, m->config.dim / m->config.heads,
+                                                     (int)t3v_dtype_size(job->compute)),
+                         1);
         }
         for (int i = 0; i < s->steps && !ctx.status; i++) {
             if (i && s->step[i].plan == s->step[i - 1].plan) continue;
@@ -126,7 +138,8 @@ static t3v_status dit_bytes(t3v_model *m, const t3v_job *job, const t3v_schedule
     }
     int64_t n = latent[0] * latent[1] * latent[2] * latent[3];
     if (!st)
-        *bytes = (int64_t)(arena.peak + loras.arena.peak) + weight_bytes(&dit.params, f, job->compute) + 4 * 3 * n + PROGRAM;
+        *bytes = (int64_t)(arena.peak + loras.arena.peak) + weight_bytes(&dit.params, f, job->compute) +
+                 4 * 3 * n + PROGRAM;
     t3v_loras_detach(&loras, &dit);
     t3v_arena_close(&arena);
     t3v_dit_close(&dit);
@@ -148,20 +161,28 @@ static int64_t encoder_bytes(const t3v_job *job)
 
 /* The VAE's phase. *held: what stays beside its working memory: weights, latents, encoder, program, and `others`. The
  * rest of the limit is *room, in which tiles are chosen. */
-static t3v_status vae_bytes(t3v_model *m, const t3v_model_paths *paths, const t3v_job *job, const int64_t latent[4],
-                            int64_t others, int64_t limit, int64_t *bytes, size_t *room)
+static t3v_status vae_bytes(t3v_model *m, const t3v_model_paths *paths, const t3v_job *job,
+                            const int64_t latent[4], int64_t others, int64_t limit, int64_t *bytes,
+                            size_t *room)
 {
     T3V_TRY(t3v_model_load(m, paths, T3V_PART_VAE, false));
     int64_t n = latent[0] * latent[1] * latent[2] * latent[3];
-    int64_t held = weight_bytes(&m->vae.params, m->file[2], job->compute) + 4 * 3 * n + encoder_bytes(job) + PROGRAM + others;
+    int64_t held = weight_bytes(&m->vae.params, m->file[2], job->compute) + 4 * 3 * n + encoder_bytes(job) +
+                   PROGRAM + others;
     *room = held < limit ? (size_t)(limit - held) : 1; /* 1: nothing fits, and the message says so */
-    t3v_vae_clip clip = {.frames = job->frames, .height = 8 * latent[2], .width = 8 * latent[3], .tile_h = job->tile_h,
-                         .tile_w = job->tile_w, .memory_limit = *room, .compute = job->compute};
+    t3v_vae_clip clip = {.frames = job->frames,
+                         .height = 8 * latent[2],
+                         .width = 8 * latent[3],
+                         .tile_h = job->tile_h,
+                         .tile_w = job->tile_w,
+                         .memory_limit = *room,
+                         .compute = job->compute};
     size_t b = 0;
     int64_t h = 0, w = 0;
     t3v_status st = t3v_vae_decode_bytes(&m->vae, &clip, &b, &h, &w);
     *bytes = (int64_t)b + held;
-    if (!st && (h < clip.height || w < clip.width)) t3v_info("VAE in tiles of %lldx%lld", (long long)w, (long long)h);
+    if (!st && (h < clip.height || w < clip.width))
+        t3v_info("VAE in tiles of %lldx%lld", (long long)w, (long long)h);
     t3v_model_unload(m, T3V_PART_VAE);
     return st;
 }
@@ -169,14 +190,18 @@ static t3v_status vae_bytes(t3v_model *m, const t3v_model_paths *paths, const t3
 static t3v_status refuse_above(int64_t bytes, int64_t limit, const t3v_job *job)
 {
     if (bytes <= limit) return T3V_OK;
-    return t3v_fail(T3V_E_NOMEM, "%lldx%lld with %lld frames needs %.2f GiB, %s is %.2f GiB; use a smaller --size or fewer "
-                    "--frames%s", (long long)job->width, (long long)job->height, (long long)job->frames,
-                    (double)bytes / 0x1p30, job->memory_limit > 0 ? "--memory-limit" : "what this machine has free",
-                    (double)limit / 0x1p30, job->compute == T3V_F32 ? ", or --precision bf16" : "");
+    return t3v_fail(
+        T3V_E_NOMEM,
+        "%lldx%lld with %lld frames needs %.2f GiB, %s is %.2f GiB; use a smaller --size or fewer "
+        "--frames%s",
+        (long long)job->width, (long long)job->height, (long long)job->frames, (double)bytes / 0x1p30,
+        job->memory_limit > 0 ? "--memory-limit" : "what this machine has free", (double)limit / 0x1p30,
+        job->compute == T3V_F32 ? ", or --precision bf16" : "");
 }
 
-t3v_status t3v_cost_check(t3v_model *m, const t3v_model_paths *paths, const t3v_job *job, const t3v_schedule *s,
-                          const int64_t latent[4], t3v_result *result, size_t *vae_room)
+t3v_status t3v_cost_check(t3v_model *m, const t3v_model_paths *paths, const t3v_job *job,
+                          const t3v_schedule *s, const int64_t latent[4], t3v_result *result,
+                          size_t *vae_room)
 {
     int64_t dit = 0, vae = 0, text = 0, own = 0, tokens = latent[1] * (latent[2] / 2) * (latent[3] / 2);
     int64_t limit = job->memory_limit > 0 ? job->memory_limit : available();

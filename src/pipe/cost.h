@@ -9,11 +9,13 @@
 
 /* Fills result->peak_bytes and ->flop, and *vae_room: the bytes that the VAE's decoder may take. E_NOMEM when the peak
  * passes the job's memory limit, or what the machine has available if it sets none. */
-t3v_status t3v_cost_check(t3v_model *m, const t3v_model_paths *paths, const t3v_job *job, const t3v_schedule *s,
-                          const int64_t latent[4], t3v_result *result, size_t *vae_room);
+t3v_status t3v_cost_check(t3v_model *m, const t3v_model_paths *paths, const t3v_job *job,
+                          const t3v_schedule *s, const int64_t latent[4], t3v_result *result,
+                          size_t *vae_room);
 
 /* Floating-point operations of one forward pass (a multiply-add counts two) at a moment. text_rows: rows of the
  * context. */
-double t3v_dit_flop(const t3v_dit_config *c, const t3v_plan *plan, int64_t tokens, int64_t text_rows, const t3v_moment *moment);
+double t3v_dit_flop(const t3v_dit_config *c, const t3v_plan *plan, int64_t tokens, int64_t text_rows,
+                    const t3v_moment *moment);
 
 #endif

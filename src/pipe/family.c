@@ -76,7 +76,8 @@ void t3v_family_detect(const t3v_tensor_file *f, t3v_family *o)
         int64_t z = axis(f, "conv2.weight", 1);
         o->name = z == 48 ? "wan2.2-vae" : o->vae_width == 96 ? "wan2.1-vae" : "wan-vae";
         if (z != 16) o->reason = "the latent has not the 16 channels of the Wan2.1 VAE";
-    } else if (t3v_tensors_find(f, "token_embedding.weight") && t3v_tensors_find(f, "blocks.0.attn.q.weight")) {
+    } else if (t3v_tensors_find(f, "token_embedding.weight") &&
+               t3v_tensors_find(f, "blocks.0.attn.q.weight")) {
         o->kind = T3V_WEIGHTS_TEXT;
         o->vocab = axis(f, "token_embedding.weight", 0);
         o->text_width = axis(f, "token_embedding.weight", 1);
@@ -88,6 +89,7 @@ void t3v_family_detect(const t3v_tensor_file *f, t3v_family *o)
         o->reason = "the names are those of Transformers; this build reads the original ones";
     } else {
         for (int64_t i = 0; i < f->count; i++)
-            if (strstr(f->tensors[i].name, "lora_") || strstr(f->tensors[i].name, ".lora.")) o->kind = T3V_WEIGHTS_LORA;
+            if (strstr(f->tensors[i].name, "lora_") || strstr(f->tensors[i].name, ".lora."))
+                o->kind = T3V_WEIGHTS_LORA;
     }
 }

@@ -6,7 +6,11 @@
 #include "io/tensors.h"
 
 typedef enum t3v_weights_kind {
-    T3V_WEIGHTS_UNKNOWN, T3V_WEIGHTS_DIT, T3V_WEIGHTS_VAE, T3V_WEIGHTS_TEXT, T3V_WEIGHTS_LORA
+    T3V_WEIGHTS_UNKNOWN,
+    T3V_WEIGHTS_DIT,
+    T3V_WEIGHTS_VAE,
+    T3V_WEIGHTS_TEXT,
+    T3V_WEIGHTS_LORA
 } t3v_weights_kind;
 
 typedef struct t3v_family {

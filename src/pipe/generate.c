@@ -36,23 +36,24 @@ typedef struct context {
 /* Everything a run holds. Zeroed, every field may be released. */
 typedef struct run {
     const t3v_job *job;
-    t3v_job want;             /* the job with its defaults filled in */
+    t3v_job want; /* the job with its defaults filled in */
     t3v_model *model;
     t3v_model_paths paths;
-    t3v_plan *plan, *dense;   /* dense: of the first steps, when the job has such */
+    t3v_plan *plan, *dense; /* dense: of the first steps, when the job has such */
     t3v_sampler *sampler;
     t3v_schedule schedule;
     t3v_loras loras;
-    int64_t latent[4];        /* 16, T, h, w */
-    int64_t n;                /* elements of a latent */
-    t3v_arena memory;         /* of the forward passes */
-    context *contexts;        /* of the outputs' prompts, then the negative's: [outputs + 1] */
+    int64_t latent[4]; /* 16, T, h, w */
+    int64_t n;         /* elements of a latent */
+    t3v_arena memory;  /* of the forward passes */
+    context *contexts; /* of the outputs' prompts, then the negative's: [outputs + 1] */
     float *x, *v[T3V_BRANCHES];
-    void *residual[T3V_BRANCHES]; /* [tokens, dim] in the forward passes' memory; NULL: the schedule keeps none */
-    void *kept[T3V_BRANCHES];     /* what attention keeps from step to step, `kept_bytes`; NULL: nothing */
+    /* [tokens, dim] in the forward passes' memory; NULL: the schedule keeps none */
+    void *residual[T3V_BRANCHES];
+    void *kept[T3V_BRANCHES]; /* what attention keeps from step to step, `kept_bytes`; NULL: nothing */
     size_t kept_bytes;
     int done_step, saved_step; /* of the current output: steps in x, steps in the state file (-1: no file) */
-    size_t vae_room;          /* bytes the VAE's decoder may take */
+    size_t vae_room;           /* bytes the VAE's decoder may take */
     t3v_result result;
 } run;
 
@@ -69,8 +70,8 @@ static t3v_status check_size(const char *what, int64_t v)
 {
     if (v >= 16 && v % 2 == 0 && v <= T3V_VIDEO_MAX_SIDE) return T3V_OK;
     int64_t near = v < 16 ? 16 : v > T3V_VIDEO_MAX_SIDE ? T3V_VIDEO_MAX_SIDE : v + 1;
-    return t3v_fail(T3V_E_ARG, "%s %lld: expected an even number from 16 to %d; the nearest is %lld", what, (long long)v,
-                    T3V_VIDEO_MAX_SIDE, (long long)near);
+    return t3v_fail(T3V_E_ARG, "%s %lld: expected an even number from 16 to %d; the nearest is %lld", what,
+                    (long long)v, T3V_VIDEO_MAX_SIDE, (long long)near);
 }
 
 static t3v_status fill_request(run *r)
@@ -98,16 +99,18 @@ static t3v_status fill_request(run *r)
     T3V_TRY(check_size("height", w->height));
     if (w->frames < 1 || w->frames % 4 != 1) {
         int64_t near = w->frames < 1 ? 1 : (w->frames + 1) / 4 * 4 + 1;
-        return t3v_fail(T3V_E_ARG, "%lld frames: expected 4n+1 (1, 5, 9, ...); the nearest is %lld", (long long)w->frames,
-                        (long long)near);
+        return t3v_fail(T3V_E_ARG, "%lld frames: expected 4n+1 (1, 5, 9, ...); the nearest is %lld",
+                        (long long)w->frames, (long long)near);
     }
     if (w->steps < 1 || w->steps > T3V_STEPS_MAX)
         return t3v_fail(T3V_E_ARG, "%lld steps: expected 1 to %d", (long long)w->steps, T3V_STEPS_MAX);
     if (w->dense_steps > w->steps)
-        return t3v_fail(T3V_E_ARG, "dense-steps %lld: the run has %lld steps", (long long)w->dense_steps, (long long)w->steps);
+        return t3v_fail(T3V_E_ARG, "dense-steps %lld: the run has %lld steps", (long long)w->dense_steps,
+                        (long long)w->steps);
     if (r->job->cfg_steps && w->cfg == 1.0 && strcmp(w->cfg_steps, "all") != 0)
         return t3v_fail(T3V_E_ARG, "cfg-steps %s: there is no guidance at --cfg 1", w->cfg_steps);
-    if (!isfinite(w->cfg) || !isfinite(w->shift)) return t3v_fail(T3V_E_ARG, "cfg and shift must be finite numbers");
+    if (!isfinite(w->cfg) || !isfinite(w->shift))
+        return t3v_fail(T3V_E_ARG, "cfg and shift must be finite numbers");
     t3v_noise_rng rng;
     T3V_TRY(t3v_noise_parse(w->rng, &rng));
     for (int64_t i = 0; i < w->outputs; i++)
@@ -129,8 +132,8 @@ static t3v_status fill_request(run *r)
     r->result.frames = w->frames;
     r->result.steps = w->steps;
     if (16 * gh != w->height || 16 * gw != w->width)
-        t3v_info("size %lldx%lld, computed at %lldx%lld", (long long)w->width, (long long)w->height, (long long)(16 * gw),
-                 (long long)(16 * gh));
+        t3v_info("size %lldx%lld, computed at %lldx%lld", (long long)w->width, (long long)w->height,
+                 (long long)(16 * gw), (long long)(16 * gh));
     return T3V_OK;
 }
 
@@ -141,11 +144,16 @@ static t3v_status make_schedule(run *r)
     const t3v_dit_config *c = &r->model->config;
     T3V_TRY(t3v_plan_make_for(&r->plan, w->plan, grid, (int)c->layers, c->dim, c->heads));
     t3v_plan_check_tuned(&r->model->defaults, w->plan, r->plan);
-    if (w->dense_steps > 0) T3V_TRY(t3v_plan_make_for(&r->dense, "full", grid, (int)c->layers, c->dim, c->heads));
+    if (w->dense_steps > 0)
+        T3V_TRY(t3v_plan_make_for(&r->dense, "full", grid, (int)c->layers, c->dim, c->heads));
     T3V_TRY(t3v_sampler_open(&r->sampler, w->sampler, (int)w->steps, w->shift));
     double change[T3V_STEPS_MAX];
-    t3v_schedule_options o = {.plan = r->plan, .dense = r->dense, .dense_steps = w->dense_steps, .cfg = w->cfg,
-                              .polynomial = t3v_teacache_polynomial(c->dim), .change = change};
+    t3v_schedule_options o = {.plan = r->plan,
+                              .dense = r->dense,
+                              .dense_steps = w->dense_steps,
+                              .cfg = w->cfg,
+                              .polynomial = t3v_teacache_polynomial(c->dim),
+                              .change = change};
     T3V_TRY(t3v_cfg_steps_parse(w->cfg_steps, w->steps, o.cfg_steps));
     T3V_TRY(t3v_reuse_parse(w->reuse, w->steps, &o.reuse));
     if (o.reuse.how == T3V_REUSE_TEACACHE) T3V_TRY(t3v_teacache_change(r->model, r->sampler, change));
@@ -153,7 +161,10 @@ static t3v_status make_schedule(run *r)
 }
 
 /* Is the negative prompt asked in any step? */
-static bool guided(const run *r) { return r->schedule.step && t3v_schedule_asks(&r->schedule, T3V_BRANCH_UNCOND); }
+static bool guided(const run *r)
+{
+    return r->schedule.step && t3v_schedule_asks(&r->schedule, T3V_BRANCH_UNCOND);
+}
 
 /* ---- 2. prompts ----------------------------------------------------------------------------------- */
 
@@ -168,7 +179,8 @@ static t3v_status encode_prompt(run *r, t3v_ctx *ctx, int64_t index, const char 
             return T3V_OK;
         }
     int32_t ids[T3V_TEXT_LEN];
-    int n = 0, max = (int)(r->model->config.text_len < T3V_TEXT_LEN ? r->model->config.text_len : T3V_TEXT_LEN);
+    int n = 0,
+        max = (int)(r->model->config.text_len < T3V_TEXT_LEN ? r->model->config.text_len : T3V_TEXT_LEN);
     const char *cut = NULL;
     T3V_TRY(t3v_tokenizer_encode(r->model->tokenizer, prompt, T3V_CLEAN_FULL, ids, max, &n, &cut));
     if (cut) t3v_warn("the prompt is longer than %d tokens; it is cut before \"%s\"", max - 1, cut);
@@ -195,7 +207,8 @@ static t3v_status encode_prompts(run *r)
     for (int64_t i = 0; i < n && !st; i++) {
         bool negative = i == r->want.outputs;
         st = encode_prompt(r, &ctx, i, negative ? r->want.negative : r->want.output[i].prompt);
-        if (st && r->want.outputs > 1) st = t3v_fail_in(st, negative ? "the negative prompt" : "prompt %lld", (long long)i);
+        if (st && r->want.outputs > 1)
+            st = t3v_fail_in(st, negative ? "the negative prompt" : "prompt %lld", (long long)i);
         if (!st) st = t3v_report(&r->want.progress, "text", i + 1, n);
     }
     t3v_arena_close(&arena);
@@ -206,16 +219,20 @@ static t3v_status encode_prompts(run *r)
 
 /* ---- 3. resuming ---------------------------------------------------------------------------------- */
 
-static uint64_t seed_of(const run *r, int64_t index) { return r->want.seed + r->want.output[index].seed_offset; }
+static uint64_t seed_of(const run *r, int64_t index)
+{
+    return r->want.seed + r->want.output[index].seed_offset;
+}
 
 /* What must agree for a saved state to be continued. */
 static void state_key(const run *r, int64_t index, char *key, size_t n)
 {
     const t3v_job *w = &r->want;
     snprintf(key, n, "%s|%s|%s|%s|%lldx%lldx%lld|%s %lld %.17g %.17g %s %lld %s|%llu %s %s|%s", w->model,
-             w->output[index].prompt, guided(r) ? w->negative : "", w->plan, (long long)w->width, (long long)w->height,
-             (long long)w->frames, w->sampler, (long long)w->steps, w->shift, w->cfg, w->cfg_steps, (long long)w->dense_steps,
-             w->reuse, (unsigned long long)seed_of(r, index), w->rng, w->noise ? w->noise : "", t3v_dtype_name(w->compute));
+             w->output[index].prompt, guided(r) ? w->negative : "", w->plan, (long long)w->width,
+             (long long)w->height, (long long)w->frames, w->sampler, (long long)w->steps, w->shift, w->cfg,
+             w->cfg_steps, (long long)w->dense_steps, w->reuse, (unsigned long long)seed_of(r, index), w->rng,
+             w->noise ? w->noise : "", t3v_dtype_name(w->compute));
     for (int64_t i = 0; i < w->loras; i++) {
         size_t used = strlen(key);
         snprintf(key + used, n - used, "|%s:%.17g", w->lora[i].path, w->lora[i].strength);
@@ -233,8 +250,12 @@ static const char *const residual_name[T3V_BRANCHES] = {"residual", "residual_ne
 static t3v_tensor_entry residual_entry(const run *r, int branch)
 {
     const int64_t *g = r->result.grid, shape[2] = {g[0] * g[1] * g[2], r->model->config.dim};
-    t3v_tensor_entry e = {.name = (char *)residual_name[branch], .dtype = r->want.compute, .ndim = 2, .shape = {shape[0], shape[1]},
-                          .numel = shape[0] * shape[1], .data = r->residual[branch]};
+    t3v_tensor_entry e = {.name = (char *)residual_name[branch],
+                          .dtype = r->want.compute,
+                          .ndim = 2,
+                          .shape = {shape[0], shape[1]},
+                          .numel = shape[0] * shape[1],
+                          .data = r->residual[branch]};
     e.nbytes = e.numel * (int64_t)t3v_dtype_size(e.dtype);
     return e;
 }
@@ -255,15 +276,24 @@ static t3v_status save_state(run *r, int64_t index)
         int64_t entries = 2;
         t3v_tensor_entry e[2 + 2 * T3V_BRANCHES] = {
             {.name = "latent", .dtype = T3V_F32, .ndim = 4, .numel = r->n, .nbytes = 4 * r->n, .data = r->x},
-            {.name = "sampler", .dtype = T3V_U8, .ndim = 1, .shape = {(int64_t)size}, .numel = (int64_t)size,
-             .nbytes = (int64_t)size, .data = history}};
+            {.name = "sampler",
+             .dtype = T3V_U8,
+             .ndim = 1,
+             .shape = {(int64_t)size},
+             .numel = (int64_t)size,
+             .nbytes = (int64_t)size,
+             .data = history}};
         memcpy(e[0].shape, r->latent, sizeof r->latent);
         for (int b = 0; b < T3V_BRANCHES; b++)
             if (t3v_schedule_holds(&r->schedule, b, r->done_step)) e[entries++] = residual_entry(r, b);
         for (int b = 0; b < T3V_BRANCHES; b++)
             if (r->kept[b])
-                e[entries++] = (t3v_tensor_entry){.name = (char *)kept_name[b], .dtype = T3V_U8, .ndim = 1, .data = r->kept[b],
-                                                  .shape = {(int64_t)r->kept_bytes}, .numel = (int64_t)r->kept_bytes,
+                e[entries++] = (t3v_tensor_entry){.name = (char *)kept_name[b],
+                                                  .dtype = T3V_U8,
+                                                  .ndim = 1,
+                                                  .data = r->kept[b],
+                                                  .shape = {(int64_t)r->kept_bytes},
+                                                  .numel = (int64_t)r->kept_bytes,
                                                   .nbytes = (int64_t)r->kept_bytes};
         st = t3v_safetensors_write(path, e, entries, (t3v_meta[]){{"step", text}, {"job", key}}, 2);
     }
@@ -289,7 +319,8 @@ static t3v_status load_state(run *r, int64_t index)
         state_key(r, index, key, sizeof key);
         const t3v_tensor_entry *e = NULL;
         if (strcmp(job, key) != 0)
-            st = t3v_fail(T3V_E_ARG, "%s belongs to a run with other settings; repeat those, or delete the file", path);
+            st = t3v_fail(T3V_E_ARG,
+                          "%s belongs to a run with other settings; repeat those, or delete the file", path);
         if (!st) st = t3v_tensors_read(f, "latent", 4, r->latent, r->x, T3V_F32);
         if (!st) st = t3v_tensors_get(f, "sampler", &e);
         if (!st) st = t3v_sampler_state_load(r->sampler, e->data, (size_t)e->nbytes);
@@ -302,7 +333,8 @@ static t3v_status load_state(run *r, int64_t index)
                 st = t3v_tensors_read(f, kept.name, kept.ndim, kept.shape, r->residual[b], kept.dtype);
             if (!st && r->kept[b]) st = t3v_tensors_get(f, kept_name[b], &e);
             if (!st && r->kept[b] && (e->dtype != T3V_U8 || e->nbytes != (int64_t)r->kept_bytes))
-                st = t3v_fail(T3V_E_FORMAT, "%s: %s has %lld bytes, expected %zu", path, kept_name[b], (long long)e->nbytes, r->kept_bytes);
+                st = t3v_fail(T3V_E_FORMAT, "%s: %s has %lld bytes, expected %zu", path, kept_name[b],
+                              (long long)e->nbytes, r->kept_bytes);
             if (!st && r->kept[b]) memcpy(r->kept[b], e->data, r->kept_bytes);
         }
         if (!st) r->done_step = r->saved_step = (int)done;
@@ -318,7 +350,8 @@ static t3v_status keep_state(run *r, int64_t index, t3v_status why)
 {
     char text[1024];
     snprintf(text, sizeof text, "%s", t3v_error_text());
-    if (r->done_step > 0 && save_state(r, index)) t3v_warn("the run's state could not be saved: %s", t3v_error_text());
+    if (r->done_step > 0 && save_state(r, index))
+        t3v_warn("the run's state could not be saved: %s", t3v_error_text());
     return t3v_fail(why, "%s", text);
 }
 
@@ -348,15 +381,21 @@ static t3v_status first_noise(run *r, int64_t index)
 }
 
 /* One forward pass: the branch's velocity. */
-static t3v_status predict(run *r, int i, int branch, const t3v_dit_prompt *prompt, const t3v_progress *progress)
+static t3v_status predict(run *r, int i, int branch, const t3v_dit_prompt *prompt,
+                          const t3v_progress *progress)
 {
     size_t mark = t3v_arena_mark(&r->memory);
     t3v_ctx ctx = {.arena = &r->memory, .compute = r->want.compute};
     t3v_tensor *x = t3v_wrap(&ctx, r->x, T3V_F32, 4, r->latent);
     const t3v_step *s = &r->schedule.step[i];
-    t3v_dit_call call = {.plan = s->plan, .prompt = prompt, .timestep = s->timestep, .progress = progress,
-                         .state = r->kept[branch], .state_number = (int)t3v_dtype_size(r->want.compute),
-                         .moment = {i, r->schedule.steps, s->sigma, branch}, .reuse = s->pass[branch] == T3V_PASS_REUSE,
+    t3v_dit_call call = {.plan = s->plan,
+                         .prompt = prompt,
+                         .timestep = s->timestep,
+                         .progress = progress,
+                         .state = r->kept[branch],
+                         .state_number = (int)t3v_dtype_size(r->want.compute),
+                         .moment = {i, r->schedule.steps, s->sigma, branch},
+                         .reuse = s->pass[branch] == T3V_PASS_REUSE,
                          .residual = s->pass[branch] == T3V_PASS_RUN ? NULL : r->residual[branch]};
     t3v_tensor *y = t3v_dit_forward(&ctx, &r->model->dit, x, &call);
     if (y) memcpy(r->v[branch], y->data, (size_t)r->n * sizeof(float));
@@ -374,7 +413,8 @@ static bool inner_report(void *user, const char *phase, int64_t done, int64_t to
 {
     (void)phase;
     inner_progress *p = user;
-    return !p->outer->fn || p->outer->fn(p->outer->user, "denoise", p->pass * total + done, p->passes * total);
+    return !p->outer->fn ||
+           p->outer->fn(p->outer->user, "denoise", p->pass * total + done, p->passes * total);
 }
 
 static t3v_status prepare_prompt(run *r, t3v_ctx *ctx, int64_t index, t3v_dit_prompt *out)
@@ -398,10 +438,13 @@ static t3v_status take_step(run *r, int i, const t3v_dit_prompt *prompt, inner_p
     }
     float *v = r->v[T3V_BRANCH_COND];
     if (s->cfg != 1.0)
-        t3v_rows_lincomb(v, T3V_F32, (float)s->cfg, v, T3V_F32, (float)(1 - s->cfg), r->v[T3V_BRANCH_UNCOND], T3V_F32, r->n);
+        t3v_rows_lincomb(v, T3V_F32, (float)s->cfg, v, T3V_F32, (float)(1 - s->cfg), r->v[T3V_BRANCH_UNCOND],
+                         T3V_F32, r->n);
     if (!t3v_rows_all_finite(v, T3V_F32, r->n))
-        return t3v_fail(T3V_E_INTERNAL, "step %d gave numbers that are not finite; are the weights whole? "
-                        "`t3v inspect` looks at them, --precision f32 avoids overflow", i + 1);
+        return t3v_fail(T3V_E_INTERNAL,
+                        "step %d gave numbers that are not finite; are the weights whole? "
+                        "`t3v inspect` looks at them, --precision f32 avoids overflow",
+                        i + 1);
     T3V_TRY(t3v_sampler_step(r->sampler, i, r->x, v, r->n));
     r->done_step = i + 1;
     return T3V_OK;
@@ -416,10 +459,12 @@ static t3v_status denoise(run *r, int64_t index)
     const t3v_dit_config *c = &r->model->config;
     r->kept_bytes = t3v_schedule_state(s, c->heads, c->dim / c->heads, (int)t3v_dtype_size(r->want.compute));
     for (int b = 0; b < T3V_BRANCHES; b++) {
-        if (t3v_schedule_asks(s, b)) T3V_TRY(prepare_prompt(r, &ctx, b == T3V_BRANCH_COND ? index : r->want.outputs, &prompt[b]));
+        if (t3v_schedule_asks(s, b))
+            T3V_TRY(prepare_prompt(r, &ctx, b == T3V_BRANCH_COND ? index : r->want.outputs, &prompt[b]));
         t3v_tensor_entry kept = residual_entry(r, b);
         r->residual[b] = t3v_schedule_keeps(s, b) ? t3v_temp(&ctx, kept.nbytes, 1) : NULL;
-        r->kept[b] = r->kept_bytes && t3v_schedule_asks(s, b) ? t3v_temp(&ctx, (int64_t)r->kept_bytes, 1) : NULL;
+        r->kept[b] = r->kept_bytes && t3v_schedule_asks(s, b) ? t3v_temp(&ctx, (int64_t)r->kept_bytes, 1)
+                                                              : NULL;
         if (ctx.status) return ctx.status;
         if (r->kept[b]) memset(r->kept[b], 0, r->kept_bytes);
     }
@@ -463,7 +508,8 @@ static t3v_status put_frame(void *user, int64_t index, const float *rgb)
 
 static t3v_status write_latent(const run *r, const char *path)
 {
-    t3v_tensor_entry e = {.name = "latent", .dtype = T3V_F32, .ndim = 4, .numel = r->n, .nbytes = 4 * r->n, .data = r->x};
+    t3v_tensor_entry e = {
+        .name = "latent", .dtype = T3V_F32, .ndim = 4, .numel = r->n, .nbytes = 4 * r->n, .data = r->x};
     memcpy(e.shape, r->latent, sizeof r->latent);
     return t3v_safetensors_write(path, &e, 1, NULL, 0);
 }
@@ -473,15 +519,23 @@ static t3v_status open_writer(const run *r, int64_t index, t3v_video_writer **ou
     const t3v_job *w = &r->want;
     char settings[8192], seed[32];
     snprintf(settings, sizeof settings,
-             "t3v %s; model %s; %s, %lld steps, shift %g, cfg %g in steps %s, dense steps %lld, reuse %s; %s", T3V_VERSION,
-             w->model, w->sampler, (long long)w->steps, w->shift, w->cfg, w->cfg_steps, (long long)w->dense_steps, w->reuse,
-             t3v_dtype_name(w->compute));
+             "t3v %s; model %s; %s, %lld steps, shift %g, cfg %g in steps %s, dense steps %lld, reuse %s; %s",
+             T3V_VERSION, w->model, w->sampler, (long long)w->steps, w->shift, w->cfg, w->cfg_steps,
+             (long long)w->dense_steps, w->reuse, t3v_dtype_name(w->compute));
     snprintf(seed, sizeof seed, "%llu %s", (unsigned long long)seed_of(r, index), w->rng);
-    const t3v_video_tag tags[] = {{"comment", w->output[index].prompt}, {"t3v_prompt", w->output[index].prompt},
-                                  {"t3v_negative", w->negative}, {"t3v_seed", seed}, {"t3v_plan", w->plan},
+    const t3v_video_tag tags[] = {{"comment", w->output[index].prompt},
+                                  {"t3v_prompt", w->output[index].prompt},
+                                  {"t3v_negative", w->negative},
+                                  {"t3v_seed", seed},
+                                  {"t3v_plan", w->plan},
                                   {"t3v_settings", settings}};
-    t3v_video_options o = {.width = w->width, .height = w->height, .fps_num = (int)lround(w->fps * 1000), .fps_den = 1000,
-                           .codec = w->codec, .tags = tags, .tag_count = (int)(sizeof tags / sizeof *tags)};
+    t3v_video_options o = {.width = w->width,
+                           .height = w->height,
+                           .fps_num = (int)lround(w->fps * 1000),
+                           .fps_den = 1000,
+                           .codec = w->codec,
+                           .tags = tags,
+                           .tag_count = (int)(sizeof tags / sizeof *tags)};
     return t3v_video_writer_open(out, w->output[index].path, &o);
 }
 
@@ -489,11 +543,20 @@ static t3v_status decode(run *r, int64_t index)
 {
     const t3v_job *w = &r->want;
     frame_target t = {.sink = &w->output[index].sink,
-                      .frame = {.count = w->frames, .width = w->width, .height = w->height, .fps = w->fps,
-                                .row = 8 * r->latent[3], .plane = 64 * r->latent[2] * r->latent[3]}};
+                      .frame = {.count = w->frames,
+                                .width = w->width,
+                                .height = w->height,
+                                .fps = w->fps,
+                                .row = 8 * r->latent[3],
+                                .plane = 64 * r->latent[2] * r->latent[3]}};
     if (!t.sink->fn) T3V_TRY(open_writer(r, index, &t.writer));
-    t3v_vae_clip clip = {.frames = w->frames, .height = 8 * r->latent[2], .width = 8 * r->latent[3], .tile_h = w->tile_h,
-                         .tile_w = w->tile_w, .memory_limit = r->vae_room, .compute = w->compute,
+    t3v_vae_clip clip = {.frames = w->frames,
+                         .height = 8 * r->latent[2],
+                         .width = 8 * r->latent[3],
+                         .tile_h = w->tile_h,
+                         .tile_w = w->tile_w,
+                         .memory_limit = r->vae_room,
+                         .compute = w->compute,
                          .progress = &w->progress};
     t3v_status st = t3v_vae_decode(&r->model->vae, &clip, r->x, put_frame, &t);
     if (!t.writer) return st;
@@ -573,7 +636,8 @@ static t3v_status run_all(run *r)
     T3V_TRY(make_schedule(r));
     T3V_TRY(t3v_cost_check(r->model, &r->paths, &r->want, &r->schedule, r->latent, &r->result, &r->vae_room));
     if (r->want.dry_run) return T3V_OK;
-    for (int64_t i = 0; i < r->want.outputs; i++) /* hours later would be too late to learn that nothing can be written */
+    for (int64_t i = 0; i < r->want.outputs;
+         i++) /* hours later would be too late to learn that nothing can be written */
         if (!r->want.output[i].sink.fn) T3V_TRY(check_writable(r->want.output[i].path));
     T3V_TRY(encode_prompts(r));
     r->x = malloc((size_t)r->n * sizeof *r->x);
@@ -584,7 +648,10 @@ static t3v_status run_all(run *r)
     for (int64_t i = 0; i < r->want.outputs; i++) {
         t3v_status st = one_output(r, i);
         const char *path = r->want.output[i].path;
-        if (st) return r->want.outputs > 1 ? t3v_fail_in(st, "output %lld%s%s", (long long)i, path ? ", " : "", path ? path : "") : st;
+        if (st)
+            return r->want.outputs > 1
+                       ? t3v_fail_in(st, "output %lld%s%s", (long long)i, path ? ", " : "", path ? path : "")
+                       : st;
     }
     r->result.peak_bytes = peak_rss();
     return T3V_OK;
@@ -592,7 +659,8 @@ static t3v_status run_all(run *r)
 
 t3v_status t3v_generate(const t3v_job *job, t3v_result *result)
 {
-    if (!job->model || job->outputs < 1 || !job->output) return t3v_fail(T3V_E_ARG, "a job needs a model and an output");
+    if (!job->model || job->outputs < 1 || !job->output)
+        return t3v_fail(T3V_E_ARG, "a job needs a model and an output");
     run *r = calloc(1, sizeof *r);
     if (!r) return t3v_fail(T3V_E_NOMEM, "no memory");
     r->job = job;

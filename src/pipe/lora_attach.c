@@ -13,21 +13,22 @@
 /* The layer whose matrix is `t`. */
 static t3v_weight *layer_of(t3v_dit *dit, const t3v_tensor *t)
 {
-    t3v_weight *ends[] = {&dit->patch_embedding, &dit->text_up, &dit->text_down, &dit->time_up, &dit->time_down,
-                          &dit->time_projection, &dit->head};
+    t3v_weight *ends[] = {&dit->patch_embedding, &dit->text_up,         &dit->text_down, &dit->time_up,
+                          &dit->time_down,       &dit->time_projection, &dit->head};
     for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
         if (&ends[i]->w == t) return ends[i];
     for (int64_t i = 0; i < dit->config.layers; i++) {
         t3v_dit_block *b = &dit->block[i];
-        t3v_weight *in[] = {&b->q, &b->k, &b->v, &b->o, &b->cross_q, &b->cross_k, &b->cross_v, &b->cross_o, &b->ffn_up,
-                            &b->ffn_down};
+        t3v_weight *in[] = {&b->q,       &b->k,       &b->v,       &b->o,      &b->cross_q,
+                            &b->cross_k, &b->cross_v, &b->cross_o, &b->ffn_up, &b->ffn_down};
         for (size_t j = 0; j < sizeof in / sizeof *in; j++)
             if (&in[j]->w == t) return in[j];
     }
     return NULL;
 }
 
-static t3v_status factor(t3v_tensor *out, const t3v_tensor_entry *e, int64_t rows, t3v_dtype type, t3v_arena *arena)
+static t3v_status factor(t3v_tensor *out, const t3v_tensor_entry *e, int64_t rows, t3v_dtype type,
+                         t3v_arena *arena)
 {
     *out = (t3v_tensor){.type = type, .ndim = 2, .shape = {rows, e->numel / rows}};
     out->data = t3v_arena_take(arena, (size_t)e->numel, t3v_dtype_size(type));
@@ -50,12 +51,15 @@ static t3v_status add_diff(t3v_tensor *t, const t3v_tensor_entry *e, double stre
     return T3V_OK;
 }
 
-static t3v_status attach_item(t3v_loras *l, const t3v_lora_item *item, double strength, t3v_dit *dit, int64_t *used)
+static t3v_status attach_item(t3v_loras *l, const t3v_lora_item *item, double strength, t3v_dit *dit,
+                              int64_t *used)
 {
     t3v_tensor *t = dit->params.item[item->weight].tensor;
     if (item->kind == T3V_LORA_DIFF) return add_diff(t, item->diff, strength, &l->arena);
     t3v_weight *w = layer_of(dit, t);
-    if (!w) return t3v_fail(T3V_E_FORMAT, "%s: low-rank updates go to linear layers", dit->params.item[item->weight].name);
+    if (!w)
+        return t3v_fail(T3V_E_FORMAT, "%s: low-rank updates go to linear layers",
+                        dit->params.item[item->weight].name);
     t3v_lora_pair *p = &l->pair[(*used)++];
     p->strength = (float)(strength * item->scale);
     T3V_TRY(factor(&p->a, item->a, item->rank, w->w.type, &l->arena));
@@ -81,7 +85,8 @@ t3v_status t3v_loras_attach(t3v_loras *l, const t3v_lora_use *use, int64_t n, t3
     }
     bool counting = p->count && !p->item[0].tensor->data;
     if (!st) st = counting ? t3v_arena_count(&l->arena) : t3v_arena_open(&l->arena, (size_t)64 << 30);
-    if (!st && !(l->pair = calloc((size_t)pairs + 1, sizeof *l->pair))) st = t3v_fail(T3V_E_NOMEM, "no memory for LoRA pairs");
+    if (!st && !(l->pair = calloc((size_t)pairs + 1, sizeof *l->pair)))
+        st = t3v_fail(T3V_E_NOMEM, "no memory for LoRA pairs");
 
     /* Layer by layer, so that a layer's updates lie side by side. */
     int64_t used = 0;
@@ -89,7 +94,8 @@ t3v_status t3v_loras_attach(t3v_loras *l, const t3v_lora_use *use, int64_t n, t3
         int64_t first = used;
         for (int64_t i = 0; i < n && !st; i++)
             for (int64_t k = 0; k < file[i]->count && !st; k++)
-                if (file[i]->items[k].weight == w) st = attach_item(l, &file[i]->items[k], use[i].strength, dit, &used);
+                if (file[i]->items[k].weight == w)
+                    st = attach_item(l, &file[i]->items[k], use[i].strength, dit, &used);
         t3v_weight *layer = used > first ? layer_of(dit, p->item[w].tensor) : NULL;
         if (layer) {
             layer->lora = &l->pair[first];

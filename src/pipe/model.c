@@ -13,10 +13,11 @@
 #include "pipe/schedule.h"
 
 /* Wan2.1, wan/configs/shared_config.py (Apache-2.0): see NOTICE. */
-const char t3v_negative_prompt[] =
-    "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，丑陋的，"
-    "残缺的，多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，静止不动的画面，杂乱的背景，"
-    "三条腿，背景人很多，倒着走";
+const char t3v_negative_prompt[] = "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，"
+                                   "整体发灰，最差质量，低质量，JPEG压缩残留，丑陋的，"
+                                   "残缺的，多余的手指，画得不好的手部，画得不好的脸部，畸形的，毁容的，形态"
+                                   "畸形的肢体，手指融合，静止不动的画面，杂乱的背景，"
+                                   "三条腿，背景人很多，倒着走";
 
 /* ---- configuration --------------------------------------------------------------------------------- */
 
@@ -30,17 +31,22 @@ t3v_status t3v_dit_config_read(const char *path, t3v_dit_config *c)
         const char *key;
         int64_t *value, max;
         bool required;
-    } field[] = {{"dim", &c->dim, 1 << 16, true}, {"ffn_dim", &c->ffn_dim, 1 << 18, true},
-                 {"num_heads", &c->heads, 1024, true}, {"num_layers", &c->layers, 1024, true},
-                 {"freq_dim", &c->freq_dim, 1 << 14, false}, {"in_dim", &c->in_dim, 1024, false},
-                 {"out_dim", &c->out_dim, 1024, false}, {"text_len", &c->text_len, 1 << 14, false},
+    } field[] = {{"dim", &c->dim, 1 << 16, true},
+                 {"ffn_dim", &c->ffn_dim, 1 << 18, true},
+                 {"num_heads", &c->heads, 1024, true},
+                 {"num_layers", &c->layers, 1024, true},
+                 {"freq_dim", &c->freq_dim, 1 << 14, false},
+                 {"in_dim", &c->in_dim, 1024, false},
+                 {"out_dim", &c->out_dim, 1024, false},
+                 {"text_len", &c->text_len, 1 << 14, false},
                  {"text_dim", &c->text_dim, 1 << 16, false}};
     t3v_status st = t3v_json_string(j, path, "model_type", false, &type);
     for (size_t i = 0; i < sizeof field / sizeof *field && !st; i++)
         st = t3v_json_int(j, path, field[i].key, field[i].required, 1, field[i].max, field[i].value);
     if (!st) st = t3v_json_real(j, path, "eps", false, 0, 1, &c->eps);
     if (!st && strcmp(type, "t2v") != 0)
-        st = t3v_fail(T3V_E_UNSUPPORTED, "%s: model_type is \"%s\"; this build runs \"t2v\" models", path, type);
+        st = t3v_fail(T3V_E_UNSUPPORTED, "%s: model_type is \"%s\"; this build runs \"t2v\" models", path,
+                      type);
     json_decref(j);
     return st;
 }
@@ -48,12 +54,15 @@ t3v_status t3v_dit_config_read(const char *path, t3v_dit_config *c)
 t3v_status t3v_dit_config_write(const char *path, const t3v_dit_config *c)
 {
     char text[1024];
-    int n = snprintf(text, sizeof text,
-                     "{\n  \"_class_name\": \"WanModel\",\n  \"model_type\": \"t2v\",\n  \"dim\": %lld,\n  \"ffn_dim\": %lld,\n"
-                     "  \"freq_dim\": %lld,\n  \"in_dim\": %lld,\n  \"out_dim\": %lld,\n  \"num_heads\": %lld,\n"
-                     "  \"num_layers\": %lld,\n  \"text_len\": %lld,\n  \"eps\": %g\n}\n",
-                     (long long)c->dim, (long long)c->ffn_dim, (long long)c->freq_dim, (long long)c->in_dim,
-                     (long long)c->out_dim, (long long)c->heads, (long long)c->layers, (long long)c->text_len, c->eps);
+    int n =
+        snprintf(text, sizeof text,
+                 "{\n  \"_class_name\": \"WanModel\",\n  \"model_type\": \"t2v\",\n  \"dim\": %lld,\n  "
+                 "\"ffn_dim\": %lld,\n"
+                 "  \"freq_dim\": %lld,\n  \"in_dim\": %lld,\n  \"out_dim\": %lld,\n  \"num_heads\": %lld,\n"
+                 "  \"num_layers\": %lld,\n  \"text_len\": %lld,\n  \"eps\": %g\n}\n",
+                 (long long)c->dim, (long long)c->ffn_dim, (long long)c->freq_dim, (long long)c->in_dim,
+                 (long long)c->out_dim, (long long)c->heads, (long long)c->layers, (long long)c->text_len,
+                 c->eps);
     return t3v_write_text(path, text, (size_t)n);
 }
 
@@ -89,22 +98,27 @@ t3v_status t3v_defaults_read(const char *path, t3v_defaults *d)
     if (!st) st = t3v_json_int(j, path, "dense_steps", false, 0, T3V_STEPS_MAX, &d->dense_steps);
     if (!st) st = copy_string(j, path, "cfg_steps", d->cfg_steps, sizeof d->cfg_steps);
     if (!st) st = copy_string(j, path, "reuse", d->reuse, sizeof d->reuse);
-    if (!st && grid != 0 && grid != 3) st = t3v_fail(T3V_E_FORMAT, "%s: plan_grid has %d numbers, expected T, H, W", path, grid);
+    if (!st && grid != 0 && grid != 3)
+        st = t3v_fail(T3V_E_FORMAT, "%s: plan_grid has %d numbers, expected T, H, W", path, grid);
     json_decref(j);
     return st;
 }
 
 t3v_status t3v_defaults_write(const char *path, const t3v_defaults *d)
 {
-    json_t *j = json_pack("{s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:s, s:s, s:s}", "width", (json_int_t)d->width, "height",
-                          (json_int_t)d->height, "frames", (json_int_t)d->frames, "steps", (json_int_t)d->steps, "fps", d->fps,
-                          "shift", d->shift, "cfg", d->cfg, "sampler", d->sampler, "negative", d->negative, "plan", d->plan);
+    json_t *j = json_pack("{s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:s, s:s, s:s}", "width", (json_int_t)d->width,
+                          "height", (json_int_t)d->height, "frames", (json_int_t)d->frames, "steps",
+                          (json_int_t)d->steps, "fps", d->fps, "shift", d->shift, "cfg", d->cfg, "sampler",
+                          d->sampler, "negative", d->negative, "plan", d->plan);
     if (j && d->plan_grid[0])
-        json_object_set_new(j, "plan_grid", json_pack("[I, I, I]", (json_int_t)d->plan_grid[0], (json_int_t)d->plan_grid[1],
-                                                      (json_int_t)d->plan_grid[2]));
+        json_object_set_new(j, "plan_grid",
+                            json_pack("[I, I, I]", (json_int_t)d->plan_grid[0], (json_int_t)d->plan_grid[1],
+                                      (json_int_t)d->plan_grid[2]));
     if (j && d->dense_steps) json_object_set_new(j, "dense_steps", json_integer((json_int_t)d->dense_steps));
-    if (j && d->cfg_steps[0] && strcmp(d->cfg_steps, "all") != 0) json_object_set_new(j, "cfg_steps", json_string(d->cfg_steps));
-    if (j && d->reuse[0] && strcmp(d->reuse, "off") != 0) json_object_set_new(j, "reuse", json_string(d->reuse));
+    if (j && d->cfg_steps[0] && strcmp(d->cfg_steps, "all") != 0)
+        json_object_set_new(j, "cfg_steps", json_string(d->cfg_steps));
+    if (j && d->reuse[0] && strcmp(d->reuse, "off") != 0)
+        json_object_set_new(j, "reuse", json_string(d->reuse));
     char *text = j ? json_dumps(j, JSON_INDENT(2)) : NULL;
     json_decref(j);
     if (!text) return t3v_fail(T3V_E_NOMEM, "no memory to write %s", path);
@@ -114,15 +128,25 @@ t3v_status t3v_defaults_write(const char *path, const t3v_defaults *d)
 }
 
 /* Wan2.1 T2V (wan/configs); the 14B differs in nothing here. */
-static const t3v_defaults wan21 = {.width = 832, .height = 480, .frames = 81, .steps = 50, .fps = 16, .shift = 5, .cfg = 5,
-                                   .sampler = "unipc", .plan = "full", .cfg_steps = "all", .reuse = "off"};
+static const t3v_defaults wan21 = {.width = 832,
+                                   .height = 480,
+                                   .frames = 81,
+                                   .steps = 50,
+                                   .fps = 16,
+                                   .shift = 5,
+                                   .cfg = 5,
+                                   .sampler = "unipc",
+                                   .plan = "full",
+                                   .cfg_steps = "all",
+                                   .reuse = "off"};
 
 /* ---- parts ----------------------------------------------------------------------------------------- */
 
 enum { DIT, TEXT, VAE };
 
 /* The path given for a part, or the file of that name in the model's directory. */
-static t3v_status locate(const t3v_model *m, const char *given, const char *name, const char *what, char **out)
+static t3v_status locate(const t3v_model *m, const char *given, const char *name, const char *what,
+                         char **out)
 {
     *out = given ? strdup(given) : t3v_path_join(m->path, name);
     if (!*out) return t3v_fail(T3V_E_NOMEM, "no memory for a path");
@@ -138,12 +162,14 @@ static t3v_status axis_of(const t3v_tensor_file *f, const char *name, int ndim, 
 {
     const t3v_tensor_entry *e;
     T3V_TRY(t3v_tensors_get(f, name, &e));
-    if (e->ndim != ndim) return t3v_fail(T3V_E_SHAPE, "%s: %s has %d axes, expected %d", f->path, name, e->ndim, ndim);
+    if (e->ndim != ndim)
+        return t3v_fail(T3V_E_SHAPE, "%s: %s has %d axes, expected %d", f->path, name, e->ndim, ndim);
     *out = e->shape[axis];
     return T3V_OK;
 }
 
-static t3v_status fill(t3v_model *m, int part, const t3v_params *p, bool writable, bool (*optional)(const char *))
+static t3v_status fill(t3v_model *m, int part, const t3v_params *p, bool writable,
+                       bool (*optional)(const char *))
 {
     t3v_params_options o = {.matrix = m->compute, .map = !writable};
     T3V_TRY(t3v_arena_open(&m->arena[part], t3v_params_bytes(p, m->file[part], &o)));
@@ -178,12 +204,14 @@ t3v_status t3v_model_adopt(t3v_model *m, const t3v_plan *plan)
         }
         t3v_site_param info[T3V_SITE_PARAMS_MAX];
         int layer = (int)(slot / T3V_SITE_PARAMS_MAX), index = (int)(slot % T3V_SITE_PARAMS_MAX);
-        t3v_site_params(&plan->layer[layer].site[T3V_SITE_SELF], m->config.heads, m->config.dim / m->config.heads, info);
+        t3v_site_params(&plan->layer[layer].site[T3V_SITE_SELF], m->config.heads,
+                        m->config.dim / m->config.heads, info);
         t3v_site_param_fill(&info[index], layer, index, t->data);
         if (!missing++) first = p->item[i].name;
     }
     if (missing)
-        t3v_warn("the weights have none of %lld tensors of the plan's own (such as %s): they start at random, to be trained",
+        t3v_warn("the weights have none of %lld tensors of the plan's own (such as %s): they start at "
+                 "random, to be trained",
                  (long long)missing, first);
     return T3V_OK;
 }
@@ -214,8 +242,8 @@ static t3v_status open_text(t3v_model *m, const t3v_model_paths *paths)
     if (!st) st = axis_of(f, "blocks.0.ffn.fc1.weight", 2, 0, &c.dim_ffn);
     if (!st) c.layers = count_layers(f);
     if (!st && t3v_tokenizer_vocab_size(m->tokenizer) > c.vocab)
-        st = t3v_fail(T3V_E_SHAPE, "the tokenizer %s has %d pieces, the text encoder %s only %lld rows", spiece,
-                      t3v_tokenizer_vocab_size(m->tokenizer), path, (long long)c.vocab);
+        st = t3v_fail(T3V_E_SHAPE, "the tokenizer %s has %d pieces, the text encoder %s only %lld rows",
+                      spiece, t3v_tokenizer_vocab_size(m->tokenizer), path, (long long)c.vocab);
     if (!st) st = t3v_umt5_open(&m->text, &c);
     free(path);
     free(spiece);
@@ -287,7 +315,8 @@ static t3v_status read_config(t3v_model *m)
 {
     m->defaults = wan21;
     strcpy(m->defaults.negative, t3v_negative_prompt);
-    if (!t3v_is_dir(m->path)) return t3v_fail(T3V_E_ARG, "--model %s: expected a model directory with config.json", m->path);
+    if (!t3v_is_dir(m->path))
+        return t3v_fail(T3V_E_ARG, "--model %s: expected a model directory with config.json", m->path);
     char *config = t3v_path_join(m->path, "config.json"), *own = t3v_path_join(m->path, "t3v.json");
     t3v_status st = config && own ? T3V_OK : t3v_fail(T3V_E_NOMEM, "no memory for a path");
     if (!st) st = t3v_dit_config_read(config, &m->config);
@@ -297,7 +326,8 @@ static t3v_status read_config(t3v_model *m)
     return st;
 }
 
-t3v_status t3v_model_open(t3v_model **out, const t3v_model_paths *paths, unsigned parts, t3v_dtype compute, bool writable)
+t3v_status t3v_model_open(t3v_model **out, const t3v_model_paths *paths, unsigned parts, t3v_dtype compute,
+                          bool writable)
 {
     t3v_model *m = calloc(1, sizeof *m);
     *out = NULL;

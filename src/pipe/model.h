@@ -15,9 +15,9 @@ typedef struct t3v_defaults {
     double fps, shift, cfg;
     char sampler[16];
     char negative[2048];
-    char plan[1024];        /* "full" unless the weights were tuned for another */
-    int64_t plan_grid[3];   /* T, H, W that the plan was tuned for; 0: none */
-    int64_t dense_steps;    /* the first steps that use plan full instead */
+    char plan[1024];                 /* "full" unless the weights were tuned for another */
+    int64_t plan_grid[3];            /* T, H, W that the plan was tuned for; 0: none */
+    int64_t dense_steps;             /* the first steps that use plan full instead */
     char cfg_steps[32], reuse[1024]; /* texts of t3v_cfg_steps_parse and t3v_reuse_parse */
 } t3v_defaults;
 
@@ -25,9 +25,9 @@ typedef enum t3v_parts { T3V_PART_DIT = 1, T3V_PART_TEXT = 2, T3V_PART_VAE = 4, 
 
 typedef struct t3v_model {
     char *path;
-    unsigned parts;           /* those that are loaded */
+    unsigned parts; /* those that are loaded */
     t3v_dtype compute;
-    t3v_dit_config config;    /* known even when the DiT is not loaded */
+    t3v_dit_config config; /* known even when the DiT is not loaded */
     t3v_defaults defaults;
     t3v_dit dit;
     t3v_umt5 text;
@@ -35,7 +35,7 @@ typedef struct t3v_model {
     t3v_vae vae;
     t3v_tensor_file *file[3]; /* dit, text, vae: mapped while their part is loaded */
     t3v_arena arena[3];
-    t3v_arena own;            /* parameters that plans have of their own */
+    t3v_arena own; /* parameters that plans have of their own */
 } t3v_model;
 
 /* Where the parts are when they are not in one directory; any may be NULL. */
@@ -45,7 +45,8 @@ typedef struct t3v_model_paths {
 } t3v_model_paths;
 
 /* Reads the configuration and loads `parts`. writable: every parameter gets memory of its own (training). */
-t3v_status t3v_model_open(t3v_model **out, const t3v_model_paths *paths, unsigned parts, t3v_dtype compute, bool writable);
+t3v_status t3v_model_open(t3v_model **out, const t3v_model_paths *paths, unsigned parts, t3v_dtype compute,
+                          bool writable);
 /* Loads parts that are missing, or gives the memory of parts back. */
 t3v_status t3v_model_load(t3v_model *m, const t3v_model_paths *paths, unsigned parts, bool writable);
 /* Opens the text encoder without its weights' memory, for counting; t3v_model_unload ends it. */

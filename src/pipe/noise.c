@@ -87,12 +87,9 @@ static void torch_few(float *out, int64_t n, mt19937 *m)
 
 t3v_status t3v_noise_parse(const char *name, t3v_noise_rng *rng)
 {
-    if (strcmp(name, "philox") == 0)
-        *rng = T3V_NOISE_PHILOX;
-    else if (strcmp(name, "torch") == 0)
-        *rng = T3V_NOISE_TORCH;
-    else
-        return t3v_fail(T3V_E_ARG, "noise generator '%s': expected philox or torch", name);
+    if (strcmp(name, "philox") == 0) *rng = T3V_NOISE_PHILOX;
+    else if (strcmp(name, "torch") == 0) *rng = T3V_NOISE_TORCH;
+    else return t3v_fail(T3V_E_ARG, "noise generator '%s': expected philox or torch", name);
     return T3V_OK;
 }
 
@@ -101,10 +98,8 @@ void t3v_noise_fill(float *out, int64_t n, t3v_noise_rng rng, uint64_t seed)
     if (rng == T3V_NOISE_TORCH) {
         mt19937 m;
         mt_seed(&m, (uint32_t)seed);
-        if (n >= 16)
-            torch_blocks(out, n, &m);
-        else
-            torch_few(out, n, &m);
+        if (n >= 16) torch_blocks(out, n, &m);
+        else torch_few(out, n, &m);
         return;
     }
 #pragma omp parallel for schedule(static)

@@ -16,7 +16,8 @@ static bool stored(const t3v_defaults *d, const char *asked)
 {
     if (!asked || strcmp(asked, d->plan) == 0) return true;
     size_t n = strlen(asked);
-    return !strpbrk(asked, ":;-@ ") && strncmp(d->plan, asked, n) == 0 && d->plan[n] == ':' && !strchr(d->plan, ';');
+    return !strpbrk(asked, ":;-@ ") && strncmp(d->plan, asked, n) == 0 && d->plan[n] == ':' &&
+           !strchr(d->plan, ';');
 }
 
 const char *t3v_plan_text(const t3v_defaults *d, const char *asked, t3v_grid grid)
@@ -41,9 +42,12 @@ void t3v_plan_check_tuned(const t3v_defaults *d, const char *text, const t3v_pla
     bool known = strcmp(text, d->plan) == 0;
     if (known && (!d->plan_grid[0] || same_grid(d, plan->grid))) return;
     if (known)
-        t3v_warn("the weights were tuned for plan %s on %lldx%lldx%lld tokens, this is %lldx%lldx%lld: expect noise until they are "
-                 "tuned for it", text, (long long)d->plan_grid[0], (long long)d->plan_grid[1], (long long)d->plan_grid[2],
+        t3v_warn("the weights were tuned for plan %s on %lldx%lldx%lld tokens, this is %lldx%lldx%lld: "
+                 "expect noise until they are "
+                 "tuned for it",
+                 text, (long long)d->plan_grid[0], (long long)d->plan_grid[1], (long long)d->plan_grid[2],
                  (long long)plan->grid.t, (long long)plan->grid.h, (long long)plan->grid.w);
     else
-        t3v_warn("the weights are not known to be tuned for plan %s: the result will be noise until they are", text);
+        t3v_warn("the weights are not known to be tuned for plan %s: the result will be noise until they are",
+                 text);
 }

@@ -21,7 +21,8 @@ static bool reuses(const t3v_schedule_options *o, int64_t i, int64_t steps, doub
     switch (r->how) {
     case T3V_REUSE_LIST: return !r->run[i];
     case T3V_REUSE_TEACACHE:
-        return i >= r->first && i < steps - r->last && r->threshold > 0 && isfinite(sum) && sum < r->threshold;
+        return i >= r->first && i < steps - r->last && r->threshold > 0 && isfinite(sum) &&
+               sum < r->threshold;
     default: return false;
     }
 }
@@ -52,8 +53,10 @@ t3v_status t3v_schedule_make(t3v_schedule *out, const t3v_sampler *sampler, cons
     if (!out->step) return t3v_fail(T3V_E_NOMEM, "no memory for %d steps", n);
     for (int i = 0; i < n; i++) {
         bool guided = o->cfg != 1.0 && i >= o->cfg_steps[0] && i <= o->cfg_steps[1];
-        out->step[i] = (t3v_step){.sigma = t3v_sampler_sigma(sampler, i), .timestep = t3v_sampler_timestep(sampler, i),
-                                  .cfg = guided ? o->cfg : 1.0, .plan = i < o->dense_steps ? o->dense : o->plan,
+        out->step[i] = (t3v_step){.sigma = t3v_sampler_sigma(sampler, i),
+                                  .timestep = t3v_sampler_timestep(sampler, i),
+                                  .cfg = guided ? o->cfg : 1.0,
+                                  .plan = i < o->dense_steps ? o->dense : o->plan,
                                   .pass = {T3V_PASS_RUN, guided ? T3V_PASS_RUN : T3V_PASS_NONE}};
     }
     for (int b = 0; b < T3V_BRANCHES; b++) mark_branch(out, b, o);

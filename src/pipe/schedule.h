@@ -32,20 +32,21 @@ typedef struct t3v_schedule {
  * "ret steps"): a step reuses while the sum of polynomial(change) since the branch last ran is below the threshold. */
 typedef struct t3v_reuse {
     enum { T3V_REUSE_OFF, T3V_REUSE_LIST, T3V_REUSE_TEACACHE } how;
-    bool run[T3V_STEPS_MAX];  /* LIST: the steps that run the blocks */
-    double threshold;         /* TEACACHE; 0: never reuse */
-    int64_t first, last;      /* TEACACHE: this many steps at the ends always run */
+    bool run[T3V_STEPS_MAX]; /* LIST: the steps that run the blocks */
+    double threshold;        /* TEACACHE; 0: never reuse */
+    int64_t first, last;     /* TEACACHE: this many steps at the ends always run */
 } t3v_reuse;
 
 typedef struct t3v_schedule_options {
     const t3v_plan *plan;
-    const t3v_plan *dense;    /* the plan of the first dense_steps steps */
+    const t3v_plan *dense; /* the plan of the first dense_steps steps */
     int64_t dense_steps;
-    double cfg;               /* 1: no guidance */
-    int64_t cfg_steps[2];     /* guidance in steps [first, last] */
+    double cfg;           /* 1: no guidance */
+    int64_t cfg_steps[2]; /* guidance in steps [first, last] */
     t3v_reuse reuse;
     const double *polynomial; /* TEACACHE: [5], highest power first */
-    const double *change;     /* TEACACHE: [steps] relative change of the time embedding from the step before; [0] is not read */
+    /* TEACACHE: [steps] relative change of the time embedding from the step before; [0] is not read */
+    const double *change;
 } t3v_schedule_options;
 
 t3v_status t3v_schedule_make(t3v_schedule *out, const t3v_sampler *sampler, const t3v_schedule_options *o);

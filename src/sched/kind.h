@@ -12,8 +12,8 @@ enum { T3V_SAMPLER_PLANES = 3 };
 
 typedef struct t3v_sampler_kind {
     const char *name;
-    int planes;        /* f32 tensors of the latent's size kept from step to step */
-    bool whole;        /* timesteps are whole, and the first two must differ */
+    int planes; /* f32 tensors of the latent's size kept from step to step */
+    bool whole; /* timesteps are whole, and the first two must differ */
     /* Fills sigma[0..steps-1] with f32 values (the last, 0, is already there) and time[0..steps-1]. */
     void (*grid)(double *sigma, double *time, int steps, double shift);
     /* One step; h[k] are the planes. */

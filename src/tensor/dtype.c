@@ -19,7 +19,10 @@ const char *t3v_dtype_name(t3v_dtype t) { return types[t].name; }
 float t3v_f16_to_f32(uint16_t h)
 {
     int e = h >> 10 & 31, m = h & 1023;
-    float v = e == 0 ? ldexpf((float)m, -24) : e < 31 ? ldexpf((float)(m + 1024), e - 25) : m ? NAN : INFINITY;
+    float v = e == 0   ? ldexpf((float)m, -24)
+              : e < 31 ? ldexpf((float)(m + 1024), e - 25)
+              : m      ? NAN
+                       : INFINITY;
     return h & 0x8000 ? -v : v;
 }
 
@@ -53,21 +56,30 @@ static float f8_e5m2_to_f32(uint8_t b) { return t3v_f16_to_f32((uint16_t)(b << 8
 static double load(const unsigned char *p, t3v_dtype t, int64_t i)
 {
     p += (size_t)i * types[t].bytes;
-#define AS(type)                   \
-    {                              \
-        type v;                    \
-        memcpy(&v, p, sizeof v);   \
-        return (double)v;          \
+#define AS(type)                 \
+    {                            \
+        type v;                  \
+        memcpy(&v, p, sizeof v); \
+        return (double)v;        \
     }
     switch (t) {
     case T3V_F32: AS(float)
     case T3V_F64: AS(double)
-    case T3V_BF16: { uint16_t v; memcpy(&v, p, 2); return t3v_bf16_to_f32(v); }
-    case T3V_F16: { uint16_t v; memcpy(&v, p, 2); return t3v_f16_to_f32(v); }
+    case T3V_BF16: {
+        uint16_t v;
+        memcpy(&v, p, 2);
+        return t3v_bf16_to_f32(v);
+    }
+    case T3V_F16: {
+        uint16_t v;
+        memcpy(&v, p, 2);
+        return t3v_f16_to_f32(v);
+    }
     case T3V_F8_E4M3: return t3v_f8_e4m3_to_f32(*p);
     case T3V_F8_E5M2: return f8_e5m2_to_f32(*p);
     case T3V_I8: AS(int8_t)
-    case T3V_U8: case T3V_BOOL: AS(uint8_t)
+    case T3V_U8:
+    case T3V_BOOL: AS(uint8_t)
     case T3V_I16: AS(int16_t)
     case T3V_U16: AS(uint16_t)
     case T3V_I32: AS(int32_t)

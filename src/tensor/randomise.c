@@ -62,7 +62,8 @@ void t3v_params_randomise(const t3v_params *p, uint64_t seed)
         for (int64_t first = 0; first < n; first += PART) {
             int64_t len = n - first < PART ? n - first : PART;
             t3v_param_random(p, i, seed, first, len, part);
-            (void)t3v_convert((unsigned char *)t->data + (size_t)first * t3v_dtype_size(t->type), t->type, part, T3V_F32, len);
+            (void)t3v_convert((unsigned char *)t->data + (size_t)first * t3v_dtype_size(t->type), t->type,
+                              part, T3V_F32, len);
         }
     }
 }

@@ -12,6 +12,7 @@ void t3v_params_randomise(const t3v_params *p, uint64_t seed);
 
 /* The same numbers for elements [first, first + n) of parameter `index` alone, which needs no memory: for models larger
  * than it. */
-void t3v_param_random(const t3v_params *p, int64_t index, uint64_t seed, int64_t first, int64_t n, float *out);
+void t3v_param_random(const t3v_params *p, int64_t index, uint64_t seed, int64_t first, int64_t n,
+                      float *out);
 
 #endif

@@ -21,10 +21,10 @@ typedef struct t3v_tensor {
     int64_t shape[T3V_MAX_DIMS];
     /* ---- gradients: used only while something is recorded ---- */
     bool needs_grad;
-    int32_t param;             /* parameters: 1 + index into the trainer's gradient buffers; 0 otherwise */
-    float *grad;               /* activations: same shape, F32; NULL until the first gradient arrives */
-    struct t3v_tensor *base;   /* a view's whole tensor; its gradient is a slice of the base's */
-    int64_t base_offset;       /* in elements */
+    int32_t param;           /* parameters: 1 + index into the trainer's gradient buffers; 0 otherwise */
+    float *grad;             /* activations: same shape, F32; NULL until the first gradient arrives */
+    struct t3v_tensor *base; /* a view's whole tensor; its gradient is a slice of the base's */
+    int64_t base_offset;     /* in elements */
 } t3v_tensor;
 
 int64_t t3v_numel(const t3v_tensor *t);

@@ -61,7 +61,7 @@ size_t t3v_byte_model(unsigned char *out)
 
     unsigned char spec[64];
     writer trainer = {spec};
-    put_number(&trainer, 3, 1); /* unigram */
+    put_number(&trainer, 3, 1);  /* unigram */
     put_number(&trainer, 35, 1); /* byte fallback */
     put_number(&trainer, 40, 3);
     put_number(&trainer, 41, 2);

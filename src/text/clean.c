@@ -137,10 +137,8 @@ static void normalise(const t3v_cps *in, t3v_cps *out)
     utf8proc_ssize_t len = utf8 ? utf8proc_map((const utf8proc_uint8_t *)utf8, (utf8proc_ssize_t)n, &nfc,
                                                UTF8PROC_STABLE | UTF8PROC_COMPOSE)
                                 : -1;
-    if (len < 0)
-        out->failed = true; /* the text is valid, so only memory can be short */
-    else
-        t3v_cps_push_utf8(out, (const char *)nfc, (size_t)len);
+    if (len < 0) out->failed = true; /* the text is valid, so only memory can be short */
+    else t3v_cps_push_utf8(out, (const char *)nfc, (size_t)len);
     free(nfc);
     free(utf8);
 }
@@ -201,10 +199,8 @@ static void collapse(const t3v_cps *in, t3v_cps *out)
     while (first < last && is_strippable(in->at[first])) first++;
     while (last > first && is_strippable(in->at[last - 1])) last--;
     for (size_t i = first; i < last; i++) {
-        if (!is_space(in->at[i]))
-            t3v_cps_push(out, in->at[i]);
-        else if (!is_space(in->at[i - 1]))
-            t3v_cps_push(out, ' ');
+        if (!is_space(in->at[i])) t3v_cps_push(out, in->at[i]);
+        else if (!is_space(in->at[i - 1])) t3v_cps_push(out, ' ');
     }
 }
 

@@ -38,10 +38,8 @@ static const char *find(const entity *table, size_t count, const uint32_t *name,
         size_t mid = (lo + hi) / 2;
         int order = strcmp(key, table[mid].name);
         if (order == 0) return table[mid].utf8;
-        if (order < 0)
-            hi = mid;
-        else
-            lo = mid + 1;
+        if (order < 0) hi = mid;
+        else lo = mid + 1;
     }
     return NULL;
 }
@@ -72,10 +70,8 @@ static size_t number(const uint32_t *in, size_t n, uint32_t *value)
 /* Appends what HTML makes of a numeric reference. */
 static void push_number(t3v_cps *out, uint32_t v)
 {
-    if (v == 0 || (v >= 0xd800 && v <= 0xdfff) || v > 0x10ffff)
-        v = 0xfffd;
-    else if (v >= 0x80 && v <= 0x9f)
-        v = t3v_windows_1252(v);
+    if (v == 0 || (v >= 0xd800 && v <= 0xdfff) || v > 0x10ffff) v = 0xfffd;
+    else if (v >= 0x80 && v <= 0x9f) v = t3v_windows_1252(v);
     else if ((v < 0x20 && v != '\t' && v != '\n' && v != '\f' && v != '\r') || v == 0x7f ||
              (v >= 0xfdd0 && v <= 0xfdef) || (v & 0xfffe) == 0xfffe)
         return;

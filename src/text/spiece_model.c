@@ -143,10 +143,8 @@ int32_t t3v_spiece_model_find(const t3v_spiece_model *m, const char *text, size_
         int32_t mid = lo + (hi - lo) / 2;
         int order = compare(&m->piece[m->sorted[mid]], text, len);
         if (order == 0) return m->sorted[mid];
-        if (order > 0)
-            hi = mid;
-        else
-            lo = mid + 1;
+        if (order > 0) hi = mid;
+        else lo = mid + 1;
     }
     return -1;
 }
@@ -326,8 +324,10 @@ static t3v_status parse_trainer(span s, t3v_spiece_model *m)
 
 t3v_status t3v_spiece_model_parse(const void *data, size_t n, t3v_spiece_model *m)
 {
-    *m = (t3v_spiece_model){
-        .unk = -1, .add_dummy_prefix = true, .remove_extra_whitespaces = true, .escape_whitespaces = true};
+    *m = (t3v_spiece_model){.unk = -1,
+                            .add_dummy_prefix = true,
+                            .remove_extra_whitespaces = true,
+                            .escape_whitespaces = true};
     for (int i = 0; i < 256; i++) m->byte_piece[i] = -1;
     if (n > T3V_SPIECE_MAX_BYTES)
         return t3v_fail(T3V_E_TOO_BIG, "tokenizer: %zu bytes; at most %d", n, T3V_SPIECE_MAX_BYTES);

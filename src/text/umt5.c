@@ -5,7 +5,8 @@
 #include <math.h>
 #include <stdlib.h>
 
-static t3v_status add_matrix(t3v_params *p, t3v_weight *w, int64_t out, int64_t in, int64_t i, const char *name)
+static t3v_status add_matrix(t3v_params *p, t3v_weight *w, int64_t out, int64_t in, int64_t i,
+                             const char *name)
 {
     w->bias = (t3v_tensor){.type = T3V_F32};
     return t3v_params_add(p, &w->w, true, T3V_SHAPE(out, in), "blocks.%lld.%s.weight", (long long)i, name);
@@ -29,13 +30,16 @@ static t3v_status add_block(t3v_params *p, t3v_umt5_block *b, const t3v_umt5_con
 t3v_status t3v_umt5_open(t3v_umt5 *m, const t3v_umt5_config *c)
 {
     *m = (t3v_umt5){.config = *c};
-    if (c->layers < 1 || c->layers > 1024 || c->heads < 1 || c->dim < 1 || c->dim_attn % c->heads || c->buckets < 4 ||
-        c->vocab < 4)
-        return t3v_fail(T3V_E_ARG, "text encoder: %lld layers, %lld heads, %lld inner dims, %lld buckets do not fit",
-                        (long long)c->layers, (long long)c->heads, (long long)c->dim_attn, (long long)c->buckets);
+    if (c->layers < 1 || c->layers > 1024 || c->heads < 1 || c->dim < 1 || c->dim_attn % c->heads ||
+        c->buckets < 4 || c->vocab < 4)
+        return t3v_fail(T3V_E_ARG,
+                        "text encoder: %lld layers, %lld heads, %lld inner dims, %lld buckets do not fit",
+                        (long long)c->layers, (long long)c->heads, (long long)c->dim_attn,
+                        (long long)c->buckets);
     m->block = calloc((size_t)c->layers, sizeof *m->block);
     if (!m->block) return t3v_fail(T3V_E_NOMEM, "no memory for %lld text layers", (long long)c->layers);
-    t3v_status st = t3v_params_add(&m->params, &m->embedding, true, T3V_SHAPE(c->vocab, c->dim), "token_embedding.weight");
+    t3v_status st = t3v_params_add(&m->params, &m->embedding, true, T3V_SHAPE(c->vocab, c->dim),
+                                   "token_embedding.weight");
     for (int64_t i = 0; i < c->layers && !st; i++) st = add_block(&m->params, &m->block[i], c, i);
     if (!st) st = t3v_params_add(&m->params, &m->norm, false, T3V_SHAPE(c->dim), "norm.weight");
     if (st) t3v_umt5_close(m);
@@ -56,7 +60,9 @@ static int64_t bucket_of(int64_t r, int64_t buckets)
 {
     int64_t half = buckets / 2, exact = half / 2, base = r > 0 ? half : 0, a = r < 0 ? -r : r;
     if (a < exact) return base + a;
-    int64_t far = exact + (int64_t)(log((double)a / (double)exact) / log(128.0 / (double)exact) * (double)(half - exact) + 1e-9);
+    int64_t far = exact + (int64_t)(log((double)a / (double)exact) / log(128.0 / (double)exact) *
+                                        (double)(half - exact) +
+                                    1e-9);
     return base + (far < half - 1 ? far : half - 1);
 }
 
@@ -68,7 +74,8 @@ static void bias_backward(t3v_ctx *ctx, const t3v_record *r)
     if (!dt || !t3v_runs(ctx)) return;
     for (int64_t h = 0; h < heads; h++)
         for (int64_t i = 0; i < n; i++)
-            for (int64_t j = 0; j < n; j++) dt[bucket_of(j - i, buckets) * heads + h] += db[(h * n + i) * n + j];
+            for (int64_t j = 0; j < n; j++)
+                dt[bucket_of(j - i, buckets) * heads + h] += db[(h * n + i) * n + j];
 }
 
 static const t3v_op bias_op = {"position_bias", bias_backward};
@@ -98,7 +105,8 @@ t3v_tensor *t3v_umt5_encode(t3v_ctx *ctx, const t3v_umt5 *m, const int32_t *ids,
     const t3v_umt5_config *c = &m->config;
     for (int64_t i = 0; i < n; i++)
         if (ids[i] < 0 || ids[i] >= c->vocab)
-            return t3v_ctx_fail(ctx, t3v_fail(T3V_E_ARG, "token %lld has id %d, the text encoder knows 0 to %lld; "
+            return t3v_ctx_fail(ctx, t3v_fail(T3V_E_ARG,
+                                              "token %lld has id %d, the text encoder knows 0 to %lld; "
                                               "do tokenizer and text encoder belong together?",
                                               (long long)i, ids[i], (long long)c->vocab - 1));
     t3v_tensor *x = t3v_embed(ctx, &m->embedding, ids, n);
@@ -110,7 +118,8 @@ t3v_tensor *t3v_umt5_encode(t3v_ctx *ctx, const t3v_umt5 *m, const int32_t *ids,
         t3v_tensor *o = t3v_sdpa(ctx, q, k, v, c->heads, 1.0, position_bias(ctx, &b->position, n));
         x = t3v_gate_residual(ctx, x, t3v_linear(ctx, &b->o, o, T3V_F32), NULL);
         h = t3v_rmsnorm(ctx, x, &b->norm2, eps, ctx->compute);
-        t3v_tensor *g = t3v_geglu(ctx, t3v_linear(ctx, &b->gate, h, T3V_F32), t3v_linear(ctx, &b->fc1, h, T3V_F32), ctx->compute);
+        t3v_tensor *g = t3v_geglu(ctx, t3v_linear(ctx, &b->gate, h, T3V_F32),
+                                  t3v_linear(ctx, &b->fc1, h, T3V_F32), ctx->compute);
         x = t3v_gate_residual(ctx, x, t3v_linear(ctx, &b->fc2, g, T3V_F32), NULL);
     }
     return t3v_rmsnorm(ctx, x, &m->norm, eps, T3V_F32);

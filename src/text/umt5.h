@@ -11,9 +11,9 @@ typedef struct t3v_umt5_config {
 } t3v_umt5_config;
 
 typedef struct t3v_umt5_block {
-    t3v_tensor norm1, norm2;    /* [dim] */
-    t3v_weight q, k, v, o;      /* no biases, no 1/sqrt(d) */
-    t3v_tensor position;        /* [buckets, heads]: every layer has its own */
+    t3v_tensor norm1, norm2; /* [dim] */
+    t3v_weight q, k, v, o;   /* no biases, no 1/sqrt(d) */
+    t3v_tensor position;     /* [buckets, heads]: every layer has its own */
     t3v_weight gate, fc1, fc2;
 } t3v_umt5_block;
 

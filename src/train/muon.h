@@ -15,7 +15,7 @@ bool t3v_muon_takes(const t3v_param *p);
  * times 0.2 sqrt(max(rows, cols)), so that an element is as large as one of AdamW's and the learning rate is the same
  * (Liu et al. 2025, arXiv 2502.16982). All [rows, cols] F32; products in BF16. Scratch is given back.
  * The same bytes with any number of threads. E_NOMEM: the arena is full. */
-t3v_status t3v_muon_step(float *m, const float *g, double scale, double beta, int64_t rows, int64_t cols, float *out,
-                         t3v_arena *scratch);
+t3v_status t3v_muon_step(float *m, const float *g, double scale, double beta, int64_t rows, int64_t cols,
+                         float *out, t3v_arena *scratch);
 
 #endif

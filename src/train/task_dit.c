@@ -20,7 +20,8 @@
 /* ---- the latent cache ------------------------------------------------------------------------------- */
 
 /* mu of one clip, normalised, [16, T, h, w] BF16. */
-static t3v_status encode_scene(const t3v_task_dit *s, int64_t index, t3v_arena *arena, t3v_arena *caches, uint16_t *out)
+static t3v_status encode_scene(const t3v_task_dit *s, int64_t index, t3v_arena *arena, t3v_arena *caches,
+                               uint16_t *out)
 {
     t3v_dtype compute = s->model->compute;
     int64_t n = s->size, h = n / 8, plane = h * h, T = (s->frames - 1) / 4 + 1;
@@ -32,7 +33,8 @@ static t3v_status encode_scene(const t3v_task_dit *s, int64_t index, t3v_arena *
     for (int64_t i = 0; i < T && !ctx.status; i++) {
         size_t mark = t3v_arena_mark(arena);
         int64_t frames = i ? 4 : 1;
-        t3v_tensor *x = t3v_new(&ctx, compute, T3V_SHAPE(frames, n, n, 3)), *planar = t3v_new(&ctx, T3V_F32, T3V_SHAPE(3, 1, n, n));
+        t3v_tensor *x = t3v_new(&ctx, compute, T3V_SHAPE(frames, n, n, 3)),
+                   *planar = t3v_new(&ctx, T3V_F32, T3V_SHAPE(3, 1, n, n));
         for (int64_t f = 0; f < frames && x; f++) {
             t3v_scene_render(&scene, n, n, (i ? 4 * i - 3 : 0) + f, 16.0, planar->data);
             t3v_put(&ctx, x, f, t3v_channels_last(&ctx, planar, compute));
@@ -77,7 +79,8 @@ static t3v_status make_latents(t3v_task_dit *s, int64_t have, const t3v_progress
 }
 
 /* Reads the clips that `cache` holds, all of the same scenes, and says how many. */
-static t3v_status read_latents(t3v_task_dit *s, const char *cache, const char *key, int64_t shape[5], int64_t *have)
+static t3v_status read_latents(t3v_task_dit *s, const char *cache, const char *key, int64_t shape[5],
+                               int64_t *have)
 {
     t3v_tensor_file *f = NULL;
     T3V_TRY(t3v_tensors_open(&f, cache));
@@ -102,18 +105,25 @@ static t3v_status cached_latents(t3v_task_dit *s, const char *cache, const t3v_p
     T3V_TRY(make_latents(s, have, progress));
     if (!cache) return T3V_OK;
     shape[0] = s->clips;
-    t3v_tensor_entry e = {.name = "latents", .dtype = T3V_BF16, .ndim = 5, .data = s->latents,
-                          .numel = s->clips * s->latent_size, .nbytes = 2 * s->clips * s->latent_size};
+    t3v_tensor_entry e = {.name = "latents",
+                          .dtype = T3V_BF16,
+                          .ndim = 5,
+                          .data = s->latents,
+                          .numel = s->clips * s->latent_size,
+                          .nbytes = 2 * s->clips * s->latent_size};
     memcpy(e.shape, shape, sizeof shape);
     return t3v_safetensors_write(cache, &e, 1, (t3v_meta[]){{"scenes", key}}, 1);
 }
 
-t3v_status t3v_task_dit_open(t3v_task_dit *s, const char *plan, const char *cache, const t3v_progress *progress)
+t3v_status t3v_task_dit_open(t3v_task_dit *s, const char *plan, const char *cache,
+                             const t3v_progress *progress)
 {
     int64_t n = s->size / 8, T = (s->frames - 1) / 4 + 1;
     if (s->size % 16 || s->size < 16 || s->frames % 4 != 1)
-        return t3v_fail(T3V_E_ARG, "training clips are %lldx%lldx%lld; expected a size that is a multiple of 16 and 4n+1 frames",
-                        (long long)s->size, (long long)s->size, (long long)s->frames);
+        return t3v_fail(
+            T3V_E_ARG,
+            "training clips are %lldx%lldx%lld; expected a size that is a multiple of 16 and 4n+1 frames",
+            (long long)s->size, (long long)s->size, (long long)s->frames);
     s->latent_size = T3V_VAE_Z * T * n * n;
     s->latents = malloc((size_t)(s->clips * s->latent_size) * sizeof *s->latents);
     if (!s->latents) return t3v_fail(T3V_E_NOMEM, "no memory for %lld cached latents", (long long)s->clips);
@@ -122,7 +132,8 @@ t3v_status t3v_task_dit_open(t3v_task_dit *s, const char *plan, const char *cach
     T3V_TRY(t3v_model_adopt(s->model, s->plan));
     char *spiece = t3v_path_join(s->model->path, "google/umt5-xxl/spiece.model");
     t3v_status st = spiece ? T3V_OK : t3v_fail(T3V_E_NOMEM, "no memory for a path");
-    for (int w = 0; w < t3v_threads() && w < T3V_TASK_WORKERS && !st; w++) st = t3v_tokenizer_open(spiece, &s->tokenizer[w]);
+    for (int w = 0; w < t3v_threads() && w < T3V_TASK_WORKERS && !st; w++)
+        st = t3v_tokenizer_open(spiece, &s->tokenizer[w]);
     free(spiece);
     return st ? st : cached_latents(s, cache, progress);
 }
@@ -136,7 +147,8 @@ void t3v_task_dit_close(t3v_task_dit *s)
 
 /* ---- one sample -------------------------------------------------------------------------------------- */
 
-static t3v_status sample(void *self, t3v_ctx *ctx, int worker, int64_t step, int64_t index, double scale, double *loss)
+static t3v_status sample(void *self, t3v_ctx *ctx, int worker, int64_t step, int64_t index, double scale,
+                         double *loss)
 {
     t3v_task_dit *s = self;
     t3v_model *m = s->model;
@@ -149,7 +161,8 @@ static t3v_status sample(void *self, t3v_ctx *ctx, int worker, int64_t step, int
     if (t3v_rng_uniform(&rng) >= s->drop) t3v_scene_caption(&scene, paraphrase, caption, sizeof caption);
     int32_t ids[T3V_TEXT_LEN];
     int count = 0;
-    T3V_TRY(t3v_tokenizer_encode(s->tokenizer[worker], caption, T3V_CLEAN_FULL, ids, T3V_TEXT_LEN, &count, NULL));
+    T3V_TRY(
+        t3v_tokenizer_encode(s->tokenizer[worker], caption, T3V_CLEAN_FULL, ids, T3V_TEXT_LEN, &count, NULL));
 
     double u = t3v_rng_uniform(&rng), sigma = s->shift * u / (1 + (s->shift - 1) * u);
     t3v_tensor *x = t3v_new(ctx, T3V_F32, T3V_SHAPE(T3V_VAE_Z, T, n, n)), *x0 = t3v_new_like(ctx, x, T3V_F32);
@@ -157,14 +170,19 @@ static t3v_status sample(void *self, t3v_ctx *ctx, int worker, int64_t step, int
     if (ctx->status) return ctx->status;
     t3v_normal_fill(eps->data, s->latent_size, s->seed + 2, stream, 0);
     t3v_rows_convert(x0->data, T3V_F32, s->latents + clip * s->latent_size, T3V_BF16, s->latent_size);
-    t3v_rows_lincomb(x->data, T3V_F32, (float)(1 - sigma), x0->data, T3V_F32, (float)sigma, eps->data, T3V_F32, s->latent_size);
-    t3v_rows_lincomb(x0->data, T3V_F32, 1.0f, eps->data, T3V_F32, -1.0f, x0->data, T3V_F32, s->latent_size); /* target */
+    t3v_rows_lincomb(x->data, T3V_F32, (float)(1 - sigma), x0->data, T3V_F32, (float)sigma, eps->data,
+                     T3V_F32, s->latent_size);
+    /* target */
+    t3v_rows_lincomb(x0->data, T3V_F32, 1.0f, eps->data, T3V_F32, -1.0f, x0->data, T3V_F32, s->latent_size);
 
     t3v_tensor *context = t3v_umt5_encode(ctx, &m->text, ids, count);
     /* The step of the model's usual schedule that has this noise level. */
     int64_t steps = m->defaults.steps, at = (int64_t)((1 - u) * (double)steps);
-    t3v_dit_call call = {.plan = s->plan, .timestep = 1000 * sigma, .range = s->range,
-                         .moment = {at < steps ? at : steps - 1, steps, sigma, *caption ? T3V_BRANCH_COND : T3V_BRANCH_UNCOND}};
+    t3v_dit_call call = {.plan = s->plan,
+                         .timestep = 1000 * sigma,
+                         .range = s->range,
+                         .moment = {at < steps ? at : steps - 1, steps, sigma,
+                                    *caption ? T3V_BRANCH_COND : T3V_BRANCH_UNCOND}};
     T3V_TRY(t3v_dit_loss(ctx, &m->dit, x, context, x0->data, scale, &call, s->recompute, loss));
     int level = (int)(4 * sigma) < 3 ? (int)(4 * sigma) : 3;
 #pragma omp critical(t3v_levels)
@@ -212,6 +230,10 @@ static t3v_status save(void *self, const char *dir, float *const *values)
 
 t3v_task t3v_task_dit_make(t3v_task_dit *s)
 {
-    return (t3v_task){.self = s, .part = {&s->model->dit.params, s->freeze_text ? NULL : &s->model->text.params}, .compute = s->model->compute,
-                      .sample = sample, .save = save, .log = log_words};
+    return (t3v_task){.self = s,
+                      .part = {&s->model->dit.params, s->freeze_text ? NULL : &s->model->text.params},
+                      .compute = s->model->compute,
+                      .sample = sample,
+                      .save = save,
+                      .log = log_words};
 }

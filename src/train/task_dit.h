@@ -10,25 +10,27 @@
 enum { T3V_TASK_WORKERS = 64 };
 
 typedef struct t3v_task_dit {
-    t3v_model *model;      /* all parts, writable; the VAE is only needed to make latents */
+    t3v_model *model; /* all parts, writable; the VAE is only needed to make latents */
     uint64_t seed;
-    int64_t size, frames;  /* of the clips */
-    int64_t clips;         /* distinct scenes cached as latents */
-    double shift;          /* of the noise levels: sigma = shift u / (1 + (shift - 1) u), u uniform */
-    double drop;           /* share of samples with the empty prompt, for CFG */
-    bool freeze_text;      /* train the DiT alone */
-    bool recompute;        /* keep only the blocks' inputs and run blocks again on the way back: less memory, 4/3 the time */
-    int64_t range;         /* tokens walked at a time; 0: chosen */
+    int64_t size, frames; /* of the clips */
+    int64_t clips;        /* distinct scenes cached as latents */
+    double shift;         /* of the noise levels: sigma = shift u / (1 + (shift - 1) u), u uniform */
+    double drop;          /* share of samples with the empty prompt, for CFG */
+    bool freeze_text;     /* train the DiT alone */
+    /* keep only the blocks' inputs and run blocks again on the way back: less memory, 4/3 the time */
+    bool recompute;
+    int64_t range; /* tokens walked at a time; 0: chosen */
     t3v_plan *plan;
-    uint16_t *latents;     /* BF16 [clips, 16, T, h, w] */
-    int64_t latent_size;   /* elements of one */
+    uint16_t *latents;   /* BF16 [clips, 16, T, h, w] */
+    int64_t latent_size; /* elements of one */
     t3v_tokenizer *tokenizer[T3V_TASK_WORKERS];
     double by_level[4][2]; /* sum of losses and their number, by quarter of sigma, since the last log line */
 } t3v_task_dit;
 
 /* Renders and encodes the clips (but those that `cache` holds already, a file this writes, of the same scenes at the same size;
  * NULL: no file), makes the plan from its text, opens tokenizers. */
-t3v_status t3v_task_dit_open(t3v_task_dit *self, const char *plan, const char *cache, const t3v_progress *progress);
+t3v_status t3v_task_dit_open(t3v_task_dit *self, const char *plan, const char *cache,
+                             const t3v_progress *progress);
 void t3v_task_dit_close(t3v_task_dit *self);
 t3v_task t3v_task_dit_make(t3v_task_dit *self);
 

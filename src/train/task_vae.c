@@ -35,18 +35,22 @@ static void latent_backward(t3v_ctx *ctx, const t3v_record *r)
         for (int64_t c = 0; c < Z; c++) {
             float mu = m[i * 2 * Z + c], lv = m[i * 2 * Z + Z + c], v = clamp_logvar(lv), s = expf(0.5f * v);
             dm[i * 2 * Z + c] += dz[i * Z + c] + (float)a->kl * mu;
-            if (v == lv) dm[i * 2 * Z + Z + c] += dz[i * Z + c] * eps[i * Z + c] * 0.5f * s + (float)a->kl * 0.5f * (s * s - 1);
+            if (v == lv)
+                dm[i * 2 * Z + Z + c] += dz[i * Z + c] * eps[i * Z + c] * 0.5f * s +
+                                         (float)a->kl * 0.5f * (s * s - 1);
         }
 }
 
 static const t3v_op latent_op = {"latent", latent_backward};
 
-static t3v_tensor *sample_latent(t3v_ctx *ctx, t3v_tensor *moments, double kl, uint64_t seed, uint64_t stream, double *kl_sum)
+static t3v_tensor *sample_latent(t3v_ctx *ctx, t3v_tensor *moments, double kl, uint64_t seed, uint64_t stream,
+                                 double *kl_sum)
 {
     if (ctx->status || !moments) return NULL;
     const int64_t *s = moments->shape;
     int64_t n = t3v_rows(moments);
-    t3v_tensor *z = t3v_new(ctx, T3V_F32, T3V_SHAPE(s[0], s[1], s[2], Z)), *eps = t3v_new_like(ctx, z, T3V_F32);
+    t3v_tensor *z = t3v_new(ctx, T3V_F32, T3V_SHAPE(s[0], s[1], s[2], Z)),
+               *eps = t3v_new_like(ctx, z, T3V_F32);
     latent_attr a = {kl};
     t3v_record *r = t3v_tape_add(ctx, &latent_op, T3V_INS(moments), z, &a, sizeof a);
     if (ctx->status) return NULL;
@@ -75,8 +79,8 @@ static inline double charbonnier(float d, float w, float *ga, float *gb)
 }
 
 /* Distances of x to target [t, h, w, 3]; dx (zeroed) gets scale * the gradient of mean |d| + edge * mean |grad d|. */
-static void picture_loss(const float *x, const float *target, float *dx, int64_t t, int64_t h, int64_t w, double edge,
-                         double scale, double *pixel, double *edges, float *d)
+static void picture_loss(const float *x, const float *target, float *dx, int64_t t, int64_t h, int64_t w,
+                         double edge, double scale, double *pixel, double *edges, float *d)
 {
     int64_t n = t * h * w * 3, step[3] = {3, w * 3, h * w * 3}, size[3] = {w, h, t};
     float wp = (float)(scale / (double)n), we = (float)(scale * edge / (double)(3 * n));
@@ -88,7 +92,8 @@ static void picture_loss(const float *x, const float *target, float *dx, int64_t
     for (int axis = 0; axis < 3; axis++)
         for (int64_t i = 0; i < n; i++) {
             int64_t at = i / step[axis] % size[axis];
-            if (at + 1 < size[axis]) e += charbonnier(d[i + step[axis]] - d[i], we, &dx[i + step[axis]], &dx[i]);
+            if (at + 1 < size[axis])
+                e += charbonnier(d[i + step[axis]] - d[i], we, &dx[i + step[axis]], &dx[i]);
         }
     *pixel = p / (double)n;
     *edges = e / (double)(3 * n);
@@ -143,11 +148,13 @@ static void make_clip(const t3v_task_vae *s, t3v_rng *rng, int64_t index, float 
     }
 }
 
-static t3v_status sample(void *self, t3v_ctx *ctx, int worker, int64_t step, int64_t index, double scale, double *loss)
+static t3v_status sample(void *self, t3v_ctx *ctx, int worker, int64_t step, int64_t index, double scale,
+                         double *loss)
 {
     (void)worker;
     t3v_task_vae *s = self;
-    int64_t c = s->crop, frame = c * c * 3, chunks = (s->frames - 1) / 4 + 1, lat = c / 8 * (c / 8) * Z * chunks;
+    int64_t c = s->crop, frame = c * c * 3, chunks = (s->frames - 1) / 4 + 1,
+            lat = c / 8 * (c / 8) * Z * chunks;
     uint64_t stream = (uint64_t)step * 4096 + (uint64_t)index;
     t3v_rng rng = t3v_rng_make(s->seed, stream);
     t3v_tensor *clip = t3v_new(ctx, T3V_F32, T3V_SHAPE(s->frames, c, c, 3));
@@ -162,12 +169,14 @@ static t3v_status sample(void *self, t3v_ctx *ctx, int worker, int64_t step, int
     for (int64_t i = 0; i < chunks; i++) {
         t3v_tensor *x = t3v_view(ctx, clip, i ? 4 * i - 3 : 0, i ? 4 : 1);
         t3v_tensor *m = t3v_vae_encode_chunk(ctx, s->vae, &encode, t3v_cast(ctx, x, ctx->compute));
-        t3v_tensor *z = sample_latent(ctx, m, scale * s->kl / (double)lat, s->seed + 1, stream * 64 + (uint64_t)i, &kl);
+        t3v_tensor *z = sample_latent(ctx, m, scale * s->kl / (double)lat, s->seed + 1,
+                                      stream * 64 + (uint64_t)i, &kl);
         out[i] = t3v_vae_decode_chunk(ctx, s->vae, &decode, z);
     }
     t3v_tensor *video = t3v_new_like(ctx, clip, T3V_F32);
     for (int64_t i = 0; i < chunks; i++) t3v_put(ctx, video, i ? 4 * i - 3 : 0, out[i]);
-    float *dx = t3v_temp(ctx, s->frames * frame, sizeof *dx), *d = t3v_temp(ctx, s->frames * frame, sizeof *d);
+    float *dx = t3v_temp(ctx, s->frames * frame, sizeof *dx),
+          *d = t3v_temp(ctx, s->frames * frame, sizeof *d);
     if (ctx->status) return ctx->status;
     memset(dx, 0, (size_t)(s->frames * frame) * sizeof *dx);
     picture_loss(video->data, clip->data, dx, s->frames, c, c, s->edge, scale, &pixel, &edges, d);
@@ -207,13 +216,18 @@ static void log_words(void *self, char *text, size_t n)
 
 t3v_task t3v_task_vae_make(t3v_task_vae *self, t3v_dtype compute)
 {
-    return (t3v_task){.self = self, .part = {&self->vae->params}, .compute = compute, .sample = sample, .save = save,
+    return (t3v_task){.self = self,
+                      .part = {&self->vae->params},
+                      .compute = compute,
+                      .sample = sample,
+                      .save = save,
                       .log = log_words};
 }
 
 /* ---- the change of scale ---------------------------------------------------------------------------- */
 
-static t3v_status measure(t3v_task_vae *s, int64_t clips, int64_t size, const t3v_progress *progress, double *mean, double *sd)
+static t3v_status measure(t3v_task_vae *s, int64_t clips, int64_t size, const t3v_progress *progress,
+                          double *mean, double *sd)
 {
     t3v_arena arena, caches;
     T3V_TRY(t3v_arena_open(&arena, (size_t)8 << 30));

@@ -9,10 +9,10 @@
 typedef struct t3v_task_vae {
     t3v_vae *vae;
     uint64_t seed;
-    int64_t crop, frames;  /* pixels (a multiple of 8) and frames (4n + 1) of a sample */
-    double kl;             /* weight of the mean KL divergence of a latent element */
-    double edge;           /* weight of the loss on differences of neighbours in x, y, t */
-    double sums[3];        /* of the last step, for the log: pixel error, edge error, KL */
+    int64_t crop, frames; /* pixels (a multiple of 8) and frames (4n + 1) of a sample */
+    double kl;            /* weight of the mean KL divergence of a latent element */
+    double edge;          /* weight of the loss on differences of neighbours in x, y, t */
+    double sums[3];       /* of the last step, for the log: pixel error, edge error, KL */
 } t3v_task_vae;
 
 /* Gives a t3v_task over `self`. The loss of a sample is mean |d| + edge * mean |grad d| + kl * mean KL, with |.| the

@@ -25,9 +25,9 @@
 enum { WORKERS_MAX = 64 };
 
 typedef struct worker {
-    t3v_arena arena;     /* values of one sample */
-    float *grads;        /* [total] */
-    float **param_grad;  /* [count] into grads */
+    t3v_arena arena;    /* values of one sample */
+    float *grads;       /* [total] */
+    float **param_grad; /* [count] into grads */
     double loss;
     t3v_status status;
     char error[512];
@@ -62,7 +62,8 @@ static t3v_status collect(run *r)
     for (int k = 0; k < 4 && r->task->part[k]; k++) r->count += r->task->part[k]->count;
     r->param = calloc((size_t)r->count, sizeof *r->param);
     r->offset = calloc((size_t)r->count + 1, sizeof *r->offset);
-    if (!r->param || !r->offset) return t3v_fail(T3V_E_NOMEM, "no memory for %lld parameters", (long long)r->count);
+    if (!r->param || !r->offset)
+        return t3v_fail(T3V_E_NOMEM, "no memory for %lld parameters", (long long)r->count);
     int64_t i = 0;
     for (int k = 0; k < 4 && r->task->part[k]; k++)
         for (int64_t j = 0; j < r->task->part[k]->count; j++, i++) {
@@ -74,13 +75,15 @@ static t3v_status collect(run *r)
     T3V_TRY(t3v_arena_open(&r->state, (size_t)(4 + r->workers) * ((size_t)r->total * sizeof(float) + 4096)));
     for (int k = 0; k < 4; k++) /* fresh pages are zero */
         if (buffers[k] && !(*buffers[k] = t3v_arena_take(&r->state, (size_t)r->total, sizeof(float))))
-            return t3v_fail(T3V_E_NOMEM, "no memory for the optimizer state of %lld weights", (long long)r->total);
+            return t3v_fail(T3V_E_NOMEM, "no memory for the optimizer state of %lld weights",
+                            (long long)r->total);
     for (int w = 0; w < r->workers; w++) {
         worker *k = &r->worker[w];
         T3V_TRY(t3v_arena_open(&k->arena, r->o->arena_bytes ? r->o->arena_bytes : (size_t)4 << 30));
         k->grads = t3v_arena_take(&r->state, (size_t)r->total, sizeof(float));
         k->param_grad = calloc((size_t)r->count, sizeof *k->param_grad);
-        if (!k->grads || !k->param_grad) return t3v_fail(T3V_E_NOMEM, "no memory for the gradients of worker %d", w);
+        if (!k->grads || !k->param_grad)
+            return t3v_fail(T3V_E_NOMEM, "no memory for the gradients of worker %d", w);
         for (i = 0; i < r->count; i++) k->param_grad[i] = k->grads + r->offset[i];
     }
     for (i = 0; i < r->count; i++) {
@@ -127,7 +130,10 @@ static t3v_status make_dir(const char *path)
     return t3v_fail(T3V_E_IO, "cannot make the directory %s: %s", path, strerror(errno));
 }
 
-static void state_path(const run *r, char *path, size_t n) { snprintf(path, n, "%s/state/train.safetensors", r->dir); }
+static void state_path(const run *r, char *path, size_t n)
+{
+    snprintf(path, n, "%s/state/train.safetensors", r->dir);
+}
 
 static t3v_status save_state(run *r)
 {
@@ -138,8 +144,10 @@ static t3v_status save_state(run *r)
     snprintf(step, sizeof step, "%lld", (long long)r->step);
     snprintf(skipped, sizeof skipped, "%lld", (long long)r->skipped);
     const t3v_meta meta[] = {{"step", step}, {"skipped", skipped}, {"settings", r->settings}};
-    t3v_tensor_entry e[4] = {{.name = "master", .data = r->master}, {.name = "m", .data = r->m},
-                             {.name = "v", .data = r->v}, {.name = "ema", .data = r->ema}};
+    t3v_tensor_entry e[4] = {{.name = "master", .data = r->master},
+                             {.name = "m", .data = r->m},
+                             {.name = "v", .data = r->v},
+                             {.name = "ema", .data = r->ema}};
     int n = r->ema ? 4 : 3;
     for (int i = 0; i < n; i++) {
         e[i].dtype = T3V_F32;
@@ -165,14 +173,16 @@ static t3v_status load_state(run *r)
     T3V_TRY(t3v_tensors_open(&f, path));
     t3v_status st = T3V_OK;
     if (strcmp(meta_of(f, "settings"), r->settings) != 0)
-        st = t3v_fail(T3V_E_ARG, "%s was made with other settings; resume with the same configuration or use another -o",
+        st = t3v_fail(T3V_E_ARG,
+                      "%s was made with other settings; resume with the same configuration or use another -o",
                       path);
     struct {
         const char *name;
         float *data;
     } part[] = {{"master", r->master}, {"m", r->m}, {"v", r->v}, {"ema", r->ema}};
     for (int i = 0; i < 4 && !st; i++)
-        if (part[i].data) st = t3v_tensors_read(f, part[i].name, 1, (int64_t[]){r->total}, part[i].data, T3V_F32);
+        if (part[i].data)
+            st = t3v_tensors_read(f, part[i].name, 1, (int64_t[]){r->total}, part[i].data, T3V_F32);
     r->step = strtoll(meta_of(f, "step"), NULL, 10);
     r->skipped = strtoll(meta_of(f, "skipped"), NULL, 10);
     t3v_tensors_close(f);
@@ -225,7 +235,10 @@ static t3v_status gradients(run *r, double *loss)
         k->status = T3V_OK;
         for (int64_t i = me; i < r->o->batch && !k->status; i += r->workers) {
             t3v_tape tape = {0};
-            t3v_ctx ctx = {.arena = &k->arena, .tape = &tape, .compute = task->compute, .param_grad = k->param_grad};
+            t3v_ctx ctx = {.arena = &k->arena,
+                           .tape = &tape,
+                           .compute = task->compute,
+                           .param_grad = k->param_grad};
             double one = 0;
             t3v_arena_back(&k->arena, 0);
             k->status = task->sample(task->self, &ctx, me, r->step, i, 1.0 / (double)r->o->batch, &one);
@@ -238,7 +251,8 @@ static t3v_status gradients(run *r, double *loss)
         if (r->worker[w].status) return t3v_fail(r->worker[w].status, "%s", r->worker[w].error);
         *loss += r->worker[w].loss;
     }
-    for (int w = 1; w < r->workers; w++) t3v_rows_add(r->worker[0].grads, r->worker[0].grads, r->worker[w].grads, r->total);
+    for (int w = 1; w < r->workers; w++)
+        t3v_rows_add(r->worker[0].grads, r->worker[0].grads, r->worker[w].grads, r->total);
     return T3V_OK;
 }
 
@@ -251,12 +265,14 @@ static t3v_status update_muon(run *r, int64_t i, worker *k, const t3v_adamw *a)
     size_t mark = t3v_arena_mark(&k->arena);
     float *step = t3v_arena_take(&k->arena, (size_t)n, sizeof *step);
     if (!step) return t3v_fail(T3V_E_NOMEM, "no memory for a step of %s", r->param[i]->name);
-    t3v_status st = t3v_muon_step(r->m + at, r->worker[0].grads + at, a->grad_scale, o->momentum, t->shape[0], t->shape[1],
-                                  step, &k->arena);
+    t3v_status st = t3v_muon_step(r->m + at, r->worker[0].grads + at, a->grad_scale, o->momentum, t->shape[0],
+                                  t->shape[1], step, &k->arena);
     if (!st) {
-        t3v_rows_lincomb(r->master + at, T3V_F32, 1 - a->lr * a->weight_decay, r->master + at, T3V_F32, -a->lr, step, T3V_F32, n);
+        t3v_rows_lincomb(r->master + at, T3V_F32, 1 - a->lr * a->weight_decay, r->master + at, T3V_F32,
+                         -a->lr, step, T3V_F32, n);
         if (r->ema)
-            t3v_rows_lincomb(r->ema + at, T3V_F32, a->ema_decay, r->ema + at, T3V_F32, 1 - a->ema_decay, r->master + at, T3V_F32, n);
+            t3v_rows_lincomb(r->ema + at, T3V_F32, a->ema_decay, r->ema + at, T3V_F32, 1 - a->ema_decay,
+                             r->master + at, T3V_F32, n);
         t3v_rows_convert(t->data, t->type, r->master + at, T3V_F32, n);
     }
     t3v_arena_back(&k->arena, mark);
@@ -268,10 +284,14 @@ static t3v_status update(run *r, double norm)
     const t3v_train_options *o = r->o;
     /* the average starts with the last values, not the first: a decay that grows with the steps done */
     double ema = (1.0 + (double)r->step) / (10.0 + (double)r->step);
-    t3v_adamw all = {.lr = (float)t3v_train_lr(o, r->step), .beta1 = (float)o->beta1, .beta2 = (float)o->beta2,
-                     .eps = (float)o->eps, .weight_decay = (float)o->weight_decay,
+    t3v_adamw all = {.lr = (float)t3v_train_lr(o, r->step),
+                     .beta1 = (float)o->beta1,
+                     .beta2 = (float)o->beta2,
+                     .eps = (float)o->eps,
+                     .weight_decay = (float)o->weight_decay,
                      .grad_scale = (float)(o->clip > 0 && norm > o->clip ? o->clip / norm : 1.0),
-                     .ema_decay = (float)(ema < o->ema ? ema : o->ema), .step = r->step + 1};
+                     .ema_decay = (float)(ema < o->ema ? ema : o->ema),
+                     .step = r->step + 1};
     for (int64_t i = 0; i < r->count; i++) {
         if (o->muon && t3v_muon_takes(r->param[i])) continue;
         t3v_tensor *t = r->param[i]->tensor;
@@ -279,8 +299,8 @@ static t3v_status update(run *r, double norm)
         t3v_adamw a = all;
         if (!r->param[i]->matrix) a.weight_decay = 0;
         bool half = t->type == T3V_BF16;
-        t3v_rows_adamw(r->master + at, r->m + at, r->v + at, half ? t->data : NULL, r->ema ? r->ema + at : NULL,
-                       r->worker[0].grads + at, &a, n);
+        t3v_rows_adamw(r->master + at, r->m + at, r->v + at, half ? t->data : NULL,
+                       r->ema ? r->ema + at : NULL, r->worker[0].grads + at, &a, n);
         if (!half) memcpy(t->data, r->master + at, (size_t)n * sizeof(float));
     }
     if (!o->muon) return T3V_OK;
@@ -312,10 +332,12 @@ static void log_step(run *r, double loss, double norm, double seconds)
     if (r->task->log) r->task->log(r->task->self, extra, sizeof extra);
     struct rusage u;
     getrusage(RUSAGE_SELF, &u);
-    fprintf(r->log, "{\"step\":%lld,\"loss\":%.6g,\"lr\":%.4g,\"grad_norm\":%.5g,\"skipped\":%lld,\"seconds\":%.4g,"
+    fprintf(r->log,
+            "{\"step\":%lld,\"loss\":%.6g,\"lr\":%.4g,\"grad_norm\":%.5g,\"skipped\":%lld,\"seconds\":%.4g,"
             "\"peak_rss_bytes\":%lld%s%s}\n",
-            (long long)r->step, isfinite(loss) ? loss : -1.0, t3v_train_lr(r->o, r->step - 1), isfinite(norm) ? norm : -1.0,
-            (long long)r->skipped, seconds, (long long)u.ru_maxrss * 1024, *extra ? "," : "", extra);
+            (long long)r->step, isfinite(loss) ? loss : -1.0, t3v_train_lr(r->o, r->step - 1),
+            isfinite(norm) ? norm : -1.0, (long long)r->skipped, seconds, (long long)u.ru_maxrss * 1024,
+            *extra ? "," : "", extra);
     fflush(r->log);
 }
 
@@ -323,13 +345,15 @@ static t3v_status check_options(const t3v_train_options *o)
 {
     if (o->steps < 1 || o->batch < 1 || o->save_every < 1)
         return t3v_fail(T3V_E_ARG, "training: steps, batch and save_every must be at least 1");
-    if (!(o->lr > 0) || !(o->lr_end >= 0)) return t3v_fail(T3V_E_ARG, "training: lr is %g, expected a number above 0", o->lr);
-    if (!(o->ema >= 0 && o->ema < 1)) return t3v_fail(T3V_E_ARG, "training: ema is %g, expected 0 to below 1", o->ema);
+    if (!(o->lr > 0) || !(o->lr_end >= 0))
+        return t3v_fail(T3V_E_ARG, "training: lr is %g, expected a number above 0", o->lr);
+    if (!(o->ema >= 0 && o->ema < 1))
+        return t3v_fail(T3V_E_ARG, "training: ema is %g, expected 0 to below 1", o->ema);
     return T3V_OK;
 }
 
-t3v_status t3v_train(const t3v_task *task, const t3v_train_options *o, const char *dir, bool resume, int64_t stop_after,
-                     const char *settings, const t3v_progress *progress)
+t3v_status t3v_train(const t3v_task *task, const t3v_train_options *o, const char *dir, bool resume,
+                     int64_t stop_after, const char *settings, const t3v_progress *progress)
 {
     T3V_TRY(check_options(o));
     T3V_TRY(make_dir(dir));

@@ -9,16 +9,17 @@
 
 typedef struct t3v_train_options {
     int64_t steps, batch;
-    double lr, lr_end;       /* peak, and what the cosine ends at */
-    int64_t warmup;          /* steps of linear warm-up */
+    double lr, lr_end; /* peak, and what the cosine ends at */
+    int64_t warmup;    /* steps of linear warm-up */
     double beta1, beta2, eps, weight_decay;
-    bool muon;               /* matrices of the blocks by Muon (train/muon.h) with `momentum`; the rest by AdamW */
+    /* matrices of the blocks by Muon (train/muon.h) with `momentum`; the rest by AdamW */
+    bool muon;
     double momentum;
-    double clip;             /* of the global gradient norm; 0: none */
-    double ema;              /* decay of the moving average; 0: none, the weights themselves are saved */
-    int64_t save_every;      /* steps between checkpoints */
+    double clip;        /* of the global gradient norm; 0: none */
+    double ema;         /* decay of the moving average; 0: none, the weights themselves are saved */
+    int64_t save_every; /* steps between checkpoints */
     uint64_t seed;
-    size_t arena_bytes;      /* per worker; 0: 4 GiB of addresses */
+    size_t arena_bytes; /* per worker; 0: 4 GiB of addresses */
 } t3v_train_options;
 
 /* What is trained. `sample` runs forward and backward of sample `index` of step `step`, its loss weighted by
@@ -27,7 +28,8 @@ typedef struct t3v_task {
     void *self;
     const t3v_params *part[4]; /* NULL-terminated lists of what is trained, in order */
     t3v_dtype compute;
-    t3v_status (*sample)(void *self, t3v_ctx *ctx, int worker, int64_t step, int64_t index, double scale, double *loss);
+    t3v_status (*sample)(void *self, t3v_ctx *ctx, int worker, int64_t step, int64_t index, double scale,
+                         double *loss);
     /* Writes the model with `values[i]` (F32) for the i-th trained parameter into directory `dir`. */
     t3v_status (*save)(void *self, const char *dir, float *const *values);
     /* Words of JSON for a log line, e.g. "\"kl\":0.2"; may be NULL. */
@@ -37,8 +39,8 @@ typedef struct t3v_task {
 /* Runs until options->steps, or `stop_after` more steps (0: no limit), or cancellation; a checkpoint is written at
  * every stop. dir: gets log.jsonl, state/, and what task->save writes. resume: continue from dir/state (E_ARG when
  * `settings`, the text of the configuration, differs from the one stored there). */
-t3v_status t3v_train(const t3v_task *task, const t3v_train_options *o, const char *dir, bool resume, int64_t stop_after,
-                     const char *settings, const t3v_progress *progress);
+t3v_status t3v_train(const t3v_task *task, const t3v_train_options *o, const char *dir, bool resume,
+                     int64_t stop_after, const char *settings, const t3v_progress *progress);
 
 /* The learning rate of step `step` (0-based). */
 double t3v_train_lr(const t3v_train_options *o, int64_t step);

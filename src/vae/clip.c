@@ -18,7 +18,7 @@ typedef struct job {
     bool decoder;
     int64_t T, h, w;
     t3v_tiles ty, tx;
-    bool file;                          /* the store is a file */
+    bool file;                            /* the store is a file */
     size_t arena, caches, weights, other; /* bytes */
 } job;
 
@@ -26,22 +26,26 @@ static t3v_status check(job *j, const t3v_vae_clip *c, bool decoder)
 {
     int64_t n;
     if (c->frames < 1 || c->frames % T3V_VAE_STRIDE_T != 1)
-        return t3v_fail(T3V_E_ARG, "%lld frames: the VAE takes 4n+1, the nearest is %lld", (long long)c->frames,
-                        (long long)(c->frames < 3 ? 1 : (c->frames + 1) / 4 * 4 + 1));
+        return t3v_fail(T3V_E_ARG, "%lld frames: the VAE takes 4n+1, the nearest is %lld",
+                        (long long)c->frames, (long long)(c->frames < 3 ? 1 : (c->frames + 1) / 4 * 4 + 1));
     if (c->height < STRIDE || c->width < STRIDE || c->height % STRIDE || c->width % STRIDE)
-        return t3v_fail(T3V_E_ARG, "%lldx%lld pixels: the VAE takes multiples of %d, the nearest is %lldx%lld",
+        return t3v_fail(T3V_E_ARG,
+                        "%lldx%lld pixels: the VAE takes multiples of %d, the nearest is %lldx%lld",
                         (long long)c->width, (long long)c->height, STRIDE,
                         (long long)(c->width < 12 ? 8 : (c->width + 4) / 8 * 8),
                         (long long)(c->height < 12 ? 8 : (c->height + 4) / 8 * 8));
     if (!t3v_mul3(c->height, c->width, 3 * (int64_t)sizeof(float), &n) || !t3v_mul3(n, c->frames, 1024, &n))
-        return t3v_fail(T3V_E_TOO_BIG, "a clip of %lldx%lld, %lld frames", (long long)c->width, (long long)c->height,
-                        (long long)c->frames);
+        return t3v_fail(T3V_E_TOO_BIG, "a clip of %lldx%lld, %lld frames", (long long)c->width,
+                        (long long)c->height, (long long)c->frames);
     const int64_t tile[2] = {c->tile_h, c->tile_w};
     for (int i = 0; i < 2; i++)
         if (tile[i] > 0 && (tile[i] % STRIDE || tile[i] < 8 * STRIDE))
-            return t3v_fail(T3V_E_ARG, "a tile of %lld pixels: expected a multiple of %d, at least %d", (long long)tile[i],
-                            STRIDE, 8 * STRIDE);
-    *j = (job){.clip = c, .decoder = decoder, .T = (c->frames - 1) / T3V_VAE_STRIDE_T + 1, .h = c->height / STRIDE,
+            return t3v_fail(T3V_E_ARG, "a tile of %lld pixels: expected a multiple of %d, at least %d",
+                            (long long)tile[i], STRIDE, 8 * STRIDE);
+    *j = (job){.clip = c,
+               .decoder = decoder,
+               .T = (c->frames - 1) / T3V_VAE_STRIDE_T + 1,
+               .h = c->height / STRIDE,
                .w = c->width / STRIDE};
     return T3V_OK;
 }
@@ -49,7 +53,8 @@ static t3v_status check(job *j, const t3v_vae_clip *c, bool decoder)
 /* ---- one tile's stream ------------------------------------------------------------------------------- */
 
 /* Latent frame t of the tile at (y, x), denormalised, [1, th, tw, 16]. */
-static t3v_tensor *load_latent(t3v_ctx *ctx, const job *j, const float *latent, int64_t t, int64_t y0, int64_t x0)
+static t3v_tensor *load_latent(t3v_ctx *ctx, const job *j, const float *latent, int64_t t, int64_t y0,
+                               int64_t x0)
 {
     int64_t th = j->ty.size, tw = j->tx.size;
     t3v_tensor *z = t3v_new(ctx, T3V_F32, T3V_SHAPE(1, th, tw, Z));
@@ -58,7 +63,8 @@ static t3v_tensor *load_latent(t3v_ctx *ctx, const job *j, const float *latent, 
     for (int64_t c = 0; c < Z; c++)
         for (int64_t y = 0; y < th; y++) {
             const float *in = latent + ((c * j->T + t) * j->h + y0 + y) * j->w + x0;
-            for (int64_t x = 0; x < tw; x++) out[(y * tw + x) * Z + c] = in[x] * t3v_vae_std[c] + t3v_vae_mean[c];
+            for (int64_t x = 0; x < tw; x++)
+                out[(y * tw + x) * Z + c] = in[x] * t3v_vae_std[c] + t3v_vae_mean[c];
         }
     return z;
 }
@@ -90,7 +96,8 @@ static t3v_tensor *chunk(t3v_ctx *ctx, const t3v_vae *vae, t3v_vae_stream *s, bo
 
 static t3v_tensor *new_frames(t3v_ctx *ctx, const job *j, int64_t t)
 {
-    return t3v_new(ctx, T3V_F32, T3V_SHAPE(t ? T3V_VAE_STRIDE_T : 1, STRIDE * j->ty.size, STRIDE * j->tx.size, 3));
+    return t3v_new(ctx, T3V_F32,
+                   T3V_SHAPE(t ? T3V_VAE_STRIDE_T : 1, STRIDE * j->ty.size, STRIDE * j->tx.size, 3));
 }
 
 static int64_t first_frame(int64_t t) { return t ? T3V_VAE_STRIDE_T * t - 3 : 0; }
@@ -108,7 +115,8 @@ static t3v_status measure(job *j, const t3v_vae *packed, size_t weights)
     /* Caches of two frames fill one frame a chunk, from the second chunk on: the fourth is like all later ones. */
     for (int64_t t = 0; t < j->T && t < 4 && !st; t++) {
         t3v_arena_back(&work, 0);
-        chunk(&ctx, packed, &s, j->decoder, j->decoder ? load_latent(&ctx, j, NULL, t, 0, 0) : new_frames(&ctx, j, t));
+        chunk(&ctx, packed, &s, j->decoder,
+              j->decoder ? load_latent(&ctx, j, NULL, t, 0, 0) : new_frames(&ctx, j, t));
         st = ctx.status;
     }
     int64_t H = j->clip->height, W = j->clip->width, F = j->clip->frames;
@@ -142,7 +150,8 @@ static t3v_status choose(job *j, const t3v_vae *packed, size_t weights)
     const t3v_vae_clip *c = j->clip;
     int64_t big = j->h > j->w ? j->h : j->w;
     bool asked = c->tile_h && c->tile_w;
-    T3V_TRY(set_tiles(j, packed, weights, c->tile_h > 0 ? c->tile_h / STRIDE : big, c->tile_w > 0 ? c->tile_w / STRIDE : big));
+    T3V_TRY(set_tiles(j, packed, weights, c->tile_h > 0 ? c->tile_h / STRIDE : big,
+                      c->tile_w > 0 ? c->tile_w / STRIDE : big));
     if (!c->memory_limit || total(j) <= c->memory_limit) return T3V_OK;
     int64_t lo = MIN_TILE, hi = big; /* lo is tried last; hi is known not to fit */
     job best = *j;
@@ -158,10 +167,12 @@ static t3v_status choose(job *j, const t3v_vae *packed, size_t weights)
         return T3V_OK;
     }
     if (!asked) T3V_TRY(set_tiles(j, packed, weights, MIN_TILE, MIN_TILE));
-    return t3v_fail(T3V_E_NOMEM, "VAE: %lldx%lld, %lld frames in tiles of %lldx%lld take %zu MiB, the limit is %zu MiB; %s",
-                    (long long)c->width, (long long)c->height, (long long)c->frames, (long long)(j->tx.size * STRIDE),
-                    (long long)(j->ty.size * STRIDE), (total(j) >> 20) + 1, c->memory_limit >> 20,
-                    asked ? "use smaller tiles (--vae-tile) or raise --memory-limit" : "raise --memory-limit");
+    return t3v_fail(
+        T3V_E_NOMEM,
+        "VAE: %lldx%lld, %lld frames in tiles of %lldx%lld take %zu MiB, the limit is %zu MiB; %s",
+        (long long)c->width, (long long)c->height, (long long)c->frames, (long long)(j->tx.size * STRIDE),
+        (long long)(j->ty.size * STRIDE), (total(j) >> 20) + 1, c->memory_limit >> 20,
+        asked ? "use smaller tiles (--vae-tile) or raise --memory-limit" : "raise --memory-limit");
 }
 
 /* A job with its tiles and sizes. */
@@ -173,13 +184,16 @@ static t3v_status plan(job *j, const t3v_vae *vae, const t3v_vae_clip *clip, boo
     t3v_ctx ctx = {.arena = &count, .compute = clip->compute};
     int64_t side = MIN_TILE * STRIDE;
     t3v_status st = t3v_arena_count(&count);
-    if (!st) st = t3v_vae_prepare(&ctx, &copy, decoder, clip->height < side ? clip->height : side, clip->width < side ? clip->width : side);
+    if (!st)
+        st = t3v_vae_prepare(&ctx, &copy, decoder, clip->height < side ? clip->height : side,
+                             clip->width < side ? clip->width : side);
     if (!st) st = choose(j, &copy, count.peak);
     t3v_arena_close(&count);
     return st;
 }
 
-static t3v_status bytes_of(const t3v_vae *vae, const t3v_vae_clip *clip, bool decoder, size_t *bytes, int64_t *th, int64_t *tw)
+static t3v_status bytes_of(const t3v_vae *vae, const t3v_vae_clip *clip, bool decoder, size_t *bytes,
+                           int64_t *th, int64_t *tw)
 {
     job j;
     T3V_TRY(plan(&j, vae, clip, decoder));
@@ -189,12 +203,14 @@ static t3v_status bytes_of(const t3v_vae *vae, const t3v_vae_clip *clip, bool de
     return T3V_OK;
 }
 
-t3v_status t3v_vae_decode_bytes(const t3v_vae *vae, const t3v_vae_clip *clip, size_t *bytes, int64_t *tile_h, int64_t *tile_w)
+t3v_status t3v_vae_decode_bytes(const t3v_vae *vae, const t3v_vae_clip *clip, size_t *bytes, int64_t *tile_h,
+                                int64_t *tile_w)
 {
     return bytes_of(vae, clip, true, bytes, tile_h, tile_w);
 }
 
-t3v_status t3v_vae_encode_bytes(const t3v_vae *vae, const t3v_vae_clip *clip, size_t *bytes, int64_t *tile_h, int64_t *tile_w)
+t3v_status t3v_vae_encode_bytes(const t3v_vae *vae, const t3v_vae_clip *clip, size_t *bytes, int64_t *tile_h,
+                                int64_t *tile_w)
 {
     return bytes_of(vae, clip, false, bytes, tile_h, tile_w);
 }
@@ -219,8 +235,12 @@ static t3v_status open_run(run *r, t3v_vae *vae, const t3v_vae_clip *clip, bool 
     T3V_TRY(plan(j, vae, clip, decoder));
     int64_t th = STRIDE * j->ty.size, tw = STRIDE * j->tx.size;
     bool one = j->ty.count * j->tx.count == 1;
-    t3v_debug("vae tiles=%lldx%lld of %lldx%lld store=%s bytes=%zu", (long long)j->tx.count, (long long)j->ty.count,
-              (long long)tw, (long long)th, one ? "none" : j->file ? "file" : "memory", total(j));
+    t3v_debug("vae tiles=%lldx%lld of %lldx%lld store=%s bytes=%zu", (long long)j->tx.count,
+              (long long)j->ty.count, (long long)tw, (long long)th,
+              one       ? "none"
+              : j->file ? "file"
+                        : "memory",
+              total(j));
     T3V_TRY(t3v_arena_open(&r->weights, j->weights));
     T3V_TRY(t3v_arena_open(&r->work, j->arena));
     T3V_TRY(t3v_arena_open(&r->caches, j->caches));
@@ -231,14 +251,15 @@ static t3v_status open_run(run *r, t3v_vae *vae, const t3v_vae_clip *clip, bool 
     r->tile = one ? NULL : malloc((size_t)(th * tw) * 3 * sizeof(float));
     r->wy = malloc((size_t)th * sizeof(float));
     r->wx = malloc((size_t)tw * sizeof(float));
-    if (!r->frame || (!one && !r->tile) || !r->wy || !r->wx) return t3v_fail(T3V_E_NOMEM, "no memory for a frame");
+    if (!r->frame || (!one && !r->tile) || !r->wy || !r->wx)
+        return t3v_fail(T3V_E_NOMEM, "no memory for a frame");
     return one ? T3V_OK : t3v_store_open(&r->store, clip->frames, clip->height, clip->width, j->file);
 }
 
 static void forget_packed(t3v_vae_half *h)
 {
-    t3v_conv_weight *rest[] = {&h->conv_in, &h->conv_out, &h->middle0.conv1, &h->middle0.conv2, &h->middle2.conv1,
-                               &h->middle2.conv2};
+    t3v_conv_weight *rest[] = {&h->conv_in,       &h->conv_out,      &h->middle0.conv1,
+                               &h->middle0.conv2, &h->middle2.conv1, &h->middle2.conv2};
     for (size_t i = 0; i < sizeof rest / sizeof *rest; i++) rest[i]->packed = NULL;
     for (int i = 0; i < h->layers; i++) {
         t3v_vae_layer *l = &h->layer[i];
@@ -262,11 +283,13 @@ static void close_run(run *r)
 static t3v_status step(run *r)
 {
     const job *j = &r->job;
-    return t3v_report(j->clip->progress, j->decoder ? "decode" : "encode", ++r->done, j->ty.count * j->tx.count * j->T);
+    return t3v_report(j->clip->progress, j->decoder ? "decode" : "encode", ++r->done,
+                      j->ty.count * j->tx.count * j->T);
 }
 
 /* All frames of the tile (i, k). */
-static t3v_status decode_tile(run *r, int64_t i, int64_t k, const float *latent, t3v_frame_out out, void *user)
+static t3v_status decode_tile(run *r, int64_t i, int64_t k, const float *latent, t3v_frame_out out,
+                              void *user)
 {
     const job *j = &r->job;
     int64_t y0 = t3v_tiles_start(&j->ty, i), x0 = t3v_tiles_start(&j->tx, k);
@@ -281,7 +304,8 @@ static t3v_status decode_tile(run *r, int64_t i, int64_t k, const float *latent,
         if (!y) return r->ctx.status;
         for (int64_t f = 0; f < y->shape[0]; f++) {
             to_planes(r->tile ? r->tile : r->frame, (const float *)y->data + f * n * 3, n);
-            T3V_TRY(r->tile ? t3v_store_add(&r->store, first_frame(t) + f, STRIDE * y0, STRIDE * x0, th, tw, r->wy, r->wx, r->tile)
+            T3V_TRY(r->tile ? t3v_store_add(&r->store, first_frame(t) + f, STRIDE * y0, STRIDE * x0, th, tw,
+                                            r->wy, r->wx, r->tile)
                             : out(user, first_frame(t) + f, r->frame));
         }
         T3V_TRY(step(r));
@@ -289,7 +313,8 @@ static t3v_status decode_tile(run *r, int64_t i, int64_t k, const float *latent,
     return T3V_OK;
 }
 
-t3v_status t3v_vae_decode(t3v_vae *vae, const t3v_vae_clip *clip, const float *latent, t3v_frame_out out, void *user)
+t3v_status t3v_vae_decode(t3v_vae *vae, const t3v_vae_clip *clip, const float *latent, t3v_frame_out out,
+                          void *user)
 {
     run r;
     t3v_status st = open_run(&r, vae, clip, true);
@@ -310,7 +335,8 @@ t3v_status t3v_vae_decode(t3v_vae *vae, const t3v_vae_clip *clip, const float *l
 static t3v_status encode_tile(run *r, int64_t i, int64_t k, t3v_frame_in in, void *user, float *latent)
 {
     const job *j = &r->job;
-    int64_t y0 = t3v_tiles_start(&j->ty, i), x0 = t3v_tiles_start(&j->tx, k), lh = j->ty.size, lw = j->tx.size;
+    int64_t y0 = t3v_tiles_start(&j->ty, i), x0 = t3v_tiles_start(&j->tx, k), lh = j->ty.size,
+            lw = j->tx.size;
     int64_t th = STRIDE * lh, tw = STRIDE * lw, n = th * tw;
     t3v_vae_stream s = {.arena = &r->caches};
     t3v_arena_back(&r->caches, 0);

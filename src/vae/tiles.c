@@ -64,23 +64,30 @@ static t3v_status open_file(t3v_store *s, int64_t bytes)
     if (snprintf(path, sizeof path, "%s/t3v-clip-XXXXXX", dir) >= (int)sizeof path)
         return t3v_fail(T3V_E_ARG, "TMPDIR is too long");
     s->fd = mkstemp(path);
-    if (s->fd < 0) return t3v_fail(T3V_E_IO, "cannot create a temporary file in %s: %s; set TMPDIR", dir, strerror(errno));
+    if (s->fd < 0)
+        return t3v_fail(T3V_E_IO, "cannot create a temporary file in %s: %s; set TMPDIR", dir,
+                        strerror(errno));
     unlink(path);
     int e = posix_fallocate(s->fd, 0, bytes);
     if (!e) return T3V_OK;
-    return t3v_fail(T3V_E_IO, "a temporary file of %lld MiB in %s: %s; set TMPDIR to a place with room, or raise --memory-limit",
-                    (long long)(bytes >> 20) + 1, dir, strerror(e));
+    return t3v_fail(
+        T3V_E_IO,
+        "a temporary file of %lld MiB in %s: %s; set TMPDIR to a place with room, or raise --memory-limit",
+        (long long)(bytes >> 20) + 1, dir, strerror(e));
 }
 
 t3v_status t3v_store_open(t3v_store *s, int64_t frames, int64_t h, int64_t w, bool file)
 {
     *s = (t3v_store){.frames = frames, .h = h, .w = w, .fd = -1};
     int64_t n, bytes;
-    if (!t3v_mul3(h, w, 3, &n) || !t3v_mul3(n, frames, (int64_t)(file ? sizeof *s->row : sizeof *s->ram), &bytes))
-        return t3v_fail(T3V_E_TOO_BIG, "a clip of %lldx%lld, %lld frames", (long long)w, (long long)h, (long long)frames);
+    if (!t3v_mul3(h, w, 3, &n) ||
+        !t3v_mul3(n, frames, (int64_t)(file ? sizeof *s->row : sizeof *s->ram), &bytes))
+        return t3v_fail(T3V_E_TOO_BIG, "a clip of %lldx%lld, %lld frames", (long long)w, (long long)h,
+                        (long long)frames);
     if (!file) {
         s->ram = calloc((size_t)bytes, 1);
-        return s->ram ? T3V_OK : t3v_fail(T3V_E_NOMEM, "no memory for %lld MiB of frames", (long long)(bytes >> 20));
+        return s->ram ? T3V_OK
+                      : t3v_fail(T3V_E_NOMEM, "no memory for %lld MiB of frames", (long long)(bytes >> 20));
     }
     s->row = malloc((size_t)n * sizeof *s->row);
     t3v_status st = s->row ? open_file(s, bytes) : t3v_fail(T3V_E_NOMEM, "no memory for a frame");
@@ -105,7 +112,8 @@ static t3v_status transfer(const t3v_store *s, bool out, int64_t index, int16_t 
         ssize_t k = out ? pwrite(s->fd, at, left, offset) : pread(s->fd, at, left, offset);
         if (k < 0 && errno == EINTR) continue;
         if (k <= 0)
-            return t3v_fail(T3V_E_IO, "temporary file of frames: %s", k < 0 ? strerror(errno) : "it became shorter");
+            return t3v_fail(T3V_E_IO, "temporary file of frames: %s",
+                            k < 0 ? strerror(errno) : "it became shorter");
         at += k, offset += k, left -= (size_t)k;
     }
     return T3V_OK;
@@ -117,8 +125,8 @@ static int64_t place(const t3v_store *s, int64_t frame, int64_t c, int64_t y, in
     return ((frame * 3 + c) * s->h + y) * s->w + x;
 }
 
-t3v_status t3v_store_add(t3v_store *s, int64_t frame, int64_t y0, int64_t x0, int64_t th, int64_t tw, const float *wy,
-                         const float *wx, const float *rgb)
+t3v_status t3v_store_add(t3v_store *s, int64_t frame, int64_t y0, int64_t x0, int64_t th, int64_t tw,
+                         const float *wy, const float *wx, const float *rgb)
 {
     for (int64_t c = 0; c < 3; c++)
         for (int64_t y = 0; y < th; y++, rgb += tw) {
@@ -128,13 +136,15 @@ t3v_status t3v_store_add(t3v_store *s, int64_t frame, int64_t y0, int64_t x0, in
                 continue;
             }
             T3V_TRY(transfer(s, false, at, s->row, tw));
-            for (int64_t x = 0; x < tw; x++) s->row[x] = (int16_t)(s->row[x] + lrintf(FIXED * wy[y] * wx[x] * rgb[x]));
+            for (int64_t x = 0; x < tw; x++)
+                s->row[x] = (int16_t)(s->row[x] + lrintf(FIXED * wy[y] * wx[x] * rgb[x]));
             T3V_TRY(transfer(s, true, at, s->row, tw));
         }
     return T3V_OK;
 }
 
-t3v_status t3v_store_get(t3v_store *s, int64_t frame, int64_t y0, int64_t x0, int64_t th, int64_t tw, float *rgb)
+t3v_status t3v_store_get(t3v_store *s, int64_t frame, int64_t y0, int64_t x0, int64_t th, int64_t tw,
+                         float *rgb)
 {
     bool whole = tw == s->w && th == s->h;
     if (s->fd >= 0 && whole) {

@@ -39,11 +39,12 @@ t3v_status t3v_store_open(t3v_store *s, int64_t frames, int64_t h, int64_t w, bo
 void t3v_store_close(t3v_store *s);
 
 /* Adds wy[y] * wx[x] * rgb[c, y, x] at (y0, x0) of a frame; rgb [3, th, tw] in [-1, 1]. */
-t3v_status t3v_store_add(t3v_store *s, int64_t frame, int64_t y0, int64_t x0, int64_t th, int64_t tw, const float *wy,
-                         const float *wx, const float *rgb);
+t3v_status t3v_store_add(t3v_store *s, int64_t frame, int64_t y0, int64_t x0, int64_t th, int64_t tw,
+                         const float *wy, const float *wx, const float *rgb);
 /* Sets a whole frame; in a file, values beyond [-1, 1] are clamped. */
 t3v_status t3v_store_put(t3v_store *s, int64_t frame, const float *rgb);
 /* A part of a frame into rgb [3, th, tw]. */
-t3v_status t3v_store_get(t3v_store *s, int64_t frame, int64_t y0, int64_t x0, int64_t th, int64_t tw, float *rgb);
+t3v_status t3v_store_get(t3v_store *s, int64_t frame, int64_t y0, int64_t x0, int64_t th, int64_t tw,
+                         float *rgb);
 
 #endif

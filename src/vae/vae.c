@@ -7,8 +7,9 @@
 #include <string.h>
 
 /* Wan2.1, wan/modules/vae.py (Apache-2.0): see NOTICE. */
-const float t3v_vae_mean[T3V_VAE_Z] = {-0.7571f, -0.7089f, -0.9113f, 0.1075f, -0.1745f, 0.9653f, -0.1517f, 1.5508f,
-                                       0.4134f,  -0.0715f, 0.5517f,  -0.3632f, -0.1922f, -0.9497f, 0.2503f, -0.2921f};
+const float t3v_vae_mean[T3V_VAE_Z] = {-0.7571f, -0.7089f, -0.9113f, 0.1075f,  -0.1745f, 0.9653f,
+                                       -0.1517f, 1.5508f,  0.4134f,  -0.0715f, 0.5517f,  -0.3632f,
+                                       -0.1922f, -0.9497f, 0.2503f,  -0.2921f};
 const float t3v_vae_std[T3V_VAE_Z] = {2.8184f, 1.4541f, 2.3275f, 2.6558f, 1.2196f, 1.7708f, 2.6052f, 2.0743f,
                                       3.2687f, 2.1526f, 2.8652f, 1.5579f, 1.6382f, 1.1253f, 2.8251f, 1.9160f};
 
@@ -22,7 +23,8 @@ static t3v_status add_conv(t3v_params *p, t3v_conv_weight *c, int64_t out, int64
     return t3v_params_add(p, &c->bias, false, T3V_SHAPE(out), "%s.bias", name);
 }
 
-static t3v_status add_pointwise(t3v_params *p, t3v_weight *w, int64_t out, int64_t in, bool flat, const char *name)
+static t3v_status add_pointwise(t3v_params *p, t3v_weight *w, int64_t out, int64_t in, bool flat,
+                                const char *name)
 {
     T3V_TRY(flat ? t3v_params_add(p, &w->w, true, T3V_SHAPE(out, in, 1, 1), "%s.weight", name)
                  : t3v_params_add(p, &w->w, true, T3V_SHAPE(out, in, 1, 1, 1), "%s.weight", name));
@@ -57,7 +59,8 @@ static t3v_status add_middle(t3v_params *p, t3v_vae_half *h, int64_t c, const ch
     return add_res(p, &h->middle2, c, c, name);
 }
 
-static t3v_status add_resample(t3v_params *p, t3v_vae_layer *l, t3v_vae_kind kind, int64_t in, int64_t out, const char *prefix)
+static t3v_status add_resample(t3v_params *p, t3v_vae_layer *l, t3v_vae_kind kind, int64_t in, int64_t out,
+                               const char *prefix)
 {
     char name[T3V_NAME_MAX];
     l->kind = kind;
@@ -65,7 +68,8 @@ static t3v_status add_resample(t3v_params *p, t3v_vae_layer *l, t3v_vae_kind kin
     T3V_TRY(add_conv(p, &l->resample, out, in, 0, 3, name));
     if (kind != T3V_VAE_DOWN3 && kind != T3V_VAE_UP3) return T3V_OK;
     int64_t time_out = kind == T3V_VAE_UP3 ? 2 * in : in;
-    T3V_TRY(t3v_params_add(p, &l->time.w, true, T3V_SHAPE(time_out, in, 3, 1, 1), "%s.time_conv.weight", prefix));
+    T3V_TRY(
+        t3v_params_add(p, &l->time.w, true, T3V_SHAPE(time_out, in, 3, 1, 1), "%s.time_conv.weight", prefix));
     return t3v_params_add(p, &l->time.bias, false, T3V_SHAPE(time_out), "%s.time_conv.bias", prefix);
 }
 
@@ -118,7 +122,8 @@ t3v_status t3v_vae_open(t3v_vae *v, int64_t dim)
 {
     *v = (t3v_vae){.dim = dim};
     if (dim < 2 || dim > 4096 || dim % 2)
-        return t3v_fail(T3V_E_ARG, "VAE: base width %lld, expected an even number from 2 to 4096", (long long)dim);
+        return t3v_fail(T3V_E_ARG, "VAE: base width %lld, expected an even number from 2 to 4096",
+                        (long long)dim);
     t3v_status st = list_params(v);
     if (st) t3v_vae_close(v);
     return st;
@@ -176,7 +181,9 @@ static void keep(t3v_ctx *ctx, t3v_vae_stream *s, int slot, t3v_tensor *in, int6
     if (!s->slot[slot].memory) { /* room for a handle and two frames, once */
         char *m = t3v_arena_take(s->arena, sizeof(t3v_tensor) + 64 + (size_t)(2 * frame) * size, 1);
         if (!m) {
-            t3v_ctx_fail(ctx, t3v_fail(T3V_E_NOMEM, "no memory for the VAE's frame caches; use --vae-tile or a smaller size"));
+            t3v_ctx_fail(ctx,
+                         t3v_fail(T3V_E_NOMEM,
+                                  "no memory for the VAE's frame caches; use --vae-tile or a smaller size"));
             return;
         }
         s->slot[slot].memory = m;
@@ -244,7 +251,8 @@ static t3v_tensor *attn_block(t3v_ctx *ctx, const t3v_vae_attn *a, t3v_tensor *x
     t3v_tensor *out = t3v_new_like(ctx, x, T3V_F32), *u = t3v_cat_norm(ctx, NULL, x, &a->gamma, false);
     t3v_weight part[3];
     for (int i = 0; i < 3; i++) {
-        t3v_tensor *w = t3v_view(ctx, (t3v_tensor *)&a->qkv.w, i * c, c), *b = t3v_view(ctx, (t3v_tensor *)&a->qkv.bias, i * c, c);
+        t3v_tensor *w = t3v_view(ctx, (t3v_tensor *)&a->qkv.w, i * c, c),
+                   *b = t3v_view(ctx, (t3v_tensor *)&a->qkv.bias, i * c, c);
         if (ctx->status) return NULL;
         part[i] = (t3v_weight){.w = *w, .bias = *b};
     }
@@ -254,7 +262,8 @@ static t3v_tensor *attn_block(t3v_ctx *ctx, const t3v_vae_attn *a, t3v_tensor *x
     for (int64_t i = 0; i < t && !ctx->status; i++) {
         size_t mark = t3v_arena_mark(ctx->arena);
         t3v_tensor *frame = t3v_reshape(ctx, t3v_view(ctx, u, i, 1), T3V_SHAPE(n, c));
-        t3v_tensor *q = t3v_linear(ctx, &kept[0], frame, ctx->compute), *k = t3v_linear(ctx, &kept[1], frame, ctx->compute);
+        t3v_tensor *q = t3v_linear(ctx, &kept[0], frame, ctx->compute),
+                   *k = t3v_linear(ctx, &kept[1], frame, ctx->compute);
         t3v_tensor *v = t3v_linear(ctx, &kept[2], frame, ctx->compute);
         t3v_tensor *o = t3v_sdpa(ctx, q, k, v, 1, 1.0 / sqrt((double)c), NULL);
         o = t3v_linear(ctx, &a->proj, o, T3V_F32);
@@ -277,13 +286,16 @@ static t3v_tensor *middle(t3v_ctx *ctx, t3v_vae_stream *s, const t3v_vae_half *h
 
 static t3v_tensor *upsample(t3v_ctx *ctx, t3v_vae_stream *s, const t3v_vae_layer *l, t3v_tensor *x)
 {
-    if (l->kind == T3V_VAE_UP3) { /* the first latent frame stays one frame, and leaves no trace in the cache */
+    if (l->kind ==
+        T3V_VAE_UP3) { /* the first latent frame stays one frame, and leaves no trace in the cache */
         int slot = s->next;
-        if (s->slot[slot].seen) x = t3v_interleave_frames(ctx, causal(ctx, s, &l->time, x, NULL, ctx->compute));
+        if (s->slot[slot].seen)
+            x = t3v_interleave_frames(ctx, causal(ctx, s, &l->time, x, NULL, ctx->compute));
         else s->next++;
         s->slot[slot].seen = true;
     }
-    return t3v_conv(ctx, &l->resample, t3v_upsample2x(ctx, t3v_cast(ctx, x, ctx->compute)), &spatial, T3V_F32);
+    return t3v_conv(ctx, &l->resample, t3v_upsample2x(ctx, t3v_cast(ctx, x, ctx->compute)), &spatial,
+                    T3V_F32);
 }
 
 static t3v_tensor *downsample(t3v_ctx *ctx, t3v_vae_stream *s, const t3v_vae_layer *l, t3v_tensor *x)
@@ -308,8 +320,8 @@ static t3v_tensor *sink(t3v_ctx *ctx, size_t mark, t3v_tensor *y)
 }
 
 /* Entries [first, last) of the list; x and what it came from are above `mark` and gone afterwards, or below. */
-static t3v_tensor *run_layers(t3v_ctx *ctx, t3v_vae_stream *s, const t3v_vae_half *h, int first, int last, size_t mark,
-                              t3v_tensor *x)
+static t3v_tensor *run_layers(t3v_ctx *ctx, t3v_vae_stream *s, const t3v_vae_half *h, int first, int last,
+                              size_t mark, t3v_tensor *x)
 {
     for (int i = first; i < last && !ctx->status; i++) {
         const t3v_vae_layer *l = &h->layer[i];
@@ -366,7 +378,9 @@ t3v_tensor *t3v_vae_encode_chunk(t3v_ctx *ctx, const t3v_vae *v, t3v_vae_stream 
     int first3 = 0;
     while (e->layer[first3].kind != T3V_VAE_DOWN3) first3++;
     int64_t step = ctx->tape ? frames : 1;
-    t3v_tensor *half = ctx->tape ? NULL : t3v_new(ctx, T3V_F32, T3V_SHAPE(frames, height / 2, width / 2, 2 * v->dim));
+    t3v_tensor *half = ctx->tape
+                           ? NULL
+                           : t3v_new(ctx, T3V_F32, T3V_SHAPE(frames, height / 2, width / 2, 2 * v->dim));
     for (int64_t f = 0; f < frames && !ctx->status; f += step) {
         size_t inner = t3v_arena_mark(ctx->arena);
         s->next = 0;

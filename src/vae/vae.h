@@ -22,7 +22,13 @@ typedef struct t3v_vae_attn {
 } t3v_vae_attn;
 
 /* One entry of encoder.downsamples or decoder.upsamples. */
-typedef enum t3v_vae_kind { T3V_VAE_RES, T3V_VAE_DOWN2, T3V_VAE_DOWN3, T3V_VAE_UP2, T3V_VAE_UP3 } t3v_vae_kind;
+typedef enum t3v_vae_kind {
+    T3V_VAE_RES,
+    T3V_VAE_DOWN2,
+    T3V_VAE_DOWN3,
+    T3V_VAE_UP2,
+    T3V_VAE_UP3
+} t3v_vae_kind;
 typedef struct t3v_vae_layer {
     t3v_vae_kind kind;
     t3v_vae_res res;

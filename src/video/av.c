@@ -24,7 +24,8 @@ static void load(void)
 {
     /* Relative to the program: the build tree, its tests, the two layouts of an installation; then where make install
      * puts it, for other programs that use the library. */
-    static const char *const places[] = {"", "../", "../lib/t3v/", "../" T3V_LIBDIR "/t3v/", T3V_FULL_LIBDIR "/t3v/"};
+    static const char *const places[] = {"", "../", "../lib/t3v/", "../" T3V_LIBDIR "/t3v/",
+                                         T3V_FULL_LIBDIR "/t3v/"};
     char exe[2048], path[2560];
     ssize_t n = readlink("/proc/self/exe", exe, sizeof exe - 1);
     exe[n > 0 ? n : 0] = 0;
@@ -45,10 +46,8 @@ static void load(void)
     } entry = {dlsym(so, T3V_AV_ENTRY_NAME)};
     if (entry.p) module = entry.f(&host);
     if (module && module->abi != T3V_AV_ABI) module = NULL;
-    if (!module)
-        snprintf(why, sizeof why, "%.600s belongs to another version of t3v", path);
-    else
-        t3v_debug("video: %s (%s)", path, module->versions);
+    if (!module) snprintf(why, sizeof why, "%.600s belongs to another version of t3v", path);
+    else t3v_debug("video: %s (%s)", path, module->versions);
 }
 
 const t3v_video_backend *t3v_video_av(void)

@@ -16,8 +16,8 @@
 #include "video/av_module.h"
 
 /* No playlists, no raw text, nothing that opens other files. */
-#define FORMATS                                                                                              \
-    "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,ivf,obu,h264,hevc,m4v,flv,ogg,nut,asf,mxf,gif,apng,"    \
+#define FORMATS                                                                                           \
+    "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,ivf,obu,h264,hevc,m4v,flv,ogg,nut,asf,mxf,gif,apng," \
     "yuv4mpegpipe"
 
 typedef struct decoder {
@@ -62,8 +62,8 @@ static int best_stream(const AVFormatContext *f)
         const AVCodecParameters *p = s->codecpar;
         if (p->codec_type != AVMEDIA_TYPE_VIDEO || s->disposition & AV_DISPOSITION_ATTACHED_PIC) continue;
         if (!avcodec_find_decoder(p->codec_id)) continue;
-        int64_t score =
-            (int64_t)p->width * p->height + (s->disposition & AV_DISPOSITION_DEFAULT ? 5000000 : 0);
+        int64_t score = (int64_t)p->width * p->height +
+                        (s->disposition & AV_DISPOSITION_DEFAULT ? 5000000 : 0);
         if (score > best_score) {
             best = (int)i;
             best_score = score;
@@ -205,8 +205,8 @@ static t3v_status prepare_scaler(decoder *d)
     /* The numbers of AVColorSpace that have a matrix are those of SWS_CS_*. */
     bool rgb = desc->flags & AV_PIX_FMT_FLAG_RGB;
     bool full = f->color_range == AVCOL_RANGE_JPEG || rgb || strncmp(desc->name, "yuvj", 4) == 0;
-    const int *matrix =
-        sws_getCoefficients(f->colorspace == AVCOL_SPC_UNSPECIFIED ? SWS_CS_DEFAULT : (int)f->colorspace);
+    const int *matrix = sws_getCoefficients(f->colorspace == AVCOL_SPC_UNSPECIFIED ? SWS_CS_DEFAULT
+                                                                                   : (int)f->colorspace);
     sws_setColorspaceDetails(d->sws, matrix, full, sws_getCoefficients(SWS_CS_DEFAULT), 1, 0, 1 << 16,
                              1 << 16);
     int rc = sws_init_context(d->sws, NULL, NULL);
@@ -271,8 +271,8 @@ t3v_status t3v_av_read_open(void **state, const char *path, t3v_video_info *info
     info->width = d->turn % 2 ? d->height : d->width;
     info->height = d->turn % 2 ? d->width : d->height;
     info->frames = s->nb_frames > 0 ? s->nb_frames : -1;
-    AVRational fps =
-        s->avg_frame_rate.num > 0 && s->avg_frame_rate.den > 0 ? s->avg_frame_rate : s->r_frame_rate;
+    AVRational fps = s->avg_frame_rate.num > 0 && s->avg_frame_rate.den > 0 ? s->avg_frame_rate
+                                                                            : s->r_frame_rate;
     info->fps_num = fps.num > 0 && fps.den > 0 ? fps.num : 0;
     info->fps_den = fps.num > 0 && fps.den > 0 ? fps.den : 1;
     snprintf(info->codec, sizeof info->codec, "%s", avcodec_get_name(s->codecpar->codec_id));

@@ -57,8 +57,8 @@ t3v_status t3v_png_encode(FILE *f, const char *name, const uint8_t *rgb, int64_t
     if (width < 1 || height < 1 || width > T3V_VIDEO_MAX_SIDE || height > T3V_VIDEO_MAX_SIDE)
         return t3v_fail(T3V_E_ARG, "image '%s' is %lldx%lld, sides must be 1..%d", name, (long long)width,
                         (long long)height, T3V_VIDEO_MAX_SIDE);
-    png_structp png =
-        png_create_write_struct(PNG_LIBPNG_VER_STRING, (void *)(uintptr_t)name, on_error, on_warning);
+    png_structp png = png_create_write_struct(PNG_LIBPNG_VER_STRING, (void *)(uintptr_t)name, on_error,
+                                              on_warning);
     png_infop info = png ? png_create_info_struct(png) : NULL;
     if (!info) {
         png_destroy_write_struct(&png, NULL);
@@ -239,10 +239,8 @@ static sequence *sequence_make(const char *path, const char *temp)
     sequence *s = calloc(1, sizeof *s);
     if (!s || !(s->path = strdup(path)) || !(s->prefix = strdup(path)) || (temp && !(s->temp = strdup(temp))))
         goto fail;
-    if (temp || !split(s->path, &at, &s->digits, &s->suffix))
-        s->digits = -1;
-    else
-        s->prefix[at] = 0;
+    if (temp || !split(s->path, &at, &s->digits, &s->suffix)) s->digits = -1;
+    else s->prefix[at] = 0;
     return s;
 fail:
     sequence_free(s);
@@ -290,8 +288,9 @@ static t3v_status write_image(void *state, const void *rgb)
     sequence *s = state;
     if (s->temp) {
         if (s->count++)
-            return t3v_fail(
-                T3V_E_ARG, "'%s' holds one image, the video has more frames: use a name with %%05d", s->path);
+            return t3v_fail(T3V_E_ARG,
+                            "'%s' holds one image, the video has more frames: use a name with %%05d",
+                            s->path);
         return encode_file(s->temp, s->path, rgb, s->w, s->h, s->tags, s->tag_count);
     }
     char **more = realloc(s->temps, (size_t)(s->count + 1) * sizeof *more);
@@ -350,8 +349,8 @@ static t3v_status open_for_reading(void **state, const char *path, t3v_video_inf
         if (!name || s->first == 1 || access(name, R_OK) == 0) break;
     }
     if (s->digits < 0) name = strdup(path);
-    st =
-        name ? t3v_png_read(name, &rgb, &s->w, &s->h) : t3v_fail(T3V_E_NOMEM, "no memory to read '%s'", path);
+    st = name ? t3v_png_read(name, &rgb, &s->w, &s->h)
+              : t3v_fail(T3V_E_NOMEM, "no memory to read '%s'", path);
     free(name);
     free(rgb);
     if (st) {
@@ -378,8 +377,7 @@ static t3v_status read_image(void *state, uint8_t *out, bool *eof)
     *eof = s->digits < 0 ? s->count > 0 : access(name, F_OK) != 0;
     t3v_status st = *eof ? T3V_OK : t3v_png_read(name, &rgb, &w, &h);
     if (!st && !*eof) {
-        if (w == s->w && h == s->h)
-            memcpy(out, rgb, (size_t)(w * h * 3));
+        if (w == s->w && h == s->h) memcpy(out, rgb, (size_t)(w * h * 3));
         else
             st = t3v_fail(T3V_E_FORMAT, "'%s' is %lldx%lld, the first image %lldx%lld", name, (long long)w,
                           (long long)h, (long long)s->w, (long long)s->h);

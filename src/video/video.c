@@ -164,8 +164,8 @@ t3v_status t3v_video_writer_open(t3v_video_writer **out, const char *path, const
         goto fail;
     }
     /* A sequence makes its own temporaries, one a frame. */
-    bool in_place =
-        strcmp(path, "-") == 0 || (exists && !S_ISREG(sb.st_mode)) || w->be == &t3v_video_png_sequence;
+    bool in_place = strcmp(path, "-") == 0 || (exists && !S_ISREG(sb.st_mode)) ||
+                    w->be == &t3v_video_png_sequence;
     if (!in_place && !(w->temp = t3v_video_temp(path))) {
         st = T3V_E_IO;
         goto fail;
@@ -188,10 +188,8 @@ fail:
 static t3v_status write_packed(t3v_video_writer *w, const void *rgb)
 {
     t3v_status st = w->be->write(w->state, rgb);
-    if (st)
-        w->failed = true;
-    else
-        w->frames++;
+    if (st) w->failed = true;
+    else w->frames++;
     return st;
 }
 
@@ -227,8 +225,7 @@ t3v_status t3v_video_writer_frame_u8(t3v_video_writer *w, const uint8_t *rgb)
     if (w->failed) return t3v_fail(T3V_E_IO, "an earlier frame of '%s' failed", w->path);
     int64_t n = w->width * w->height * 3;
     uint16_t *wide = w->packed;
-    if (w->depth == 8)
-        memcpy(w->packed, rgb, (size_t)n);
+    if (w->depth == 8) memcpy(w->packed, rgb, (size_t)n);
     else
         for (int64_t i = 0; i < n; i++) wide[i] = (uint16_t)(rgb[i] * 257u);
     return write_packed(w, w->packed);
@@ -240,10 +237,8 @@ t3v_status t3v_video_writer_close(t3v_video_writer **pw)
     if (!w) return T3V_OK;
     bool empty = !w->failed && w->frames == 0;
     t3v_status st = w->be->write_close(w->state, w->failed || empty);
-    if (w->failed)
-        st = T3V_E_IO; /* the message of the first failure stands */
-    else if (empty)
-        st = t3v_fail(T3V_E_ARG, "no frame was written to '%s'", w->path);
+    if (w->failed) st = T3V_E_IO; /* the message of the first failure stands */
+    else if (empty) st = t3v_fail(T3V_E_ARG, "no frame was written to '%s'", w->path);
     if (!st && w->temp) {
         if (rename(w->temp, w->path)) {
             st = t3v_fail(T3V_E_IO, "cannot rename '%s' to '%s': %s", w->temp, w->path, strerror(errno));

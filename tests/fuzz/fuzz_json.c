@@ -10,7 +10,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (t3v_json_parse(&o, "fuzz", data, size)) return 0;
     const char *key;
     json_t *v;
-    json_object_foreach(o, key, v) {
+    json_object_foreach(o, key, v)
+    {
         int64_t i = 0, list[4];
         double x = 0;
         bool b = false;
@@ -22,7 +23,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         (void)t3v_json_bool(o, "fuzz", key, false, &b);
         (void)t3v_json_string(o, "fuzz", key, false, &s);
         (void)t3v_json_object(o, "fuzz", key, false, &inner);
-        if (t3v_json_ints(o, "fuzz", key, true, 0, 9, list, 4, &n) == T3V_OK && (n < 0 || n > 4)) __builtin_trap();
+        if (t3v_json_ints(o, "fuzz", key, true, 0, 9, list, 4, &n) == T3V_OK && (n < 0 || n > 4))
+            __builtin_trap();
     }
     json_decref(o);
     return 0;

@@ -16,7 +16,8 @@ static void le(uint64_t v, int n)
     for (int i = 0; i < n; i++) *at++ = (unsigned char)(i < 8 ? v >> 8 * i : 0);
 }
 
-static void header(uint32_t magic, bool central, const char *name, const void *data, size_t size, size_t offset)
+static void header(uint32_t magic, bool central, const char *name, const void *data, size_t size,
+                   size_t offset)
 {
     le(magic, 4);
     le(20, central ? 4 : 2);

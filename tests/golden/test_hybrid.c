@@ -34,7 +34,8 @@ static float *load(const char *name_of_case, const char *name)
 static double distance(const float *a, const float *b, int64_t n)
 {
     double d = 0, s = 0;
-    for (int64_t i = 0; i < n; i++) d += ((double)a[i] - (double)b[i]) * ((double)a[i] - (double)b[i]), s += (double)b[i] * (double)b[i];
+    for (int64_t i = 0; i < n; i++)
+        d += ((double)a[i] - (double)b[i]) * ((double)a[i] - (double)b[i]), s += (double)b[i] * (double)b[i];
     return sqrt(d / (s + 1e-30));
 }
 
@@ -42,7 +43,9 @@ static void expect(const float *got, const char *name_of_case, const char *name,
 {
     float *want = load(name_of_case, name);
     double d = distance(got, want, n);
-    if (!(d <= limit)) fail_msg("%s %s/%s: relative L2 %.3g, limit %.3g", t3v_isa_name(t3v_cpu()), name_of_case, name, d, limit);
+    if (!(d <= limit))
+        fail_msg("%s %s/%s: relative L2 %.3g, limit %.3g", t3v_isa_name(t3v_cpu()), name_of_case, name, d,
+                 limit);
     free(want);
 }
 
@@ -50,11 +53,12 @@ static void expect(const float *got, const char *name_of_case, const char *name,
 static void one_case(const char *name, const char *text)
 {
     enum { N = 30, HEADS = 2, DIM = 8, COUNT = N * HEADS * DIM };
-    static const char *const inputs[] = { "q", "k", "v", "dout" };
+    static const char *const inputs[] = {"q", "k", "v", "dout"};
     t3v_plan *plan;
-    if (t3v_plan_make(&plan, text, (t3v_grid){ 2, 3, 5 }, 1)) fail_msg("%s", t3v_error_text());
+    if (t3v_plan_make(&plan, text, (t3v_grid){2, 3, 5}, 1)) fail_msg("%s", t3v_error_text());
     const t3v_site *site = &plan->layer[0].site[T3V_SITE_SELF];
-    float *in[4], out[COUNT], lse[2 * HEADS * N], grad[3][COUNT], *param[T3V_SITE_PARAMS_MAX], *dparam[T3V_SITE_PARAMS_MAX];
+    float *in[4], out[COUNT], lse[2 * HEADS * N], grad[3][COUNT], *param[T3V_SITE_PARAMS_MAX],
+        *dparam[T3V_SITE_PARAMS_MAX];
     int64_t size[T3V_SITE_PARAMS_MAX];
     t3v_site_param info[T3V_SITE_PARAMS_MAX];
     int params = t3v_site_params(site, HEADS, DIM, info);
@@ -65,18 +69,40 @@ static void one_case(const char *name, const char *text)
         param[i] = load(name, info[i].name);
         assert_non_null(dparam[i] = calloc((size_t)size[i], sizeof(float)));
     }
-    t3v_attend_args a = { .n_q = N, .n_k = N, .heads = HEADS, .dim = DIM, .q = in[0], .k = in[1], .v = in[2], .type = T3V_F32,
-                          .q_stride = HEADS * DIM, .k_stride = HEADS * DIM, .v_stride = HEADS * DIM, .out = out, .out_type = T3V_F32,
-                          .out_stride = HEADS * DIM, .lse = lse, .params = (const float *const *)param };
-    t3v_attend_grad g = { .out = out, .dout = in[3], .dout_type = T3V_F32, .dout_stride = HEADS * DIM, .dq = grad[0], .dk = grad[1],
-                          .dv = grad[2], .dq_stride = HEADS * DIM, .dk_stride = HEADS * DIM, .dv_stride = HEADS * DIM, .dparams = dparam };
+    t3v_attend_args a = {.n_q = N,
+                         .n_k = N,
+                         .heads = HEADS,
+                         .dim = DIM,
+                         .q = in[0],
+                         .k = in[1],
+                         .v = in[2],
+                         .type = T3V_F32,
+                         .q_stride = HEADS * DIM,
+                         .k_stride = HEADS * DIM,
+                         .v_stride = HEADS * DIM,
+                         .out = out,
+                         .out_type = T3V_F32,
+                         .out_stride = HEADS * DIM,
+                         .lse = lse,
+                         .params = (const float *const *)param};
+    t3v_attend_grad g = {.out = out,
+                         .dout = in[3],
+                         .dout_type = T3V_F32,
+                         .dout_stride = HEADS * DIM,
+                         .dq = grad[0],
+                         .dk = grad[1],
+                         .dv = grad[2],
+                         .dq_stride = HEADS * DIM,
+                         .dk_stride = HEADS * DIM,
+                         .dv_stride = HEADS * DIM,
+                         .dparams = dparam};
     size_t need = t3v_attend_scratch(site, &a), back = t3v_attend_backward_scratch(site, &a, &g);
     a.scratch_bytes = need > back ? need : back;
     assert_non_null(a.scratch = malloc(a.scratch_bytes));
     if (t3v_attend_run(site, &a) || t3v_attend_backward(site, &a, &g)) fail_msg("%s", t3v_error_text());
     expect(out, name, "out", COUNT, 1e-6);
     for (int i = 0; i < 3; i++) {
-        char d[3] = { 'd', inputs[i][0], 0 };
+        char d[3] = {'d', inputs[i][0], 0};
         expect(grad[i], name, d, COUNT, 5e-6);
     }
     for (int i = 0; i < params; i++) {
@@ -98,7 +124,8 @@ static void against_pytorch(void **state)
     assert_int_equal(fixture->meta_count, 4);
     for (int isa = 0; isa <= (int)best; isa++) {
         t3v_cpu_mask((t3v_isa)isa);
-        for (int64_t i = 0; i < fixture->meta_count; i++) one_case(fixture->meta[i].key, fixture->meta[i].value);
+        for (int64_t i = 0; i < fixture->meta_count; i++)
+            one_case(fixture->meta[i].key, fixture->meta[i].value);
     }
     t3v_cpu_mask(best);
     t3v_tensors_close(fixture);
@@ -112,8 +139,9 @@ enum { T = 2, H = 3, W = 4 };
 static t3v_model *open_model(const char *dir, bool writable, const t3v_plan *plan)
 {
     t3v_model *m;
-    t3v_model_paths paths = { .model = dir };
-    if (t3v_model_open(&m, &paths, T3V_PART_DIT, T3V_F32, writable) || (plan && t3v_model_adopt(m, plan))) fail_msg("%s", t3v_error_text());
+    t3v_model_paths paths = {.model = dir};
+    if (t3v_model_open(&m, &paths, T3V_PART_DIT, T3V_F32, writable) || (plan && t3v_model_adopt(m, plan)))
+        fail_msg("%s", t3v_error_text());
     return m;
 }
 
@@ -129,13 +157,15 @@ static t3v_tensor *normal(t3v_ctx *ctx, int ndim, const int64_t *shape, uint64_t
 static double loss_of(t3v_model *m, const t3v_plan *plan, float **grads, bool recompute)
 {
     t3v_arena_back(&arena, 0);
-    t3v_tape tape = { 0 };
-    t3v_ctx ctx = { .arena = &arena, .compute = T3V_F32, .tape = &tape, .param_grad = grads };
-    t3v_tensor *x = normal(&ctx, T3V_SHAPE(16, T, 2 * H, 2 * W), 1), *target = normal(&ctx, T3V_SHAPE(16, T, 2 * H, 2 * W), 2);
+    t3v_tape tape = {0};
+    t3v_ctx ctx = {.arena = &arena, .compute = T3V_F32, .tape = &tape, .param_grad = grads};
+    t3v_tensor *x = normal(&ctx, T3V_SHAPE(16, T, 2 * H, 2 * W), 1),
+               *target = normal(&ctx, T3V_SHAPE(16, T, 2 * H, 2 * W), 2);
     t3v_tensor *c = normal(&ctx, T3V_SHAPE(5, m->config.text_dim), 3);
-    t3v_dit_call call = { .plan = plan, .timestep = 500, .range = recompute ? 7 : 0 };
+    t3v_dit_call call = {.plan = plan, .timestep = 500, .range = recompute ? 7 : 0};
     double loss;
-    if (t3v_dit_loss(&ctx, &m->dit, x, c, target->data, 1, &call, recompute, &loss)) fail_msg("%s", t3v_error_text());
+    if (t3v_dit_loss(&ctx, &m->dit, x, c, target->data, 1, &call, recompute, &loss))
+        fail_msg("%s", t3v_error_text());
     return loss;
 }
 
@@ -158,8 +188,9 @@ static void in_a_model(void **state)
     (void)state;
     assert_int_equal(t3v_arena_open(&arena, (size_t)1 << 30), T3V_OK);
     t3v_plan *plan, *full;
-    assert_int_equal(t3v_plan_make(&plan, "layers 0-1 -> full; hybrid:rate=3", (t3v_grid){ T, H, W }, 5), T3V_OK);
-    assert_int_equal(t3v_plan_make(&full, "full", (t3v_grid){ T, H, W }, 5), T3V_OK);
+    assert_int_equal(t3v_plan_make(&plan, "layers 0-1 -> full; hybrid:rate=3", (t3v_grid){T, H, W}, 5),
+                     T3V_OK);
+    assert_int_equal(t3v_plan_make(&full, "full", (t3v_grid){T, H, W}, 5), T3V_OK);
     t3v_model *m = open_model("tests/golden/wan/tiny", true, NULL);
     t3v_params *p = &m->dit.params;
     int64_t before = p->count;
@@ -181,17 +212,20 @@ static void in_a_model(void **state)
     }
     int64_t most = 0; /* the largest slope of one tensor against a difference of losses */
     float *w = p->item[before + 4].tensor->data, *dw = plain[before + 4];
-    for (int64_t j = 0; j < t3v_numel(p->item[before + 4].tensor); j++) most = fabsf(dw[j]) > fabsf(dw[most]) ? j : most;
+    for (int64_t j = 0; j < t3v_numel(p->item[before + 4].tensor); j++)
+        most = fabsf(dw[j]) > fabsf(dw[most]) ? j : most;
     float keep = w[most], h = 0.05f;
     double side[2];
     for (int s = 0; s < 2; s++) {
         w[most] = s ? keep + h : keep - h;
-        for (int64_t i = 0; i < p->count; i++) memset(again[i], 0, (size_t)t3v_numel(p->item[i].tensor) * sizeof(float));
+        for (int64_t i = 0; i < p->count; i++)
+            memset(again[i], 0, (size_t)t3v_numel(p->item[i].tensor) * sizeof(float));
         side[s] = loss_of(m, plan, again, false);
     }
     w[most] = keep;
     double slope = (side[1] - side[0]) / (2 * (double)h);
-    if (!(fabs(slope - (double)dw[most]) <= 0.03 * fabs(slope) + 2e-6)) fail_msg("slope %.4g, gradient %.4g", slope, (double)dw[most]);
+    if (!(fabs(slope - (double)dw[most]) <= 0.03 * fabs(slope) + 2e-6))
+        fail_msg("slope %.4g, gradient %.4g", slope, (double)dw[most]);
 
     char dir[] = "/tmp/t3v_hybrid_XXXXXX", path[128], config[128];
     assert_non_null(mkdtemp(dir));
@@ -207,7 +241,8 @@ static void in_a_model(void **state)
     assert_int_equal(without->dit.params.count, before);
     assert_int_equal(with->dit.params.count, p->count);
     for (int64_t i = before; i < p->count; i++)
-        assert_memory_equal(with->dit.params.item[i].tensor->data, p->item[i].tensor->data, (size_t)t3v_numel(p->item[i].tensor) * sizeof(float));
+        assert_memory_equal(with->dit.params.item[i].tensor->data, p->item[i].tensor->data,
+                            (size_t)t3v_numel(p->item[i].tensor) * sizeof(float));
     for (int64_t i = 0; i < p->count; i++) free(plain[i]), free(again[i]);
     free(plain), free(again);
     t3v_model_close(without), t3v_model_close(with), t3v_model_close(m);
@@ -218,6 +253,6 @@ static void in_a_model(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(against_pytorch), cmocka_unit_test(in_a_model) };
+    const struct CMUnitTest tests[] = {cmocka_unit_test(against_pytorch), cmocka_unit_test(in_a_model)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

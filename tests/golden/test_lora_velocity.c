@@ -24,13 +24,17 @@ typedef struct update {
     bool bias;
 } update;
 
-static const update native[] = {{"blocks.0.self_attn.q", 4, 0, false}, {"blocks.0.self_attn.v", 2, 3, false},
+static const update native[] = {{"blocks.0.self_attn.q", 4, 0, false},  {"blocks.0.self_attn.v", 2, 3, false},
                                 {"blocks.3.cross_attn.k", 3, 0, false}, {"blocks.4.ffn.0", 4, 8, false},
                                 {"patch_embedding", 2, 0, false},       {"time_projection.1", 2, 0, false}};
-static const update comfy[] = {{"blocks.0.self_attn.q", 8, 4, false}, {"blocks.0.self_attn.o", 2, 1, false},
-                               {"blocks.2.ffn.2", 3, 6, false},       {"text_embedding.0", 2, 2, false},
-                               {"head.head", 2, 1, false},            {"blocks.1.self_attn.k", 0, 0, false},
-                               {"blocks.1.norm3", 0, 0, false},       {"blocks.1.self_attn.k", 0, 0, true},
+static const update comfy[] = {{"blocks.0.self_attn.q", 8, 4, false},
+                               {"blocks.0.self_attn.o", 2, 1, false},
+                               {"blocks.2.ffn.2", 3, 6, false},
+                               {"text_embedding.0", 2, 2, false},
+                               {"head.head", 2, 1, false},
+                               {"blocks.1.self_attn.k", 0, 0, false},
+                               {"blocks.1.norm3", 0, 0, false},
+                               {"blocks.1.self_attn.k", 0, 0, true},
                                {"blocks.2.cross_attn.o", 0, 0, true}};
 
 typedef struct lora_set {
@@ -41,7 +45,8 @@ typedef struct lora_set {
     char path[64];
 } lora_set;
 static lora_set sets[] = {
-    {"", ".lora_A.weight", ".lora_B.weight", native, sizeof native / sizeof *native, 11, "/tmp/t3v-test-lora-a-XXXXXX"},
+    {"", ".lora_A.weight", ".lora_B.weight", native, sizeof native / sizeof *native, 11,
+     "/tmp/t3v-test-lora-a-XXXXXX"},
     {"diffusion_model.", ".lora_down.weight", ".lora_up.weight", comfy, sizeof comfy / sizeof *comfy, 12,
      "/tmp/t3v-test-lora-b-XXXXXX"},
 };
@@ -92,8 +97,11 @@ static void write_set(lora_set *s, t3v_model *m)
             e[n] = (t3v_tensor_entry){.name = names[n], .dtype = T3V_F32, .ndim = t->ndim};
             int64_t size = 1;
             for (int a = 0; a < t->ndim; a++) {
-                e[n].shape[a] = !u->rank ? t->shape[a] : which ? (a == 0 ? t->shape[0] : a == 1 ? u->rank : 1)
-                                                               : (a == 0 ? u->rank : t->shape[a]);
+                e[n].shape[a] = !u->rank ? t->shape[a]
+                                : which  ? (a == 0   ? t->shape[0]
+                                            : a == 1 ? u->rank
+                                                     : 1)
+                                         : (a == 0 ? u->rank : t->shape[a]);
                 size *= e[n].shape[a];
             }
             e[n].data = owned[n] = numbers(s, k, which, size);
@@ -117,7 +125,8 @@ static void merge(const lora_set *s, double strength, t3v_model *m)
         const update *u = &s->item[k];
         t3v_tensor *t = param(m, u);
         int64_t rows = t->shape[0], cols = t3v_numel(t) / rows, r = u->rank;
-        float *w = t->data, *down = numbers(s, k, 0, r ? r * cols : rows * cols), *up = numbers(s, k, 1, r ? rows * r : 1);
+        float *w = t->data, *down = numbers(s, k, 0, r ? r * cols : rows * cols),
+              *up = numbers(s, k, 1, r ? rows * r : 1);
         double scale = strength * (u->alpha > 0 ? (double)u->alpha / (double)r : 1);
         assert_int_equal(t->type, T3V_F32);
         for (int64_t i = 0; i < rows; i++)
@@ -141,12 +150,15 @@ static float *velocity(t3v_model *m, t3v_dtype compute, int64_t *n)
         fail_msg("%s", t3v_error_text());
     t3v_arena_back(&arena, 0);
     t3v_ctx ctx = {.arena = &arena, .compute = compute};
-    t3v_tensor *x = t3v_new(&ctx, T3V_F32, latent->ndim, latent->shape), *c = t3v_new(&ctx, T3V_F32, context->ndim, context->shape);
+    t3v_tensor *x = t3v_new(&ctx, T3V_F32, latent->ndim, latent->shape),
+               *c = t3v_new(&ctx, T3V_F32, context->ndim, context->shape);
     assert_int_equal(t3v_tensor_copy(latent, x->data, T3V_F32), T3V_OK);
     assert_int_equal(t3v_tensor_copy(context, c->data, T3V_F32), T3V_OK);
     t3v_dit_prompt prompt;
     t3v_plan *plan = NULL;
-    assert_int_equal(t3v_plan_make(&plan, "full", (t3v_grid){x->shape[1], x->shape[2] / 2, x->shape[3] / 2}, 5), T3V_OK);
+    assert_int_equal(t3v_plan_make(&plan, "full", (t3v_grid){x->shape[1], x->shape[2] / 2, x->shape[3] / 2},
+                                   5),
+                     T3V_OK);
     assert_int_equal(t3v_dit_prompt_make(&ctx, &m->dit, c, &prompt), T3V_OK);
     t3v_dit_call call = {.plan = plan, .prompt = &prompt, .timestep = 731};
     t3v_tensor *v = t3v_dit_forward(&ctx, &m->dit, x, &call);
@@ -186,7 +198,8 @@ static void check(t3v_dtype compute, double first, double second, double limit)
     if (t3v_loras_attach(&l, use, uses, &plain->dit)) fail_msg("%s", t3v_error_text());
     float *with = velocity(plain, compute, &n), *want = velocity(merged, T3V_F32, &n);
     double d = distance(with, want, n), change = distance(without, want, n);
-    print_message("    strengths %g, %g: %.2e from merged weights; the LoRA changes %.2e\n", first, second, d, change);
+    print_message("    strengths %g, %g: %.2e from merged weights; the LoRA changes %.2e\n", first, second, d,
+                  change);
     if (!(d <= limit)) fail_msg("relative L2 %.3g, limit %.3g", d, limit);
     assert_true(change > 100 * 1e-5 && change > 4 * d);
     t3v_loras_detach(&l, &plain->dit);

@@ -36,7 +36,8 @@ static t3v_tensor_file *open_file(const char *name)
 
 static double limit_of(t3v_dtype t, double f32) { return t == T3V_F32 ? f32 : 2e-2; }
 
-static void velocity(t3v_dtype compute, const char *latent, const char *context, double timestep, const char *want, int64_t range)
+static void velocity(t3v_dtype compute, const char *latent, const char *context, double timestep,
+                     const char *want, int64_t range)
 {
     t3v_model *m = open_model(compute, false);
     t3v_tensor_file *f = open_file("dit");
@@ -45,7 +46,9 @@ static void velocity(t3v_dtype compute, const char *latent, const char *context,
     t3v_tensor *x = input(&ctx, f, latent), *c = input(&ctx, f, context);
     t3v_dit_prompt prompt;
     t3v_plan *plan = NULL;
-    assert_int_equal(t3v_plan_make(&plan, "full", (t3v_grid){x->shape[1], x->shape[2] / 2, x->shape[3] / 2}, 5), T3V_OK);
+    assert_int_equal(t3v_plan_make(&plan, "full", (t3v_grid){x->shape[1], x->shape[2] / 2, x->shape[3] / 2},
+                                   5),
+                     T3V_OK);
     assert_int_equal(t3v_dit_prompt_make(&ctx, &m->dit, c, &prompt), T3V_OK);
     t3v_dit_call call = {.plan = plan, .prompt = &prompt, .timestep = timestep, .range = range};
     t3v_tensor *v = t3v_dit_forward(&ctx, &m->dit, x, &call);
@@ -96,7 +99,8 @@ static void keep_or_compare(int64_t i, const float *grad, int64_t n, const char 
         d += ((double)grad[j] - first[i][j]) * ((double)grad[j] - first[i][j]);
         all += (double)first[i][j] * first[i][j];
     }
-    if (!(sqrt(d) <= 1e-5 * sqrt(all) + 1e-12)) fail_msg("%s: %.3g from the plain tape's, limit 1e-5", name, sqrt(d / all));
+    if (!(sqrt(d) <= 1e-5 * sqrt(all) + 1e-12))
+        fail_msg("%s: %.3g from the plain tape's, limit 1e-5", name, sqrt(d / all));
 }
 
 /* The loss and every gradient, with the plain tape or recomputed. BF16 has 8 bits: a product of two rounded operands
@@ -111,15 +115,19 @@ static void dit_gradients(t3v_dtype compute, int64_t range, bool recompute)
     t3v_arena_back(&arena, 0);
     t3v_tape tape = {0};
     t3v_ctx ctx = {.arena = &arena, .compute = compute, .tape = &tape, .param_grad = grads};
-    t3v_tensor *x = input(&ctx, f, "latent"), *c = input(&ctx, f, "context"), *target = input(&ctx, f, "target");
+    t3v_tensor *x = input(&ctx, f, "latent"), *c = input(&ctx, f, "context"),
+               *target = input(&ctx, f, "target");
     x->needs_grad = c->needs_grad = true;
     t3v_plan *plan = NULL;
-    assert_int_equal(t3v_plan_make(&plan, "full", (t3v_grid){x->shape[1], x->shape[2] / 2, x->shape[3] / 2}, 5), T3V_OK);
+    assert_int_equal(t3v_plan_make(&plan, "full", (t3v_grid){x->shape[1], x->shape[2] / 2, x->shape[3] / 2},
+                                   5),
+                     T3V_OK);
     t3v_dit_call call = {.plan = plan, .timestep = 731, .range = range};
     double mean = 0;
     size_t before = t3v_arena_mark(&arena);
     arena.peak = before;
-    if (t3v_dit_loss(&ctx, &m->dit, x, c, target->data, 1, &call, recompute, &mean)) fail_msg("%s", t3v_error_text());
+    if (t3v_dit_loss(&ctx, &m->dit, x, c, target->data, 1, &call, recompute, &mean))
+        fail_msg("%s", t3v_error_text());
     float loss = (float)mean;
     expect_close(&loss, g, "loss", compute == T3V_BF16 ? 1.0 / 256 : 1e-5);
     expect_close(x->grad, g, "grad_latent", inputs);
@@ -232,9 +240,11 @@ static void vae_round_trip(void **state)
         t3v_arena_back(&arena, 0);
         t3v_ctx ctx = {.arena = &arena, .compute = t};
         expect_close(encode(&ctx, &m->vae, input(&ctx, f, "video"))->data, f, "latent", limit_of(t, 1e-5));
-        expect_close(encode(&ctx, &m->vae, input(&ctx, f, "video_one"))->data, f, "latent_one", limit_of(t, 1e-5));
+        expect_close(encode(&ctx, &m->vae, input(&ctx, f, "video_one"))->data, f, "latent_one",
+                     limit_of(t, 1e-5));
         expect_close(decode(&ctx, &m->vae, input(&ctx, f, "latent"))->data, f, "decoded", limit_of(t, 1e-5));
-        expect_close(decode(&ctx, &m->vae, input(&ctx, f, "random_latent"))->data, f, "random_decoded", limit_of(t, 1e-5));
+        expect_close(decode(&ctx, &m->vae, input(&ctx, f, "random_latent"))->data, f, "random_decoded",
+                     limit_of(t, 1e-5));
         t3v_model_close(m);
     }
     t3v_tensors_close(f);
@@ -253,8 +263,10 @@ static void vae_backward(void **state)
     t3v_tensor *out = t3v_new_like(&ctx, x, T3V_F32), *dv = t3v_new_like(&ctx, x, T3V_F32);
     t3v_vae_stream es = {0}, ds = {0};
     for (int64_t i = 0; i < (x->shape[0] - 1) / 4 + 1; i++) {
-        t3v_tensor *mo = t3v_vae_encode_chunk(&ctx, &m->vae, &es, t3v_view(&ctx, x, i ? 4 * i - 3 : 0, i ? 4 : 1));
-        t3v_put(&ctx, out, i ? 4 * i - 3 : 0, t3v_vae_decode_chunk(&ctx, &m->vae, &ds, t3v_columns(&ctx, mo, 0, 16)));
+        t3v_tensor *mo = t3v_vae_encode_chunk(&ctx, &m->vae, &es,
+                                              t3v_view(&ctx, x, i ? 4 * i - 3 : 0, i ? 4 : 1));
+        t3v_put(&ctx, out, i ? 4 * i - 3 : 0,
+                t3v_vae_decode_chunk(&ctx, &m->vae, &ds, t3v_columns(&ctx, mo, 0, 16)));
     }
     if (ctx.status) fail_msg("%s", t3v_error_text());
     float loss = (float)t3v_rows_mse(dv->data, 1.0f, out->data, x->data, t3v_numel(x));
@@ -271,7 +283,8 @@ static void vae_backward(void **state)
             whole++;
         } else {
             snprintf(name, sizeof name, "norm.%s", m->vae.params.item[i].name);
-            float norm = (float)sqrt(t3v_rows_sumsq(grads[i], T3V_F32, t3v_numel(m->vae.params.item[i].tensor)));
+            float norm = (float)sqrt(
+                t3v_rows_sumsq(grads[i], T3V_F32, t3v_numel(m->vae.params.item[i].tensor)));
             d = distance(&norm, f, name);
         }
         if (!(d < 1e-3)) fail_msg("%s: relative difference %.3g, limit 1e-3", name, d);

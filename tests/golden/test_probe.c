@@ -102,7 +102,8 @@ static double distance(const t3v_tensor_file *f, const char *a, const t3v_tensor
 
 /* One tensor of `source` in a file of its own, as `as`, of type `type`, with the first `rows` of its leading axis
  * (0: all) behind an axis of 1. */
-static void extract(const char *source, const char *name, const char *out, const char *as, t3v_dtype type, int64_t rows)
+static void extract(const char *source, const char *name, const char *out, const char *as, t3v_dtype type,
+                    int64_t rows)
 {
     t3v_tensor_file *f = open_file(source);
     const t3v_tensor_entry *e;
@@ -141,8 +142,8 @@ static void velocities(void **state)
         for (int p = 0; p < 2; p++) {
             extract(FIXTURE, c[i].latent, "x", "latent", T3V_F32, 0);
             extract(FIXTURE, c[i].context, "c", "context", T3V_F32, 0);
-            expect_ok(t3v("dit " TINY "--latent %s --context %s --timestep %s %s --precision %s -o %s", in_dir("x"), in_dir("c"),
-                          c[i].timestep, c[i].more, precision[p], in_dir("v")));
+            expect_ok(t3v("dit " TINY "--latent %s --context %s --timestep %s %s --precision %s -o %s",
+                          in_dir("x"), in_dir("c"), c[i].timestep, c[i].more, precision[p], in_dir("v")));
             t3v_tensor_file *got = open_file(in_dir("v"));
             double d = distance(got, "velocity", want, c[i].want);
             print_message("    %-20s %-4s %.2e\n", c[i].want, precision[p], d);
@@ -159,8 +160,13 @@ static void lora(void **state)
     (void)state;
     float diff[64];
     for (int i = 0; i < 64; i++) diff[i] = 0.01f * (float)(i % 7 - 3);
-    t3v_tensor_entry e = {.name = "blocks.0.self_attn.o.diff_b", .dtype = T3V_F32, .ndim = 1, .shape = {64}, .numel = 64,
-                          .nbytes = sizeof diff, .data = diff};
+    t3v_tensor_entry e = {.name = "blocks.0.self_attn.o.diff_b",
+                          .dtype = T3V_F32,
+                          .ndim = 1,
+                          .shape = {64},
+                          .numel = 64,
+                          .nbytes = sizeof diff,
+                          .data = diff};
     if (t3v_safetensors_write(in_dir("l"), &e, 1, NULL, 0)) fail_msg("%s", t3v_error_text());
     for (int i = 0; i < 64; i++) diff[i] *= 2;
     if (t3v_safetensors_write(in_dir("l2"), &e, 1, NULL, 0)) fail_msg("%s", t3v_error_text());
@@ -175,7 +181,8 @@ static void lora(void **state)
     for (int i = 0; i < 6; i++) {
         char out[8];
         snprintf(out, sizeof out, "v%d", i);
-        expect_ok(t3v("dit " TINY "--latent " FIXTURE " --context " FIXTURE " --timestep 731 --precision f32 --quiet %s -o %s",
+        expect_ok(t3v("dit " TINY "--latent " FIXTURE " --context " FIXTURE
+                      " --timestep 731 --precision f32 --quiet %s -o %s",
                       use[i], in_dir(out)));
         v[i] = open_file(in_dir(out));
     }
@@ -185,10 +192,14 @@ static void lora(void **state)
     assert_true(distance(v[4], "velocity", v[3], "velocity") < 1e-6);
     assert_true(distance(v[5], "velocity", v[1], "velocity") < 1e-6);
     for (int i = 0; i < 6; i++) t3v_tensors_close(v[i]);
-    expect_refused(t3v("dit " TINY "--latent " FIXTURE " --context " FIXTURE " --timestep 731 --lora %s -o %s",
-                       in_dir("nowhere"), in_dir("v")), 1, "nowhere", NULL, NULL);
+    expect_refused(t3v("dit " TINY "--latent " FIXTURE " --context " FIXTURE
+                       " --timestep 731 --lora %s -o %s",
+                       in_dir("nowhere"), in_dir("v")),
+                   1, "nowhere", NULL, NULL);
     expect_refused(t3v("dit " TINY "--latent " FIXTURE " --context " FIXTURE " --target " FIXTURE
-                       " --timestep 731 --grad %s --lora %s -o %s", in_dir("g"), in_dir("l"), in_dir("v")), 2, "--lora", NULL, NULL);
+                       " --timestep 731 --grad %s --lora %s -o %s",
+                       in_dir("g"), in_dir("l"), in_dir("v")),
+                   2, "--lora", NULL, NULL);
 }
 
 static void gradients(void **state)
@@ -198,7 +209,8 @@ static void gradients(void **state)
     const char *const ranges[] = {"", "--range 13"};
     for (int r = 0; r < 2; r++) {
         expect_ok(t3v("dit " TINY "--latent " FIXTURE " --context " FIXTURE " --target " FIXTURE
-                      " --timestep 731 --precision f32 %s --grad %s -o %s", ranges[r], in_dir("g"), in_dir("v")));
+                      " --timestep 731 --precision f32 %s --grad %s -o %s",
+                      ranges[r], in_dir("g"), in_dir("v")));
         got = open_file(in_dir("g"));
         int weights = 0;
         double worst = 0;
@@ -216,7 +228,8 @@ static void gradients(void **state)
     }
     t3v_tensors_close(want);
     expect_ok(t3v("dit " TINY "--latent " FIXTURE " --context " FIXTURE " --target " FIXTURE
-                  " --timestep 731 --json --grad %s -o %s", in_dir("g"), in_dir("v")));
+                  " --timestep 731 --json --grad %s -o %s",
+                  in_dir("g"), in_dir("v")));
     json_t *j;
     const char *text = text_of("out");
     double loss = 0;
@@ -242,7 +255,8 @@ static void texts(void **state)
                 if (strcmp(want->meta[k].key, key) == 0) prompt = want->meta[k].value;
             assert_non_null(prompt);
             setenv("T3V_TEST_PROMPT", prompt, 1);
-            expect_ok(t3v("text " TINY "--prompt \"$T3V_TEST_PROMPT\" --precision %s -o %s", precision[p], in_dir("v")));
+            expect_ok(t3v("text " TINY "--prompt \"$T3V_TEST_PROMPT\" --precision %s -o %s", precision[p],
+                          in_dir("v")));
             assert_int_equal(strstr(text_of("err"), "512 tokens") != NULL, i == 2);
             t3v_tensor_file *got = open_file(in_dir("v"));
             assert_true(distance(got, "ids", want, ids) == 0);
@@ -278,7 +292,10 @@ static json_int_t number(const json_t *j, const char *a, const char *b, const ch
     return json_integer_value(o);
 }
 
-static bool runs(const json_t *j, const char *what) { return json_is_true(json_object_get(json_object_get(j, "runs"), what)); }
+static bool runs(const json_t *j, const char *what)
+{
+    return json_is_true(json_object_get(json_object_get(j, "runs"), what));
+}
 
 static void random_models(void **state)
 {
@@ -291,7 +308,8 @@ static void random_models(void **state)
     assert_false(runs(j, "generate") || runs(j, "text") || runs(j, "decode"));
     assert_int_equal(json_array_size(json_object_get(j, "missing")), 2);
     json_decref(j);
-    expect_refused(t3v("init --config tiny -o %s", model), 1, "diffusion_pytorch_model.safetensors", "--force", NULL);
+    expect_refused(t3v("init --config tiny -o %s", model), 1, "diffusion_pytorch_model.safetensors",
+                   "--force", NULL);
     expect_ok(t3v("init --config tiny --parts vae,text -o %s", model));
     j = inspect(model, 0);
     assert_true(runs(j, "generate") && runs(j, "text") && runs(j, "decode"));
@@ -313,7 +331,8 @@ static void random_models(void **state)
     snprintf(command, sizeof command, "cmp -s %s/%s %s/other/%s", model, weights, dir, weights);
     assert_int_not_equal(system(command), 0);
     expect_ok(t3v("text --model %s --prompt hello -o %s", model, in_dir("c")));
-    expect_ok(t3v("dit --model %s --latent " FIXTURE " --context %s --timestep 500 -o %s", model, in_dir("c"), in_dir("v")));
+    expect_ok(t3v("dit --model %s --latent " FIXTURE " --context %s --timestep 500 -o %s", model, in_dir("c"),
+                  in_dir("v")));
     t3v_tensor_file *f = open_file(in_dir("v"));
     const t3v_tensor_entry *e;
     float *x = values(f, "velocity", &e);
@@ -330,7 +349,8 @@ static void random_models(void **state)
     j = inspect(model, 1);
     assert_int_equal(json_array_size(json_object_get(j, "problems")), 1);
     json_decref(j);
-    expect_refused(t3v("dit --model %s --latent " FIXTURE " --context %s --timestep 500 -o %s", model, in_dir("c"), in_dir("v")),
+    expect_refused(t3v("dit --model %s --latent " FIXTURE " --context %s --timestep 500 -o %s", model,
+                       in_dir("c"), in_dir("v")),
                    1, "blocks.0.ffn.0", "[96,64]", "[128,64]");
 }
 
@@ -355,7 +375,8 @@ static void files(void **state)
 static void refusals(void **state)
 {
     (void)state;
-#define DIT(latent, context, more) t3v("dit " TINY "--latent %s --context %s " more " -o %s", latent, context, in_dir("v"))
+#define DIT(latent, context, more) \
+    t3v("dit " TINY "--latent %s --context %s " more " -o %s", latent, context, in_dir("v"))
     const char *ok = FIXTURE;
     extract(FIXTURE, "latent", "few", "latent", T3V_F32, 15);
     extract(FIXTURE, "latent", "whole", "latent", T3V_I32, 0);
@@ -370,24 +391,31 @@ static void refusals(void **state)
     expect_refused(DIT(ok, ok, ""), 2, "--timestep", NULL, NULL);
     expect_refused(DIT(ok, ok, "--timestep 1 --grad g"), 2, "--target", NULL, NULL);
     expect_refused(DIT(ok, ok, "--timestep 1 --plan nonsense"), 2, "nonsense", NULL, NULL);
-    expect_refused(t3v("dit " TINY "--latent %s --context %s --timestep 1 --target %s --grad %s -o %s", ok, ok, in_dir("target"),
-                       in_dir("g2"), in_dir("v")), 1, "'target'", "[1,16,1,2,2]", "[16,3,6,10]");
+    expect_refused(t3v("dit " TINY "--latent %s --context %s --timestep 1 --target %s --grad %s -o %s", ok,
+                       ok, in_dir("target"), in_dir("g2"), in_dir("v")),
+                   1, "'target'", "[1,16,1,2,2]", "[16,3,6,10]");
     assert_false(t3v_is_file(in_dir("g2")));
-    expect_refused(t3v("dit --model %s --latent %s --context %s --timestep 1 -o %s", dir, ok, ok, in_dir("v")), 1, "config.json",
-                   NULL, NULL);
+    expect_refused(t3v("dit --model %s --latent %s --context %s --timestep 1 -o %s", dir, ok, ok,
+                       in_dir("v")),
+                   1, "config.json", NULL, NULL);
     expect_refused(t3v("text " TINY "-o %s", in_dir("v")), 2, "--prompt", NULL, NULL);
-    expect_refused(t3v("text " TINY "--prompt \"$(printf '\\377')\" -o %s", in_dir("v")), 1, "UTF-8", NULL, NULL);
-    expect_refused(t3v("text --model %s --prompt x -o %s", in_dir("absent"), in_dir("v")), 2, "absent", NULL, NULL);
+    expect_refused(t3v("text " TINY "--prompt \"$(printf '\\377')\" -o %s", in_dir("v")), 1, "UTF-8", NULL,
+                   NULL);
+    expect_refused(t3v("text --model %s --prompt x -o %s", in_dir("absent"), in_dir("v")), 2, "absent", NULL,
+                   NULL);
     expect_refused(t3v("init --config huge -o %s", in_dir("m")), 2, "huge", "tiny", NULL);
     expect_refused(t3v("init --config tiny --parts dit,clip -o %s", in_dir("m")), 2, "dit,clip", NULL, NULL);
-    expect_refused(t3v("init --config tiny --tokenizer " FIXTURE " -o %s", in_dir("m")), 1, "dit.safetensors", "tokenizer", NULL);
+    expect_refused(t3v("init --config tiny --tokenizer " FIXTURE " -o %s", in_dir("m")), 1, "dit.safetensors",
+                   "tokenizer", NULL);
     expect_refused(t3v("init --config tiny -o %s/few/x", dir), 1, "few", NULL, NULL); /* `few` is a file */
 }
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(velocities), cmocka_unit_test(lora),    cmocka_unit_test(gradients), cmocka_unit_test(texts),
-                                       cmocka_unit_test(random_models), cmocka_unit_test(files),     cmocka_unit_test(refusals)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(velocities),    cmocka_unit_test(lora),
+                                       cmocka_unit_test(gradients),     cmocka_unit_test(texts),
+                                       cmocka_unit_test(random_models), cmocka_unit_test(files),
+                                       cmocka_unit_test(refusals)};
     const char *build = getenv("T3V_BUILD");
     snprintf(program, sizeof program, "%s/t3v", build ? build : "build");
     strcpy(dir, "/tmp/t3v-probe-XXXXXX");

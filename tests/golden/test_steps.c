@@ -47,7 +47,8 @@ static t3v_job job_of(const char *cfg_steps, const char *reuse, watch *w)
 {
     t3v_job job = T3V_JOB_INIT;
     job.model = "tests/golden/wan/tiny";
-    job.width = 32, job.height = 48, job.frames = 5, job.steps = STEPS, job.cfg = 3, job.shift = 5, job.seed = 11;
+    job.width = 32, job.height = 48, job.frames = 5, job.steps = STEPS, job.cfg = 3, job.shift = 5,
+    job.seed = 11;
     job.negative = "blurry";
     job.cfg_steps = cfg_steps, job.reuse = reuse;
     job.compute = T3V_F32;
@@ -96,7 +97,8 @@ static int64_t run_job(t3v_job job, float *latent)
 static double distance(const float *a, const float *b, int64_t n)
 {
     double d = 0, s = 0;
-    for (int64_t i = 0; i < n; i++) d += ((double)a[i] - b[i]) * ((double)a[i] - b[i]), s += (double)b[i] * b[i];
+    for (int64_t i = 0; i < n; i++)
+        d += ((double)a[i] - b[i]) * ((double)a[i] - b[i]), s += (double)b[i] * b[i];
     return sqrt(d / s);
 }
 
@@ -144,11 +146,14 @@ static void memory_is_counted(void **state)
     watch w;
     t3v_output clip[2] = {{.prompt = "a", .sink.fn = ignore_frame}, {.prompt = "b", .sink.fn = ignore_frame}};
     int64_t peak[4];
-    static const char *const reuse[4] = {"off", "steps:0,2", "steps:0,2", "steps:0,2"}, *cfg[4] = {"all", "all", "all", "2"};
+    static const char *const reuse[4] = {"off", "steps:0,2", "steps:0,2", "steps:0,2"},
+                             *cfg[4] = {"all", "all", "all", "2"};
     for (int i = 0; i < 4; i++) {
         t3v_job job = job_of(cfg[i], reuse[i], &w);
-        job.output = clip, job.outputs = 2; /* so that the DiT's memory is there in the VAE's phase, the larger */
-        job.width = 512, job.height = 256, job.frames = 33, job.dry_run = true; /* more than the text's phase takes */
+        /* so that the DiT's memory is there in the VAE's phase, the larger */
+        job.output = clip, job.outputs = 2;
+        /* more than the text's phase takes */
+        job.width = 512, job.height = 256, job.frames = 33, job.dry_run = true;
         if (i == 2) job.compute = T3V_BF16;
         t3v_result r;
         if (t3v_generate(&job, &r)) fail_msg("%s", t3v_error_text());
@@ -156,7 +161,8 @@ static void memory_is_counted(void **state)
     }
     int64_t one = 9 * 32 * 16 * 64 * 4;
     assert_in_range(peak[1] - peak[0], 2 * one, 2 * one + 128);
-    assert_in_range(peak[3] - peak[0], one, one + 64); /* at step 2 the negative branch runs, and is not asked again */
+    /* at step 2 the negative branch runs, and is not asked again */
+    assert_in_range(peak[3] - peak[0], one, one + 64);
     assert_true(peak[2] != peak[1]);
 }
 
@@ -271,7 +277,11 @@ static void close_model(model *o)
 
 static const float *pass(model *o, double timestep, void *residual, bool reuse, int64_t range)
 {
-    t3v_dit_call call = {.plan = o->plan, .prompt = &o->prompt, .timestep = timestep, .residual = residual, .reuse = reuse,
+    t3v_dit_call call = {.plan = o->plan,
+                         .prompt = &o->prompt,
+                         .timestep = timestep,
+                         .residual = residual,
+                         .reuse = reuse,
                          .range = range};
     t3v_tensor *v = t3v_dit_forward(&o->ctx, &o->m->dit, o->x, &call);
     if (!v) fail_msg("%s", t3v_error_text());
@@ -292,7 +302,8 @@ static void one_pass(void **state)
             assert_memory_equal(pass(&o, 731, o.residual, false, range), plain, LATENT * sizeof(float));
             const float *again = pass(&o, 731, o.residual, true, range);
             double d = distance(again, plain, LATENT);
-            if (zero ? d != 0 : !(d < (compute == T3V_F32 ? 1e-6 : 1e-2))) fail_msg("reused at once: %.3g", d);
+            if (zero ? d != 0 : !(d < (compute == T3V_F32 ? 1e-6 : 1e-2)))
+                fail_msg("reused at once: %.3g", d);
         }
         /* In another step on another latent: exact where the blocks add nothing, else not. */
         t3v_normal_fill(o.x->data, t3v_numel(o.x), 1, 2, 0);
@@ -318,8 +329,10 @@ static void measure_of_change(void **state)
         t3v_dit_time(&o.ctx, &o.m->dit, t3v_sampler_timestep(sampler, i), &e, &e0);
         const float *e_now = e0->data;
         double moved = 0, size = 0;
-        for (int k = 0; before && k < 6 * DIM; k++) moved += fabs((double)e_now[k] - before[k]), size += fabs((double)before[k]);
-        if (before && !(moved > 0 && fabs(change[i] - moved / size) < 1e-9)) fail_msg("step %d: %g", i, change[i]);
+        for (int k = 0; before && k < 6 * DIM; k++)
+            moved += fabs((double)e_now[k] - before[k]), size += fabs((double)before[k]);
+        if (before && !(moved > 0 && fabs(change[i] - moved / size) < 1e-9))
+            fail_msg("step %d: %g", i, change[i]);
         before = e_now;
     }
     t3v_sampler_close(&sampler);
@@ -329,8 +342,9 @@ static void measure_of_change(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(one_pass), cmocka_unit_test(measure_of_change), cmocka_unit_test(passes_and_results),
-        cmocka_unit_test(memory_is_counted), cmocka_unit_test(resuming),
+        cmocka_unit_test(one_pass),           cmocka_unit_test(measure_of_change),
+        cmocka_unit_test(passes_and_results), cmocka_unit_test(memory_is_counted),
+        cmocka_unit_test(resuming),
     };
     t3v_threads_set(1); /* the model is tiny, and no result depends on it */
     snprintf(dir, sizeof dir, "/tmp/t3v-steps-XXXXXX");

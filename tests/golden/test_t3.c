@@ -99,7 +99,8 @@ static void gradients(void **state)
         t3v_tensor *target = input(&ctx, p.file, "target");
         t3v_dit_call call = {.plan = p.plan, .timestep = p.timestep};
         double mean = 0, worst = 0;
-        if (t3v_dit_loss(&ctx, &p.model->dit, p.x, p.c, target->data, 1, &call, recompute, &mean)) fail_msg("%s", t3v_error_text());
+        if (t3v_dit_loss(&ctx, &p.model->dit, p.x, p.c, target->data, 1, &call, recompute, &mean))
+            fail_msg("%s", t3v_error_text());
         float loss = (float)mean;
         expect_close(&loss, p.file, "loss", 1e-4);
         int norms = 0, whole = 0;
@@ -107,7 +108,8 @@ static void gradients(void **state)
             char name[200];
             snprintf(name, sizeof name, "norm.%s", w->item[i].name);
             double sum = 0;
-            for (int64_t j = 0; j < t3v_numel(w->item[i].tensor); j++) sum += (double)grads[i][j] * grads[i][j];
+            for (int64_t j = 0; j < t3v_numel(w->item[i].tensor); j++)
+                sum += (double)grads[i][j] * grads[i][j];
             float norm = (float)sqrt(sum);
             double d = distance(&norm, p.file, name);
             norms++;

@@ -28,7 +28,8 @@ static t3v_status put(void *user, int64_t index, const float *rgb)
     clip *c = user;
     assert_int_equal(index, c->next++);
     for (int64_t k = 0; k < 3; k++)
-        memcpy(c->rgb + (k * c->frames + index) * c->plane, rgb + k * c->plane, (size_t)c->plane * sizeof *rgb);
+        memcpy(c->rgb + (k * c->frames + index) * c->plane, rgb + k * c->plane,
+               (size_t)c->plane * sizeof *rgb);
     return T3V_OK;
 }
 
@@ -37,7 +38,8 @@ static t3v_status get(void *user, int64_t index, float *rgb)
     clip *c = user;
     assert_int_equal(index, c->next++);
     for (int64_t k = 0; k < 3; k++)
-        memcpy(rgb + k * c->plane, c->rgb + (k * c->frames + index) * c->plane, (size_t)c->plane * sizeof *rgb);
+        memcpy(rgb + k * c->plane, c->rgb + (k * c->frames + index) * c->plane,
+               (size_t)c->plane * sizeof *rgb);
     return T3V_OK;
 }
 
@@ -49,7 +51,8 @@ static void must(t3v_status st)
 static double relative(const float *a, const float *b, int64_t n)
 {
     double d = 0, m = 0;
-    for (int64_t i = 0; i < n; i++) d += ((double)a[i] - b[i]) * ((double)a[i] - b[i]), m += (double)b[i] * b[i];
+    for (int64_t i = 0; i < n; i++)
+        d += ((double)a[i] - b[i]) * ((double)a[i] - b[i]), m += (double)b[i] * b[i];
     return sqrt(d / (m + 1e-30));
 }
 
@@ -113,9 +116,13 @@ static float *encode(model *m, const t3v_vae_clip *how, float *rgb)
 static void official(void **state)
 {
     (void)state;
-    static const struct { const char *from, *to; bool decode; } row[] = {
-        {"video", "latent", false}, {"video_one", "latent_one", false}, {"latent", "decoded", true},
-        {"random_latent", "random_decoded", true}};
+    static const struct {
+        const char *from, *to;
+        bool decode;
+    } row[] = {{"video", "latent", false},
+               {"video_one", "latent_one", false},
+               {"latent", "decoded", true},
+               {"random_latent", "random_decoded", true}};
     t3v_tensor_file *f = NULL;
     must(t3v_tensors_open(&f, "tests/golden/wan/vae.safetensors"));
     for (int k = 0; k < 2; k++) {
@@ -269,7 +276,8 @@ static void memory(void **state)
     skip();
 #endif
 #endif
-    if (t3v_cpu() == T3V_ISA_REF) skip(); /* minutes of scalar convolutions for a number that they do not change */
+    /* minutes of scalar convolutions for a number that they do not change */
+    if (t3v_cpu() == T3V_ISA_REF) skip();
     model m;
     open_model(&m, NULL, 32, T3V_BF16);
     t3v_vae_clip how = {.frames = 21, .height = 96, .width = 160, .compute = T3V_BF16};
@@ -316,7 +324,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(official), cmocka_unit_test(threads_agree), cmocka_unit_test(shares),
-        cmocka_unit_test(seams), cmocka_unit_test(memory), cmocka_unit_test(wrong),
+        cmocka_unit_test(seams),    cmocka_unit_test(memory),        cmocka_unit_test(wrong),
     };
     return cmocka_run_group_tests_name("vae_clip", tests, NULL, NULL);
 }

@@ -11,8 +11,8 @@ static double *load(const char *path, const char *name, int64_t *n)
     t3v_tensor_file *f = NULL;
     const t3v_tensor_entry *e;
     double *data = NULL;
-    if (t3v_tensors_open(&f, path) || t3v_tensors_get(f, name, &e) || !(data = malloc((size_t)e->numel * sizeof *data + 1)) ||
-        t3v_tensor_copy(e, data, T3V_F64)) {
+    if (t3v_tensors_open(&f, path) || t3v_tensors_get(f, name, &e) ||
+        !(data = malloc((size_t)e->numel * sizeof *data + 1)) || t3v_tensor_copy(e, data, T3V_F64)) {
         fprintf(stderr, "%s: %s\n", path, t3v_error_text());
         exit(1);
     }
@@ -28,7 +28,8 @@ int main(int argc, char **argv)
         return 2;
     }
     int64_t n, m;
-    double *a = load(argv[1], argv[2], &n), *b = load(argv[3], argv[4], &m), d = 0, s = 0, limit = atof(argv[5]);
+    double *a = load(argv[1], argv[2], &n), *b = load(argv[3], argv[4], &m), d = 0, s = 0,
+           limit = atof(argv[5]);
     if (n != m) {
         fprintf(stderr, "%s has %lld elements, %s has %lld\n", argv[2], (long long)n, argv[4], (long long)m);
         return 1;

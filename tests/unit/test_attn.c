@@ -24,7 +24,7 @@ static void full_plan(void **state)
 {
     (void)state;
     t3v_plan *plan;
-    assert_int_equal(t3v_plan_make(&plan, "full", (t3v_grid){ 3, 5, 7 }, 4), T3V_OK);
+    assert_int_equal(t3v_plan_make(&plan, "full", (t3v_grid){3, 5, 7}, 4), T3V_OK);
     assert_int_equal(plan->tokens, 105);
     for (int i = 0; i < 4; i++) {
         const t3v_site *s = &plan->layer[i].site[T3V_SITE_SELF];
@@ -42,21 +42,30 @@ static void full_plan(void **state)
 static void expect_error(const char *text, const char *part)
 {
     t3v_plan *plan;
-    assert_int_equal(t3v_plan_make(&plan, text, (t3v_grid){ 2, 2, 2 }, 4), T3V_E_ARG);
+    assert_int_equal(t3v_plan_make(&plan, text, (t3v_grid){2, 2, 2}, 4), T3V_E_ARG);
     assert_null(plan);
-    if (!strstr(t3v_error_text(), part)) fail_msg("'%s' gave '%s', expected '%s' in it", text, t3v_error_text(), part);
+    if (!strstr(t3v_error_text(), part))
+        fail_msg("'%s' gave '%s', expected '%s' in it", text, t3v_error_text(), part);
 }
 
 static void grammar_accepts(void **state)
 {
     (void)state;
-    static const char *const texts[] = { "full", " full ", "layers 0-1 -> full; else -> full", "self layers 1 mod 3->full;full",
-                                         "cross -> full; self -> full", "layers 3 -> full",
-                                         "layers 1 heads 0-1 steps 0 mod 5000 -> full; steps 0-99999 -> full; full", "heads 3->full;steps 2->full",
-                                         "steps 0-9 -> full; steps 0 mod 5000 -> full", "heads 0 -> full; heads 0-1 -> full; heads 0-2 -> full" };
+    static const char *const texts[] = {
+        "full",
+        " full ",
+        "layers 0-1 -> full; else -> full",
+        "self layers 1 mod 3->full;full",
+        "cross -> full; self -> full",
+        "layers 3 -> full",
+        "layers 1 heads 0-1 steps 0 mod 5000 -> full; steps 0-99999 -> full; full",
+        "heads 3->full;steps 2->full",
+        "steps 0-9 -> full; steps 0 mod 5000 -> full",
+        "heads 0 -> full; heads 0-1 -> full; heads 0-2 -> full"};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         t3v_plan *plan;
-        if (t3v_plan_make(&plan, texts[i], (t3v_grid){ 2, 2, 2 }, 4)) fail_msg("'%s': %s", texts[i], t3v_error_text());
+        if (t3v_plan_make(&plan, texts[i], (t3v_grid){2, 2, 2}, 4))
+            fail_msg("'%s': %s", texts[i], t3v_error_text());
         t3v_plan_free(plan);
     }
     char path[] = "/tmp/t3v_plan_XXXXXX", text[64];
@@ -67,7 +76,7 @@ static void grammar_accepts(void **state)
     fclose(f);
     snprintf(text, sizeof text, "@%s", path);
     t3v_plan *plan;
-    assert_int_equal(t3v_plan_make(&plan, text, (t3v_grid){ 2, 2, 2 }, 4), T3V_OK);
+    assert_int_equal(t3v_plan_make(&plan, text, (t3v_grid){2, 2, 2}, 4), T3V_OK);
     t3v_plan_free(plan);
     f = fopen(path, "w");
     fputs("full\nfull", f);
@@ -98,15 +107,17 @@ static void grammar_points_at_errors(void **state)
     expect_error("cross steps 1 -> full", "cross-attention has no rules for heads or steps");
     expect_error("heads 0-3 -> full; heads 1-2 steps 4 -> full", "column 20: this rule can never match");
     expect_error("steps 0-9 -> full; steps 3-5 -> full", "column 20: this rule can never match");
-    expect_error("steps 0 mod 2 -> full; steps 1 mod 2 -> full; full", "column 47: this rule can never match");
+    expect_error("steps 0 mod 2 -> full; steps 1 mod 2 -> full; full",
+                 "column 47: this rule can never match");
     expect_error("steps 0 mod 2 -> full; steps 2 mod 6 -> full", "column 24: this rule can never match");
-    expect_error("layers 0-2 -> full; layers 3 heads 1 -> full; layers 3 -> full; heads 5 -> full", "column 65: this rule can never match");
+    expect_error("layers 0-2 -> full; layers 3 heads 1 -> full; layers 3 -> full; heads 5 -> full",
+                 "column 65: this rule can never match");
     expect_error("full; layers 1 -> full", "column 7: this rule can never match");
     expect_error("else -> full; full", "column 15: a rule after 'else'");
     t3v_plan *plan;
-    assert_int_equal(t3v_plan_make(&plan, "@/nonexistent/plan", (t3v_grid){ 1, 1, 1 }, 1), T3V_E_IO);
-    assert_int_equal(t3v_plan_make(&plan, "full", (t3v_grid){ 1 << 16, 1 << 15, 1 }, 1), T3V_E_TOO_BIG);
-    assert_int_equal(t3v_plan_make(&plan, "full", (t3v_grid){ 1, 0, 1 }, 1), T3V_E_ARG);
+    assert_int_equal(t3v_plan_make(&plan, "@/nonexistent/plan", (t3v_grid){1, 1, 1}, 1), T3V_E_IO);
+    assert_int_equal(t3v_plan_make(&plan, "full", (t3v_grid){1 << 16, 1 << 15, 1}, 1), T3V_E_TOO_BIG);
+    assert_int_equal(t3v_plan_make(&plan, "full", (t3v_grid){1, 0, 1}, 1), T3V_E_ARG);
 }
 
 static void options_are_checked(void **state)
@@ -116,15 +127,16 @@ static void options_are_checked(void **state)
         int64_t a, b;
     } o;
     static const t3v_option table[] = {
-        { .name = "a", .help = "first", .initial = 3, .min = 1, .max = 9 },
-        { .name = "b", .help = "second", .offset = 8, .initial = -1, .min = -5, .max = 5 },
-        { 0 },
+        {.name = "a", .help = "first", .initial = 3, .min = 1, .max = 9},
+        {.name = "b", .help = "second", .offset = 8, .initial = -1, .min = -5, .max = 5},
+        {0},
     };
     assert_int_equal(t3v_options_parse(table, &o, "x", "", 0, 1), T3V_OK);
     assert_true(o.a == 3 && o.b == -1);
     assert_int_equal(t3v_options_parse(table, &o, "x", "b=-4,a=9", 8, 1), T3V_OK);
     assert_true(o.a == 9 && o.b == -4);
-    static const char *const bad[] = { "a", "a=", "=1", "a=10", "a=0", "a= 1", "a=1x", "c=1", "a=1,", "a=99999999999999999999" };
+    static const char *const bad[] = {"a",    "a=",   "=1",  "a=10", "a=0",
+                                      "a= 1", "a=1x", "c=1", "a=1,", "a=99999999999999999999"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
         assert_int_equal(t3v_options_parse(table, &o, "x", bad[i], strlen(bad[i]), 7), T3V_E_ARG);
     assert_int_equal(t3v_options_parse(table, &o, "x", "a=1,c=2", 7, 7), T3V_E_ARG);
@@ -181,10 +193,10 @@ static void builder_refuses(void **state)
 typedef struct problem {
     t3v_site site, own; /* own: to free */
     t3v_attend_args a;
-    float *q, *k, *v;   /* f32 images of what is in a.q, a.k, a.v, dense [n][heads*dim] */
-    float *dout;        /* dense, exact in both types */
+    float *q, *k, *v; /* f32 images of what is in a.q, a.k, a.v, dense [n][heads*dim] */
+    float *dout;      /* dense, exact in both types */
     float *logw;
-    void *raw[4];       /* q k v dout in type a.type, strided, guarded */
+    void *raw[4]; /* q k v dout in type a.type, strided, guarded */
     int64_t dout_stride;
     double max_score;
 } problem;
@@ -201,7 +213,7 @@ static void *store(float *dense, int64_t n, int64_t width, int64_t stride, t3v_d
     size_t size = t3v_dtype_size(type);
     char *raw = must(malloc((size_t)(n * stride + 64) * size));
     memset(raw, 0xff, (size_t)(n * stride + 64) * size); /* NaN between the rows */
-    char *base = raw + size; /* one element past the allocation's alignment */
+    char *base = raw + size;                             /* one element past the allocation's alignment */
     for (int64_t i = 0; i < n; i++)
         for (int64_t j = 0; j < width; j++) {
             if (type == T3V_F32) {
@@ -260,10 +272,10 @@ static void random_site(t3v_site *site, t3v_rng *r, int64_t n, int terms)
 }
 
 /* Scores reach about `nats`. */
-static problem make_problem(uint64_t seed, int64_t n_q, int64_t n_k, int heads, int dim, t3v_dtype type, int terms, bool logw,
-                            float nats)
+static problem make_problem(uint64_t seed, int64_t n_q, int64_t n_k, int heads, int dim, t3v_dtype type,
+                            int terms, bool logw, float nats)
 {
-    problem p = { 0 };
+    problem p = {0};
     t3v_rng r = t3v_rng_make(seed, 99);
     int64_t width = heads * dim;
     if (terms) {
@@ -272,13 +284,22 @@ static problem make_problem(uint64_t seed, int64_t n_q, int64_t n_k, int heads, 
     } else {
         p.site = *t3v_site_full();
     }
-    p.q = normal(n_q * width, seed, 1, nats / 4), p.k = normal(n_k * width, seed, 2, 1), p.v = normal(n_k * width, seed, 3, 1);
+    p.q = normal(n_q * width, seed, 1, nats / 4), p.k = normal(n_k * width, seed, 2, 1),
+    p.v = normal(n_k * width, seed, 3, 1);
     p.dout = normal(n_q * width, seed, 4, 1);
     for (int64_t i = 0; i < n_q * width; i++) p.dout[i] = t3v_bf16_to_f32(t3v_f32_to_bf16(p.dout[i]));
     int64_t pad[5];
     for (int i = 0; i < 5; i++) pad[i] = t3v_rng_below(&r, 3) * (1 + t3v_rng_below(&r, 9));
-    p.a = (t3v_attend_args){ .n_q = n_q, .n_k = n_k, .heads = heads, .dim = dim, .type = type, .q_stride = width + pad[0],
-                             .k_stride = width + pad[1], .v_stride = width + pad[2], .out_stride = width + pad[3], .out_type = T3V_F32 };
+    p.a = (t3v_attend_args){.n_q = n_q,
+                            .n_k = n_k,
+                            .heads = heads,
+                            .dim = dim,
+                            .type = type,
+                            .q_stride = width + pad[0],
+                            .k_stride = width + pad[1],
+                            .v_stride = width + pad[2],
+                            .out_stride = width + pad[3],
+                            .out_type = T3V_F32};
     p.dout_stride = width + pad[4];
     p.raw[0] = store(p.q, n_q, width, p.a.q_stride, type);
     p.raw[1] = store(p.k, n_k, width, p.a.k_stride, type);
@@ -318,7 +339,7 @@ static uint8_t *mask_of(const t3v_term *t, int64_t n_q, int64_t n_k)
 }
 
 typedef struct answer {
-    double *out, *lse, *dq, *dk, *dv; /* dense */
+    double *out, *lse, *dq, *dk, *dv;    /* dense */
     double *dq_size, *dk_size, *dv_size; /* sums of |products|, for the tolerance */
     double *out_size;
 } answer;
@@ -329,14 +350,18 @@ static answer solve(const problem *p, bool back)
     const t3v_attend_args *a = &p->a;
     int64_t width = a->heads * a->dim, nq = a->n_q, nk = a->n_k;
     int dim = a->dim;
-    answer x = { 0 };
-    x.out = must(calloc((size_t)(nq * width), sizeof(double))), x.out_size = must(calloc((size_t)(nq * width), sizeof(double)));
+    answer x = {0};
+    x.out = must(calloc((size_t)(nq * width), sizeof(double))),
+    x.out_size = must(calloc((size_t)(nq * width), sizeof(double)));
     x.lse = must(calloc((size_t)(p->site.terms * a->heads * nq), sizeof(double)));
-    x.dq = must(calloc((size_t)(nq * width), sizeof(double))), x.dk = must(calloc((size_t)(nk * width), sizeof(double)));
+    x.dq = must(calloc((size_t)(nq * width), sizeof(double))),
+    x.dk = must(calloc((size_t)(nk * width), sizeof(double)));
     x.dv = must(calloc((size_t)(nk * width), sizeof(double)));
-    x.dq_size = must(calloc((size_t)(nq * width), sizeof(double))), x.dk_size = must(calloc((size_t)(nk * width), sizeof(double)));
+    x.dq_size = must(calloc((size_t)(nq * width), sizeof(double))),
+    x.dk_size = must(calloc((size_t)(nk * width), sizeof(double)));
     x.dv_size = must(calloc((size_t)(nk * width), sizeof(double)));
-    double *s = must(malloc((size_t)nk * sizeof *s)), scale = a->scale != 0 ? (double)a->scale : 1 / sqrt(dim);
+    double *s = must(malloc((size_t)nk * sizeof *s)),
+           scale = a->scale != 0 ? (double)a->scale : 1 / sqrt(dim);
     for (int t = 0; t < p->site.terms; t++) {
         uint8_t *mask = mask_of(&p->site.term[t], nq, nk);
         double w = (double)p->site.term[t].weight;
@@ -361,7 +386,8 @@ static answer solve(const problem *p, bool back)
                     for (int d = 0; d < dim; d++) {
                         x.out[i * width + h * dim + d] += w * pr * (double)v[d];
                         x.out_size[i * width + h * dim + d] += w * pr * fabs((double)v[d]);
-                        dp += (double)go[d] * (double)v[d] * w, dp_size += fabs((double)go[d] * (double)v[d]) * w;
+                        dp += (double)go[d] * (double)v[d] * w,
+                            dp_size += fabs((double)go[d] * (double)v[d]) * w;
                     }
                     mean += pr * dp, mean_size += pr * dp_size;
                 }
@@ -370,7 +396,8 @@ static answer solve(const problem *p, bool back)
                     const float *k = p->k + j * width + h * dim, *v = p->v + j * width + h * dim;
                     double pr = exp(s[j] - max) / sum, dp = 0, dp_size = 0;
                     for (int d = 0; d < dim; d++)
-                        dp += (double)go[d] * (double)v[d] * w, dp_size += fabs((double)go[d] * (double)v[d]) * w;
+                        dp += (double)go[d] * (double)v[d] * w,
+                            dp_size += fabs((double)go[d] * (double)v[d]) * w;
                     double ds = pr * (dp - mean) * scale, size = pr * (dp_size + mean_size) * scale;
                     for (int d = 0; d < dim; d++) {
                         int64_t at = i * width + h * dim + d, to = j * width + h * dim + d;
@@ -403,8 +430,8 @@ static float *guarded(int64_t n)
 }
 
 /* The worst |got - want| / (eps * (size + floor)); 1e30 for a NaN, a missing value or a broken guard. */
-static double judge(const float *raw, int64_t n, int64_t width, int64_t stride, const double *want, const double *size, double eps,
-                    double floor)
+static double judge(const float *raw, int64_t n, int64_t width, int64_t stride, const double *want,
+                    const double *size, double eps, double floor)
 {
     const float *x = raw + GUARD;
     double worst = 0;
@@ -451,7 +478,8 @@ static double check_forward(const problem *p, const answer *x, run_fn *fn)
     bool bf16 = a.type == T3V_BF16;
     /* P and the output are rounded to the type; scores carry an error of eps times their size. */
     double eps = bf16 ? 1.0 / 256 : 1.0 / (1 << 23), reach = 8 + 2 * p->max_score;
-    double worst = judge(out, a.n_q, width, a.out_stride, x->out, x->out_size, eps * (bf16 ? 2 : reach), 1e-3);
+    double worst = judge(out, a.n_q, width, a.out_stride, x->out, x->out_size, eps * (bf16 ? 2 : reach),
+                         1e-3);
     double *ones = must(malloc((size_t)(rows * a.n_q) * sizeof *ones));
     for (int64_t i = 0; i < rows * a.n_q; i++) ones[i] = 1 + fabs(x->lse[i]);
     double e = judge(lse, rows, a.n_q, a.n_q, x->lse, ones, bf16 ? 2.0 / 256 : eps * 8, 0);
@@ -467,21 +495,32 @@ static double check_backward(const problem *p, const answer *x, bool given_out, 
 {
     t3v_attend_args a = p->a;
     int64_t width = a.heads * a.dim, rows = p->site.terms * a.heads;
-    float *out = must(malloc((size_t)(a.n_q * a.out_stride) * sizeof *out)), *lse = must(malloc((size_t)(rows * a.n_q) * sizeof *lse));
+    float *out = must(malloc((size_t)(a.n_q * a.out_stride) * sizeof *out)),
+          *lse = must(malloc((size_t)(rows * a.n_q) * sizeof *lse));
     for (int64_t i = 0; i < a.n_q; i++)
         for (int64_t j = 0; j < width; j++) out[i * a.out_stride + j] = (float)x->out[i * width + j];
     for (int64_t i = 0; i < rows * a.n_q; i++) lse[i] = (float)x->lse[i];
     a.lse = lse;
-    float *dq = guarded(a.n_q * (width + 3)), *dk = guarded(a.n_k * (width + 5)), *dv = guarded(a.n_k * (width + 1));
+    float *dq = guarded(a.n_q * (width + 3)), *dk = guarded(a.n_k * (width + 5)),
+          *dv = guarded(a.n_k * (width + 1));
     if (accumulate) {
         for (int64_t j = 0; j < width; j++) {
             for (int64_t i = 0; i < a.n_q; i++) dq[GUARD + i * (width + 3) + j] = 1;
-            for (int64_t i = 0; i < a.n_k; i++) dk[GUARD + i * (width + 5) + j] = 1, dv[GUARD + i * (width + 1) + j] = 1;
+            for (int64_t i = 0; i < a.n_k; i++)
+                dk[GUARD + i * (width + 5) + j] = 1, dv[GUARD + i * (width + 1) + j] = 1;
         }
     }
-    t3v_attend_grad g = { .out = given_out ? out : NULL, .dout = base_of(p->raw[3], a.type), .dout_type = a.type,
-                          .dout_stride = p->dout_stride, .dq = dq + GUARD, .dk = dk + GUARD, .dv = dv + GUARD,
-                          .dq_stride = width + 3, .dk_stride = width + 5, .dv_stride = width + 1, .accumulate = accumulate };
+    t3v_attend_grad g = {.out = given_out ? out : NULL,
+                         .dout = base_of(p->raw[3], a.type),
+                         .dout_type = a.type,
+                         .dout_stride = p->dout_stride,
+                         .dq = dq + GUARD,
+                         .dk = dk + GUARD,
+                         .dv = dv + GUARD,
+                         .dq_stride = width + 3,
+                         .dk_stride = width + 5,
+                         .dv_stride = width + 1,
+                         .accumulate = accumulate};
     a.scratch_bytes = t3v_attend_backward_scratch(&p->site, &a, &g);
     a.scratch = must(malloc(a.scratch_bytes));
     memset(a.scratch, 0xff, a.scratch_bytes);
@@ -489,11 +528,13 @@ static double check_backward(const problem *p, const answer *x, bool given_out, 
     if (accumulate) {
         for (int64_t j = 0; j < width; j++) {
             for (int64_t i = 0; i < a.n_q; i++) dq[GUARD + i * (width + 3) + j] -= 1;
-            for (int64_t i = 0; i < a.n_k; i++) dk[GUARD + i * (width + 5) + j] -= 1, dv[GUARD + i * (width + 1) + j] -= 1;
+            for (int64_t i = 0; i < a.n_k; i++)
+                dk[GUARD + i * (width + 5) + j] -= 1, dv[GUARD + i * (width + 1) + j] -= 1;
         }
     }
     bool bf16 = a.type == T3V_BF16;
-    double eps = bf16 ? 4.0 / 256 : (8 + p->max_score) * 2 / (1 << 23), floor = accumulate ? 1 : 1e-3; /* adding to 1 rounds at 1 */
+    double eps = bf16 ? 4.0 / 256 : (8 + p->max_score) * 2 / (1 << 23),
+           floor = accumulate ? 1 : 1e-3; /* adding to 1 rounds at 1 */
     double worst = judge(dq, a.n_q, width, width + 3, x->dq, x->dq_size, eps, floor);
     double e = judge(dk, a.n_k, width, width + 5, x->dk, x->dk_size, eps, floor);
     if (e > worst) worst = e;
@@ -503,7 +544,8 @@ static double check_backward(const problem *p, const answer *x, bool given_out, 
     return worst;
 }
 
-static void one_case(uint64_t seed, int64_t n_q, int64_t n_k, int heads, int dim, t3v_dtype type, int terms, bool logw, float nats)
+static void one_case(uint64_t seed, int64_t n_q, int64_t n_k, int heads, int dim, t3v_dtype type, int terms,
+                     bool logw, float nats)
 {
     t3v_isa best = t3v_cpu();
     problem p = make_problem(seed, n_q, n_k, heads, dim, type, terms, logw, nats);
@@ -515,9 +557,10 @@ static void one_case(uint64_t seed, int64_t n_q, int64_t n_k, int heads, int dim
         double f = check_forward(&p, &x, t3v_attend_run);
         double b = check_backward(&p, &x, seed % 2, seed % 3 == 0);
         if (f > 1 || b > 1)
-            fail_msg("%s %s: seed %d, %d x %d, %d heads, dim %d, %d terms, log weights %d, %g nats: forward %.3g, backward %.3g tolerances",
-                     t3v_isa_name((t3v_isa)isa), t3v_dtype_name(type), (int)seed, (int)n_q, (int)n_k, heads, dim, terms, logw,
-                     (double)nats, f, b);
+            fail_msg("%s %s: seed %d, %d x %d, %d heads, dim %d, %d terms, log weights %d, %g nats: forward "
+                     "%.3g, backward %.3g tolerances",
+                     t3v_isa_name((t3v_isa)isa), t3v_dtype_name(type), (int)seed, (int)n_q, (int)n_k, heads,
+                     dim, terms, logw, (double)nats, f, b);
     }
     t3v_cpu_mask(best);
     free_answer(&x);
@@ -534,8 +577,8 @@ enum { CASE_STEP = 1 };
 static void random_shapes(void **state)
 {
     (void)state;
-    static const int dims[] = { 16, 32, 48, 64, 80, 128, 24, 5, 256 };
-    static const int64_t sizes[] = { 1, 2, 5, 6, 7, 11, 13, 16, 17, 31, 32, 33, 63, 64, 65, 97, 101, 130 };
+    static const int dims[] = {16, 32, 48, 64, 80, 128, 24, 5, 256};
+    static const int64_t sizes[] = {1, 2, 5, 6, 7, 11, 13, 16, 17, 31, 32, 33, 63, 64, 65, 97, 101, 130};
     t3v_rng r = t3v_rng_make(20, 1);
     for (uint64_t seed = 0; seed < 90; seed += CASE_STEP) {
         int dim = dims[seed % 9], heads = 1 + (int)t3v_rng_below(&r, 3);
@@ -561,14 +604,15 @@ static void orders_and_windows(void **state)
     t3v_rng r = t3v_rng_make(21, 1);
     for (uint64_t seed = 300; seed < 330; seed += CASE_STEP) {
         int64_t n = 1 + t3v_rng_below(&r, seed % 3 ? 150 : 450);
-        one_case(seed, n, n, 1 + (int)(seed % 2), seed % 4 ? 32 : 64, seed & 1 ? T3V_BF16 : T3V_F32, 1 + (int)(seed % 3), seed % 7 == 0, 1);
+        one_case(seed, n, n, 1 + (int)(seed % 2), seed % 4 ? 32 : 64, seed & 1 ? T3V_BF16 : T3V_F32,
+                 1 + (int)(seed % 3), seed % 7 == 0, 1);
     }
 }
 
 static void large_scores(void **state)
 {
     (void)state;
-    static const float nats[] = { 20, 60, 100, 200 };
+    static const float nats[] = {20, 60, 100, 200};
     for (int i = 0; i < 4; i++)
         for (int type = T3V_F32; type <= T3V_BF16; type++)
             one_case(400 + (uint64_t)(2 * i + type), 67, 203, 1, 64, (t3v_dtype)type, 0, i & 1, nats[i]);
@@ -584,12 +628,12 @@ static void reference_gradient_is_the_slope(void **state)
     answer x = solve(&p, true);
     assert_true(check_backward(&p, &x, false, false) < 1);
     int64_t width = 16;
-    float *fields[] = { p.q, p.k, p.v };
-    double *grads[] = { x.dq, x.dk, x.dv };
+    float *fields[] = {p.q, p.k, p.v};
+    double *grads[] = {x.dq, x.dk, x.dv};
     for (int f = 0; f < 3; f++)
         for (int64_t i = 0; i < 9 * width; i += 5) {
             float keep = fields[f][i], h = 1.0f / 256;
-            double loss[2] = { 0, 0 };
+            double loss[2] = {0, 0};
             for (int side = 0; side < 2; side++) {
                 fields[f][i] = keep + (side ? h : -h);
                 answer y = solve(&p, false);
@@ -599,7 +643,8 @@ static void reference_gradient_is_the_slope(void **state)
             double step = (double)(keep + h) - (double)(keep - h);
             fields[f][i] = keep;
             double slope = (loss[1] - loss[0]) / step;
-            if (!(fabs(slope - grads[f][i]) <= 1e-4 * (1 + fabs(slope)))) fail_msg("field %d: %g, slope %g", f, grads[f][i], slope);
+            if (!(fabs(slope - grads[f][i]) <= 1e-4 * (1 + fabs(slope))))
+                fail_msg("field %d: %g, slope %g", f, grads[f][i], slope);
         }
     free_answer(&x);
     free_problem(&p);
@@ -656,7 +701,8 @@ static void nan_and_infinity(void **state)
                     if (type == T3V_F32) ((float *)base)[at] = bad;
                     else ((t3v_bf16 *)base)[at] = t3v_f32_to_bf16(bad);
                 }
-                float *out = must(malloc((size_t)(a.n_q * a.out_stride) * sizeof *out)), *lse = must(malloc(61 * sizeof *lse));
+                float *out = must(malloc((size_t)(a.n_q * a.out_stride) * sizeof *out)),
+                      *lse = must(malloc(61 * sizeof *lse));
                 a.out = out, a.lse = lse;
                 a.scratch_bytes = t3v_attend_scratch(&p.site, &a);
                 a.scratch = must(malloc(a.scratch_bytes));
@@ -665,8 +711,12 @@ static void nan_and_infinity(void **state)
                     for (int64_t d = 0; d < 32; d++) {
                         float y = out[i * a.out_stride + d];
                         bool expect = kind == 1 ? d == column : kind == 3 ? false : i == row;
-                        if (isnan(y) != expect) fail_msg("isa %d type %d kind %d: row %d column %d is %g", isa, type, kind, (int)i, (int)d, (double)y);
-                        if (kind == 3) assert_true(fabsf(y - p.v[70 * 32 + d]) <= 0.01f * fabsf(p.v[70 * 32 + d]) + 1e-6f);
+                        if (isnan(y) != expect)
+                            fail_msg("isa %d type %d kind %d: row %d column %d is %g", isa, type, kind,
+                                     (int)i, (int)d, (double)y);
+                        if (kind == 3)
+                            assert_true(fabsf(y - p.v[70 * 32 + d]) <=
+                                        0.01f * fabsf(p.v[70 * 32 + d]) + 1e-6f);
                     }
                 free(out), free(lse), free(a.scratch);
                 free_problem(&p);
@@ -707,10 +757,18 @@ static void threads_change_nothing(void **state)
                 out[i] = must(calloc(n, sizeof *out[i]));
                 grad[i] = must(calloc(3 * m, sizeof *grad[i]));
                 t3v_attend_args a = p.a;
-                t3v_attend_grad g = { .dout = base_of(p.raw[3], a.type), .dout_type = a.type, .dout_stride = p.dout_stride,
-                                      .dq = grad[i], .dk = grad[i] + m, .dv = grad[i] + 2 * m, .dq_stride = 128, .dk_stride = 128, .dv_stride = 128 };
+                t3v_attend_grad g = {.dout = base_of(p.raw[3], a.type),
+                                     .dout_type = a.type,
+                                     .dout_stride = p.dout_stride,
+                                     .dq = grad[i],
+                                     .dk = grad[i] + m,
+                                     .dv = grad[i] + 2 * m,
+                                     .dq_stride = 128,
+                                     .dk_stride = 128,
+                                     .dv_stride = 128};
                 a.out = out[i], a.lse = lse;
-                size_t need = t3v_attend_scratch(&p.site, &a), need2 = t3v_attend_backward_scratch(&p.site, &a, &g);
+                size_t need = t3v_attend_scratch(&p.site, &a),
+                       need2 = t3v_attend_backward_scratch(&p.site, &a, &g);
                 a.scratch_bytes = need > need2 ? need : need2;
                 a.scratch = must(malloc(a.scratch_bytes));
                 if (i < 2) {
@@ -720,7 +778,8 @@ static void threads_change_nothing(void **state)
                     int bad = 0;
 #pragma omp parallel for num_threads(2)
                     for (int k = 0; k < 2; k++)
-                        if (k == 1 && (t3v_attend_run(&p.site, &a) || t3v_attend_backward(&p.site, &a, &g))) bad = 1;
+                        if (k == 1 && (t3v_attend_run(&p.site, &a) || t3v_attend_backward(&p.site, &a, &g)))
+                            bad = 1;
                     assert_int_equal(bad, 0);
                 }
                 free(a.scratch);

@@ -86,8 +86,8 @@ static void error_text_names_the_context(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(philox_known_answers),   cmocka_unit_test(normal_is_positional),
-        cmocka_unit_test(half_types_round_trip),  cmocka_unit_test(arena_counts_what_it_uses),
+        cmocka_unit_test(philox_known_answers),         cmocka_unit_test(normal_is_positional),
+        cmocka_unit_test(half_types_round_trip),        cmocka_unit_test(arena_counts_what_it_uses),
         cmocka_unit_test(error_text_names_the_context),
     };
     return cmocka_run_group_tests_name("base", tests, NULL, NULL);

@@ -28,7 +28,8 @@ static void open_problem(problem *p, t3v_conv_shape s)
     p->x = dense_random(p->nx, s.type, 1), p->dy = dense_random(p->ny, s.type, 2);
     p->w = dense_random(p->nw, T3V_F32, 3), p->bias = dense_random(s.cout, T3V_F32, 4);
     /* The definition takes the weights that the kernels see. */
-    for (int64_t i = 0; i < p->nw && s.type == T3V_BF16; i++) p->w[i] = t3v_bf16_to_f32(t3v_f32_to_bf16(p->w[i]));
+    for (int64_t i = 0; i < p->nw && s.type == T3V_BF16; i++)
+        p->w[i] = t3v_bf16_to_f32(t3v_f32_to_bf16(p->w[i]));
 }
 
 static void close_problem(problem *p) { free(p->x), free(p->dy), free(p->w), free(p->bias); }
@@ -104,15 +105,31 @@ static int64_t backward_weights_bad(const problem *p, const t3v_conv_shape *run)
     void *ax = absolute(p->x, p->s.type, p->nx), *ay = absolute(p->dy, p->s.type, p->ny);
     t3v_conv_backward_weights_ref(&p->s, ax, ay, size, size_b);
     int64_t n = p->to * p->ho * p->wo;
-    int64_t bad = count_bad(dw, T3V_F32, want, size, p->nw, n) + count_bad(db, T3V_F32, want_b, size_b, p->s.cout, n);
+    int64_t bad = count_bad(dw, T3V_F32, want, size, p->nw, n) +
+                  count_bad(db, T3V_F32, want_b, size_b, p->s.cout, n);
     free(dw), free(db), free(want), free(want_b), free(size), free(size_b), free(ax), free(ay);
     return bad;
 }
 
-static t3v_conv_shape shape(int64_t t, int64_t h, int64_t w, int64_t ci, int64_t co, int kt, int k, t3v_dtype type)
+static t3v_conv_shape shape(int64_t t, int64_t h, int64_t w, int64_t ci, int64_t co, int kt, int k,
+                            t3v_dtype type)
 {
-    return (t3v_conv_shape){.t = t, .h = h, .w = w, .cin = ci, .cout = co, .kt = kt, .kh = k, .kw = k, .st = 1,
-                            .sh = 1, .sw = 1, .ph0 = k / 2, .ph1 = k / 2, .pw0 = k / 2, .pw1 = k / 2, .type = type};
+    return (t3v_conv_shape){.t = t,
+                            .h = h,
+                            .w = w,
+                            .cin = ci,
+                            .cout = co,
+                            .kt = kt,
+                            .kh = k,
+                            .kw = k,
+                            .st = 1,
+                            .sh = 1,
+                            .sw = 1,
+                            .ph0 = k / 2,
+                            .ph1 = k / 2,
+                            .pw0 = k / 2,
+                            .pw1 = k / 2,
+                            .type = type};
 }
 
 /* The kinds of convolution of the Wan VAE: 3x3x3, 3x1x1, 3x1x1 with stride 2 in time, 1x3x3 with stride 2 and
@@ -140,7 +157,8 @@ static t3v_conv_shape kind_of(int kind, int64_t h, int64_t w, int64_t ci, int64_
     }
 }
 
-static const int64_t channels[][2] = {{3, 96}, {96, 3}, {16, 32}, {8, 8}, {32, 16}, {96, 96}, {13, 7}, {1, 5}, {12, 24}};
+static const int64_t channels[][2] = {{3, 96},  {96, 3}, {16, 32}, {8, 8},  {32, 16},
+                                      {96, 96}, {13, 7}, {1, 5},   {12, 24}};
 
 static bool slow_mask(void) { return t3v_cpu() == T3V_ISA_REF; }
 
@@ -157,8 +175,9 @@ static void matches_definition(void **state)
                 int64_t a = forward_bad(&p, &p.s, out, kind != 2), b = backward_data_bad(&p, &p.s, out);
                 int64_t w = backward_weights_bad(&p, &p.s);
                 if (a + b + w)
-                    print_error("channels %lld %lld, kind %d, type %d: %lld, %lld, %lld bad\n", (long long)p.s.cin,
-                                (long long)p.s.cout, kind, type, (long long)a, (long long)b, (long long)w);
+                    print_error("channels %lld %lld, kind %d, type %d: %lld, %lld, %lld bad\n",
+                                (long long)p.s.cin, (long long)p.s.cout, kind, type, (long long)a,
+                                (long long)b, (long long)w);
                 assert_int_equal(a + b + w, 0);
                 close_problem(&p);
             }
@@ -209,18 +228,19 @@ static void threads_do_not_matter(void **state)
                     if (omp_get_thread_num() == (run == 2)) {
                         failed = (int)t3v_conv_forward(&p.s, p.x, fwd, p.bias, y[run], out);
                         if (!failed) failed = (int)t3v_conv_backward_data(&p.s, p.dy, bwd, dx[run], out);
-                        if (!failed) failed = (int)t3v_conv_backward_weights(&p.s, p.x, p.dy, dw[run], db[run]);
+                        if (!failed)
+                            failed = (int)t3v_conv_backward_weights(&p.s, p.x, p.dy, dw[run], db[run]);
                     }
                     assert_int_equal(failed, 0);
                     if (memcmp(y[0], y[run], (size_t)p.ny * size))
-                        fail_msg("y of channels %lld %lld, kind %d, type %d differs in run %d", (long long)p.s.cin,
-                                    (long long)p.s.cout, kind, type, run);
+                        fail_msg("y of channels %lld %lld, kind %d, type %d differs in run %d",
+                                 (long long)p.s.cin, (long long)p.s.cout, kind, type, run);
                     if (memcmp(dx[0], dx[run], (size_t)p.nx * size))
-                        fail_msg("dx of channels %lld %lld, kind %d, type %d differs in run %d", (long long)p.s.cin,
-                                    (long long)p.s.cout, kind, type, run);
+                        fail_msg("dx of channels %lld %lld, kind %d, type %d differs in run %d",
+                                 (long long)p.s.cin, (long long)p.s.cout, kind, type, run);
                     if (memcmp(dw[0], dw[run], (size_t)p.nw * 4))
-                        fail_msg("dw of channels %lld %lld, kind %d, type %d differs in run %d", (long long)p.s.cin,
-                                    (long long)p.s.cout, kind, type, run);
+                        fail_msg("dw of channels %lld %lld, kind %d, type %d differs in run %d",
+                                 (long long)p.s.cin, (long long)p.s.cout, kind, type, run);
                     assert_memory_equal(db[0], db[run], (size_t)p.s.cout * 4);
                 }
                 for (int run = 0; run < 3; run++) free(y[run]), free(dx[run]), free(dw[run]), free(db[run]);
@@ -250,8 +270,8 @@ static void fast_kernels_are_used(void **state)
                 assert_int_equal(st, T3V_OK);
                 const char *impl = t3v_dnn_last_impl();
                 if (strncmp(impl, "jit", 3) != 0)
-                    fail_msg("channels %lld %lld type %d call %d runs %s", (long long)wan[c][0], (long long)wan[c][1],
-                             type, call, impl);
+                    fail_msg("channels %lld %lld type %d call %d runs %s", (long long)wan[c][0],
+                             (long long)wan[c][1], type, call, impl);
             }
             free(fwd), free(bwd), free(y), free(dx), free(dw);
             close_problem(&p);
@@ -294,7 +314,8 @@ static void checker_catches_faults(void **state)
     t3v_bf16 *x = p.x;
     problem q = p;
     q.x = dense_alloc(p.nx, T3V_BF16);
-    float *want = dense_alloc(p.ny, T3V_F32), *size = dense_alloc(p.ny, T3V_F32), *got = dense_alloc(p.ny, T3V_F32);
+    float *want = dense_alloc(p.ny, T3V_F32), *size = dense_alloc(p.ny, T3V_F32),
+          *got = dense_alloc(p.ny, T3V_F32);
     void *packed = pack(&p, T3V_CONV_FORWARD), *ax = absolute(p.x, T3V_BF16, p.nx);
     float *aw = absolute(p.w, T3V_F32, p.nw);
     t3v_conv_forward_ref(&p.s, p.x, p.w, NULL, want, T3V_F32);
@@ -323,9 +344,12 @@ static void other_masks(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(checker_catches_faults),  cmocka_unit_test(matches_definition),
-        cmocka_unit_test(packed_for_another_size), cmocka_unit_test(threads_do_not_matter),
-        cmocka_unit_test(fast_kernels_are_used),   cmocka_unit_test(refuses_bad_shapes),
+        cmocka_unit_test(checker_catches_faults),
+        cmocka_unit_test(matches_definition),
+        cmocka_unit_test(packed_for_another_size),
+        cmocka_unit_test(threads_do_not_matter),
+        cmocka_unit_test(fast_kernels_are_used),
+        cmocka_unit_test(refuses_bad_shapes),
         cmocka_unit_test(other_masks),
     };
     /* Many tiny products: one thread, except where two are the subject. */

@@ -24,7 +24,8 @@ static void open_problem(problem *p, int64_t m, int64_t n, int64_t k, t3v_dtype 
     *g = (t3v_gemm_args){.batch = batch, .m = m, .n = n, .k = k, .a_type = a, .b_type = b, .c_type = c};
     g->a_trans = flags & 1, g->b_trans = flags & 2, g->accumulate = (flags & 4) && c == T3V_F32;
     g->act = flags & 8 ? T3V_ACT_GELU_TANH : T3V_ACT_NONE;
-    int64_t ar = g->a_trans ? k : m, ac = g->a_trans ? m : k, br = g->b_trans ? n : k, bc = g->b_trans ? k : n;
+    int64_t ar = g->a_trans ? k : m, ac = g->a_trans ? m : k, br = g->b_trans ? n : k,
+            bc = g->b_trans ? k : n;
     g->lda = ac + gap, g->ldb = bc + gap, g->ldc = n + gap;
     g->a_batch = ar * g->lda + gap, g->b_batch = br * g->ldb + gap, g->c_batch = m * g->ldc + gap;
     void *pa = dense_random(batch * g->a_batch + 1, a, 1), *pb = dense_random(batch * g->b_batch + 1, b, 2);
@@ -41,7 +42,8 @@ static void open_problem(problem *p, int64_t m, int64_t n, int64_t k, t3v_dtype 
 
 static void close_problem(problem *p)
 {
-    free((void *)(uintptr_t)p->g.a), free((void *)(uintptr_t)p->g.b), free((void *)(uintptr_t)p->g.bias), free(p->g.c);
+    free((void *)(uintptr_t)p->g.a), free((void *)(uintptr_t)p->g.b), free((void *)(uintptr_t)p->g.bias),
+        free(p->g.c);
 }
 
 static void *absolute(const void *p, t3v_dtype type, int64_t n)
@@ -110,9 +112,9 @@ static void run_and_check(int64_t m, int64_t n, int64_t k, t3v_dtype a, t3v_dtyp
     close_problem(&p);
 }
 
-static const t3v_dtype types[][3] = {{T3V_F32, T3V_F32, T3V_F32},    {T3V_F32, T3V_F32, T3V_BF16},
-                                     {T3V_BF16, T3V_BF16, T3V_F32},  {T3V_BF16, T3V_BF16, T3V_BF16},
-                                     {T3V_F32, T3V_BF16, T3V_F32},   {T3V_F32, T3V_BF16, T3V_BF16}};
+static const t3v_dtype types[][3] = {{T3V_F32, T3V_F32, T3V_F32},   {T3V_F32, T3V_F32, T3V_BF16},
+                                     {T3V_BF16, T3V_BF16, T3V_F32}, {T3V_BF16, T3V_BF16, T3V_BF16},
+                                     {T3V_F32, T3V_BF16, T3V_F32},  {T3V_F32, T3V_BF16, T3V_BF16}};
 
 static void matches_definition(void **state)
 {
@@ -120,7 +122,8 @@ static void matches_definition(void **state)
     static const int64_t edge[] = {1, 2, 15, 16, 17, 31, 33, 64, 67, 129, 193};
     t3v_rng r = t3v_rng_make(20, 1);
     for (int i = 0; i < 260; i++) {
-        int64_t m = edge[t3v_rng_below(&r, 11)], n = edge[t3v_rng_below(&r, 11)], k = edge[t3v_rng_below(&r, 11)];
+        int64_t m = edge[t3v_rng_below(&r, 11)], n = edge[t3v_rng_below(&r, 11)],
+                k = edge[t3v_rng_below(&r, 11)];
         const t3v_dtype *t = types[i % 6];
         int flags = (int)t3v_rng_below(&r, 32);
         run_and_check(m, n, k, t[0], t[1], t[2], flags, t3v_rng_below(&r, 3) * 5, 1 + t3v_rng_below(&r, 3));
@@ -152,7 +155,8 @@ static void tiled(void **state)
 static void rows_stand_alone(void **state)
 {
     (void)state;
-    static const int64_t sizes[][3] = {{300, 256, 256}, {131, 77, 1000}, {37, 384, 4099}, {5, 1, 64}, {64, 16, 9000}};
+    static const int64_t sizes[][3] = {
+        {300, 256, 256}, {131, 77, 1000}, {37, 384, 4099}, {5, 1, 64}, {64, 16, 9000}};
     static const int64_t some[] = {1, 2, 7, 16, 33};
     int threads = omp_get_max_threads();
     for (int z = 0; z < 5; z++)
@@ -160,10 +164,11 @@ static void rows_stand_alone(void **state)
             for (int flags = 0; flags < 4; flags++)
                 for (int64_t gap = 0; gap < 2; gap++) {
                     if (t3v_cpu() == T3V_ISA_REF && (z != 0 || flags)) continue;
-                    if ((z + i + flags) % 2 == gap) continue; /* half of the combinations; every pair occurs */
+                    /* half of the combinations; every pair occurs */
+                    if ((z + i + flags) % 2 == gap) continue;
                     problem p;
-                    open_problem(&p, sizes[z][0], sizes[z][1], sizes[z][2], types[i][0], types[i][1], types[i][2],
-                                 flags | 16, gap * 8, 1);
+                    open_problem(&p, sizes[z][0], sizes[z][1], sizes[z][2], types[i][0], types[i][1],
+                                 types[i][2], flags | 16, gap * 8, 1);
                     size_t size = t3v_dtype_size(p.g.c_type), bytes = (size_t)p.c_count * size;
                     char *whole = copy_c(&p), *part = copy_c(&p);
                     t3v_gemm_args g = p.g;
@@ -174,8 +179,8 @@ static void rows_stand_alone(void **state)
                     g.c = part;
                     assert_int_equal(t3v_gemm(&g), T3V_OK);
                     if (memcmp(whole, part, bytes))
-                        fail_msg("%lld x %lld x %lld changes with threads (types %d, flags %d, gap %d)", (long long)g.m,
-                                 (long long)g.n, (long long)g.k, i, flags, (int)gap);
+                        fail_msg("%lld x %lld x %lld changes with threads (types %d, flags %d, gap %d)",
+                                 (long long)g.m, (long long)g.n, (long long)g.k, i, flags, (int)gap);
                     int inside = 0;
 #pragma omp parallel num_threads(2)
                     if (omp_get_thread_num() == 1) {
@@ -184,18 +189,20 @@ static void rows_stand_alone(void **state)
                     }
                     assert_int_equal(inside, 0);
                     for (int64_t row = 0; row < g.m; row++)
-                        assert_memory_equal(whole + (size_t)(row * g.ldc) * size, part + (size_t)(row * g.ldc) * size,
-                                            (size_t)g.n * size);
+                        assert_memory_equal(whole + (size_t)(row * g.ldc) * size,
+                                            part + (size_t)(row * g.ldc) * size, (size_t)g.n * size);
                     for (int q = 0; q < 5; q++) {
                         int64_t first = 3 * q % g.m, rows = some[q] < g.m - first ? some[q] : g.m - first;
                         t3v_gemm_args s = g;
                         s.m = rows;
-                        s.a = (const char *)g.a + (size_t)(g.a_trans ? first : first * g.lda) * t3v_dtype_size(g.a_type);
+                        s.a = (const char *)g.a +
+                              (size_t)(g.a_trans ? first : first * g.lda) * t3v_dtype_size(g.a_type);
                         assert_int_equal(t3v_gemm(&s), T3V_OK);
                         for (int64_t row = 0; row < rows; row++)
-                            if (memcmp(part + (size_t)(row * g.ldc) * size, whole + (size_t)((first + row) * g.ldc) * size,
-                                       (size_t)g.n * size))
-                                fail_msg("row %lld of %lld x %lld x %lld changes with m = %lld (types %d, flags %d, gap %d)",
+                            if (memcmp(part + (size_t)(row * g.ldc) * size,
+                                       whole + (size_t)((first + row) * g.ldc) * size, (size_t)g.n * size))
+                                fail_msg("row %lld of %lld x %lld x %lld changes with m = %lld (types %d, "
+                                         "flags %d, gap %d)",
                                          (long long)row, (long long)g.m, (long long)g.n, (long long)g.k,
                                          (long long)rows, i, flags, (int)gap);
                     }
@@ -209,7 +216,8 @@ static void refuses_bad_arguments(void **state)
 {
     (void)state;
     float x[64] = {0};
-    t3v_gemm_args g = {.batch = 1, .m = 4, .n = 4, .k = 4, .a = x, .b = x, .c = x + 32, .lda = 4, .ldb = 4, .ldc = 4};
+    t3v_gemm_args g = {
+        .batch = 1, .m = 4, .n = 4, .k = 4, .a = x, .b = x, .c = x + 32, .lda = 4, .ldb = 4, .ldc = 4};
     t3v_gemm_args h = g;
     h.lda = 3;
     assert_int_equal(t3v_gemm(&h), T3V_E_ARG);
@@ -268,10 +276,14 @@ static void other_masks(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(checker_catches_faults), cmocka_unit_test(matches_definition),
-        cmocka_unit_test(empty_sizes),            cmocka_unit_test(tiled),
-        cmocka_unit_test(rows_stand_alone),       cmocka_unit_test(refuses_bad_arguments),
-        cmocka_unit_test(fast_kernel_is_used),    cmocka_unit_test(other_masks),
+        cmocka_unit_test(checker_catches_faults),
+        cmocka_unit_test(matches_definition),
+        cmocka_unit_test(empty_sizes),
+        cmocka_unit_test(tiled),
+        cmocka_unit_test(rows_stand_alone),
+        cmocka_unit_test(refuses_bad_arguments),
+        cmocka_unit_test(fast_kernel_is_used),
+        cmocka_unit_test(other_masks),
     };
     /* Many tiny products: one thread, except where two are the subject. */
     omp_set_num_threads(1);

@@ -118,7 +118,8 @@ static void json_names_what_is_wrong(void **state)
     memset(deep + 5, '[', 200000);
     failed(t3v_json_parse(&o, "c.json", deep, 200005), T3V_E_FORMAT, "depth");
     free(deep);
-    const char *text = "{\"dim\":64,\"eps\":1e-6,\"name\":\"x\",\"patch\":[1,2,2],\"no\":null,\"yes\":true,\"o\":{}}";
+    const char *text =
+        "{\"dim\":64,\"eps\":1e-6,\"name\":\"x\",\"patch\":[1,2,2],\"no\":null,\"yes\":true,\"o\":{}}";
     assert_int_equal(t3v_json_parse(&o, "c.json", text, strlen(text)), T3V_OK);
     int64_t v = 7, list[3];
     double r;
@@ -130,7 +131,8 @@ static void json_names_what_is_wrong(void **state)
     assert_int_equal(t3v_json_int(o, "c.json", "no", false, 1, 100, &v), T3V_OK);
     assert_int_equal(v, 64);
     failed(t3v_json_int(o, "c.json", "no", true, 1, 100, &v), T3V_E_FORMAT, "\"no\" is missing");
-    failed(t3v_json_int(o, "c.json", "dim", true, 1, 10, &v), T3V_E_FORMAT, "\"dim\" is 64, expected 1 to 10");
+    failed(t3v_json_int(o, "c.json", "dim", true, 1, 10, &v), T3V_E_FORMAT,
+           "\"dim\" is 64, expected 1 to 10");
     failed(t3v_json_int(o, "c.json", "eps", true, 1, 10, &v), T3V_E_FORMAT, "\"eps\"");
     assert_int_equal(t3v_json_real(o, "c.json", "eps", true, 0, 1, &r), T3V_OK);
     failed(t3v_json_real(o, "c.json", "dim", true, 0, 1, &r), T3V_E_FORMAT, "64");
@@ -202,7 +204,8 @@ static void safetensors_round_trip(void **state)
     failed(t3v_tensors_read(v, "a.float", 2, (int64_t[]){1, 6}, out, T3V_F32), T3V_E_SHAPE, "a.float");
     failed(t3v_tensors_read(v, "a.flaot", 2, (int64_t[]){2, 3}, out, T3V_F32), T3V_E_FORMAT,
            "'a.flaot' is missing; did you mean 'a.float'");
-    failed(t3v_tensors_read(v, "float", 1, (int64_t[]){1}, out, T3V_F32), T3V_E_FORMAT, "did you mean 'a.float'");
+    failed(t3v_tensors_read(v, "float", 1, (int64_t[]){1}, out, T3V_F32), T3V_E_FORMAT,
+           "did you mean 'a.float'");
     failed(t3v_tensors_read(v, "a.float", 2, (int64_t[]){2, 3}, out, T3V_I32), T3V_E_DTYPE, "a.float");
     t3v_tensors_close(v);
 
@@ -249,7 +252,8 @@ static t3v_status parse_header(const char *header, size_t data)
 static void bad_safetensors_are_refused_by_name(void **state)
 {
     (void)state;
-#define T(name, dtype, shape, offsets) "\"" name "\":{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":" offsets "}"
+#define T(name, dtype, shape, offsets) \
+    "\"" name "\":{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":" offsets "}"
     static const struct {
         const char *header;
         size_t data;
@@ -276,7 +280,8 @@ static void bad_safetensors_are_refused_by_name(void **state)
          "'w.q' and 'w.k' overlap"},
         {"{" T("w.q", "F32", "[2]", "[0,8]") "," T("w.k", "F32", "[2]", "[12,20]") "}", 20, T3V_E_FORMAT,
          "4 bytes before tensor 'w.k'"},
-        {"{" T("w.q", "F32", "[2]", "[0,8]") "," T("w.q", "F32", "[2]", "[8,16]") "}", 16, T3V_E_FORMAT, "w.q"},
+        {"{" T("w.q", "F32", "[2]", "[0,8]") "," T("w.q", "F32", "[2]", "[8,16]") "}", 16, T3V_E_FORMAT,
+         "w.q"},
         {"{\"w.q\":{\"shape\":[2],\"data_offsets\":[0,8]}}", 8, T3V_E_FORMAT, "w.q"},
         {"{\"w.q\":3}", 8, T3V_E_FORMAT, "w.q"},
         {"{\"__metadata__\":{\"k.1\":3}}", 0, T3V_E_FORMAT, "k.1"},
@@ -311,7 +316,8 @@ static void shards_are_one_view(void **state)
     (void)state;
     mkdir(in_dir("m"), 0777);
     const float x[4] = {1, 2, 3, 4};
-    const t3v_tensor_entry a = entry("model.a", T3V_F32, x, 1, 4, 0), b = entry("model.b", T3V_F32, x, 1, 2, 0);
+    const t3v_tensor_entry a = entry("model.a", T3V_F32, x, 1, 4, 0),
+                           b = entry("model.b", T3V_F32, x, 1, 2, 0);
     const char *one = "m/w-00001-of-00002.safetensors", *two = "m/w-00002-of-00002.safetensors";
     assert_int_equal(t3v_safetensors_write(in_dir(one), &a, 1, NULL, 0), T3V_OK);
     assert_int_equal(t3v_safetensors_write(in_dir(two), &b, 1, NULL, 0), T3V_OK);
@@ -321,14 +327,15 @@ static void shards_are_one_view(void **state)
     assert_int_equal(t3v_tensors_strip_prefix(f, "a"), T3V_OK);
     assert_non_null(t3v_tensors_find(f, "b"));
     t3v_tensors_close(f);
-    const t3v_tensor_entry same[] = {entry("model.a", T3V_F32, x, 1, 4, 0), entry("model.b", T3V_F32, x, 1, 4, 0),
-                                     entry("b", T3V_F32, x, 1, 4, 0)};
+    const t3v_tensor_entry same[] = {entry("model.a", T3V_F32, x, 1, 4, 0),
+                                     entry("model.b", T3V_F32, x, 1, 4, 0), entry("b", T3V_F32, x, 1, 4, 0)};
     assert_int_equal(t3v_safetensors_write(in_dir("same.safetensors"), same, 3, NULL, 0), T3V_OK);
     assert_int_equal(t3v_tensors_open(&f, in_dir("same.safetensors")), T3V_OK);
     failed(t3v_tensors_strip_prefix(f, "a"), T3V_E_FORMAT, "'b' appears twice");
     t3v_tensors_close(f);
 #define INDEX(text) write_raw("m/w.safetensors.index.json", text, sizeof text - 1)
-    INDEX("{\"weight_map\":{\"model.a\":\"w-00001-of-00002.safetensors\",\"model.b\":\"w-00002-of-00002.safetensors\"}}");
+    INDEX("{\"weight_map\":{\"model.a\":\"w-00001-of-00002.safetensors\",\"model.b\":\"w-00002-of-00002."
+          "safetensors\"}}");
     assert_int_equal(t3v_tensors_open(&f, in_dir("m/w.safetensors.index.json")), T3V_OK);
     assert_int_equal(f->count, 2);
     assert_string_equal(f->format, "safetensors shards");
@@ -342,9 +349,11 @@ static void shards_are_one_view(void **state)
     failed(t3v_tensors_open(&f, in_dir("m")), T3V_E_FORMAT, "model.a");
     INDEX("{\"weight_map\":{\"model.a\":\"w-00003-of-00002.safetensors\"}}");
     failed(t3v_tensors_open(&f, in_dir("m")), T3V_E_IO, "w-00003");
-    INDEX("{\"weight_map\":{\"model.a\":\"w-00001-of-00002.safetensors\",\"model.c\":\"w-00002-of-00002.safetensors\"}}");
+    INDEX("{\"weight_map\":{\"model.a\":\"w-00001-of-00002.safetensors\",\"model.c\":\"w-00002-of-00002."
+          "safetensors\"}}");
     failed(t3v_tensors_open(&f, in_dir("m")), T3V_E_FORMAT, "model.c");
-    INDEX("{\"weight_map\":{\"model.b\":\"w-00001-of-00002.safetensors\",\"model.a\":\"w-00002-of-00002.safetensors\"}}");
+    INDEX("{\"weight_map\":{\"model.b\":\"w-00001-of-00002.safetensors\",\"model.a\":\"w-00002-of-00002."
+          "safetensors\"}}");
     failed(t3v_tensors_open(&f, in_dir("m")), T3V_E_FORMAT, "model.b");
     unlink(in_dir("m/w.safetensors.index.json"));
     assert_int_equal(t3v_safetensors_write(in_dir(two), &a, 1, NULL, 0), T3V_OK);
@@ -371,8 +380,10 @@ static void a_28_gb_file_opens_at_once(void **state)
     FILE *made = open_memstream(&text, &size);
     fputc('{', made);
     for (int64_t i = 0; i < N; i++)
-        fprintf(made, "%s\"blocks.%d.w%d\":{\"dtype\":\"BF16\",\"shape\":[2560,5000],\"data_offsets\":[%lld,%lld]}", i ? "," : "",
-                (int)i / 27, (int)i % 27, (long long)(i * 25600000), (long long)((i + 1) * 25600000));
+        fprintf(made,
+                "%s\"blocks.%d.w%d\":{\"dtype\":\"BF16\",\"shape\":[2560,5000],\"data_offsets\":[%lld,%lld]}",
+                i ? "," : "", (int)i / 27, (int)i % 27, (long long)(i * 25600000),
+                (long long)((i + 1) * 25600000));
     fputc('}', made);
     fclose(made);
     FILE *f = fopen(path, "wb");
@@ -415,9 +426,12 @@ static int remove_dir(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(outputs_appear_whole_or_not_at_all), cmocka_unit_test(json_names_what_is_wrong),
-        cmocka_unit_test(safetensors_round_trip),             cmocka_unit_test(bad_safetensors_are_refused_by_name),
-        cmocka_unit_test(shards_are_one_view),                cmocka_unit_test(a_28_gb_file_opens_at_once),
+        cmocka_unit_test(outputs_appear_whole_or_not_at_all),
+        cmocka_unit_test(json_names_what_is_wrong),
+        cmocka_unit_test(safetensors_round_trip),
+        cmocka_unit_test(bad_safetensors_are_refused_by_name),
+        cmocka_unit_test(shards_are_one_view),
+        cmocka_unit_test(a_28_gb_file_opens_at_once),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }

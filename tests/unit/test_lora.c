@@ -48,7 +48,10 @@ static t3v_status open_keys(t3v_lora **l, const key *keys, int n)
     for (int i = 0; i < n; i++)
         for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
             if (shapes[s].c != keys[i].shape) continue;
-            e[i] = (t3v_tensor_entry){.name = keys[i].name, .dtype = T3V_F32, .ndim = shapes[s].ndim, .data = data};
+            e[i] = (t3v_tensor_entry){.name = keys[i].name,
+                                      .dtype = T3V_F32,
+                                      .ndim = shapes[s].ndim,
+                                      .data = data};
             memcpy(e[i].shape, shapes[s].shape, sizeof shapes[s].shape);
         }
     assert_int_equal(t3v_safetensors_write(path, e, n, NULL, 0), T3V_OK);
@@ -62,23 +65,51 @@ static void every_layout_finds_its_weight(void **state)
         const char *target, *layout;
         key a, b, alpha;
     } cases[] = {
-        {"blocks.0.self_attn.q.weight", "native", {"blocks.0.self_attn.q.lora_A.default.weight", 'a'},
-         {"blocks.0.self_attn.q.lora_B.default.weight", 'b'}, {0}},
-        {"blocks.0.self_attn.q.weight", "native", {"blocks.0.self_attn.q.lora_A.weight", 'a'},
-         {"blocks.0.self_attn.q.lora_B.weight", 'b'}, {0}},
-        {"blocks.0.ffn.0.weight", "native", {"blocks.0.ffn.0.lora_A", 'a'}, {"blocks.0.ffn.0.lora_B", 'b'}, {0}},
-        {"head.head.weight", "diffusion_model", {"diffusion_model.head.head.lora_down.weight", 'a'},
-         {"diffusion_model.head.head.lora_up.weight", 'b'}, {"diffusion_model.head.head.alpha", 's'}},
-        {"patch_embedding.weight", "diffusion_model", {"diffusion_model.patch_embedding.lora_A.weight", 'c'},
-         {"diffusion_model.patch_embedding.lora_B.weight", 'd'}, {0}},
-        {"blocks.0.cross_attn.k_img.weight", "kohya", {"lora_unet_blocks_0_cross_attn_k_img.lora_down.weight", 'a'},
-         {"lora_unet_blocks_0_cross_attn_k_img.lora_up.weight", 'b'}, {"lora_unet_blocks_0_cross_attn_k_img.alpha", 's'}},
-        {"blocks.0.self_attn.o.weight", "diffusers", {"transformer.blocks.0.attn1.to_out.0.lora_A.weight", 'a'},
-         {"transformer.blocks.0.attn1.to_out.0.lora_B.weight", 'b'}, {0}},
-        {"blocks.0.ffn.0.weight", "diffusers", {"transformer_2.blocks.0.ffn.net.0.proj.lora.down.weight", 'a'},
-         {"transformer_2.blocks.0.ffn.net.0.proj.lora.up.weight", 'b'}, {0}},
-        {"text_embedding.0.weight", "diffusers", {"transformer.condition_embedder.text_embedder.linear_1.lora_A.weight", 'a'},
-         {"transformer.condition_embedder.text_embedder.linear_1.lora_B.weight", 'b'}, {0}},
+        {"blocks.0.self_attn.q.weight",
+         "native",
+         {"blocks.0.self_attn.q.lora_A.default.weight", 'a'},
+         {"blocks.0.self_attn.q.lora_B.default.weight", 'b'},
+         {0}},
+        {"blocks.0.self_attn.q.weight",
+         "native",
+         {"blocks.0.self_attn.q.lora_A.weight", 'a'},
+         {"blocks.0.self_attn.q.lora_B.weight", 'b'},
+         {0}},
+        {"blocks.0.ffn.0.weight",
+         "native",
+         {"blocks.0.ffn.0.lora_A", 'a'},
+         {"blocks.0.ffn.0.lora_B", 'b'},
+         {0}},
+        {"head.head.weight",
+         "diffusion_model",
+         {"diffusion_model.head.head.lora_down.weight", 'a'},
+         {"diffusion_model.head.head.lora_up.weight", 'b'},
+         {"diffusion_model.head.head.alpha", 's'}},
+        {"patch_embedding.weight",
+         "diffusion_model",
+         {"diffusion_model.patch_embedding.lora_A.weight", 'c'},
+         {"diffusion_model.patch_embedding.lora_B.weight", 'd'},
+         {0}},
+        {"blocks.0.cross_attn.k_img.weight",
+         "kohya",
+         {"lora_unet_blocks_0_cross_attn_k_img.lora_down.weight", 'a'},
+         {"lora_unet_blocks_0_cross_attn_k_img.lora_up.weight", 'b'},
+         {"lora_unet_blocks_0_cross_attn_k_img.alpha", 's'}},
+        {"blocks.0.self_attn.o.weight",
+         "diffusers",
+         {"transformer.blocks.0.attn1.to_out.0.lora_A.weight", 'a'},
+         {"transformer.blocks.0.attn1.to_out.0.lora_B.weight", 'b'},
+         {0}},
+        {"blocks.0.ffn.0.weight",
+         "diffusers",
+         {"transformer_2.blocks.0.ffn.net.0.proj.lora.down.weight", 'a'},
+         {"transformer_2.blocks.0.ffn.net.0.proj.lora.up.weight", 'b'},
+         {0}},
+        {"text_embedding.0.weight",
+         "diffusers",
+         {"transformer.condition_embedder.text_embedder.linear_1.lora_A.weight", 'a'},
+         {"transformer.condition_embedder.text_embedder.linear_1.lora_B.weight", 'b'},
+         {0}},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         t3v_lora *l;
@@ -128,19 +159,35 @@ static void bad_keys_are_named(void **state)
         t3v_status status;
         const char *text;
     } cases[] = {
-        {{{"blocks.0.self_attn.q.lora_A.weight", 'a'}, {"blocks.0.self_attn.q.lora_B.weight", 'b'}, {"blocks.9.ffn.0.diff", 'w'}},
-         3, T3V_E_FORMAT, "1 of 3 keys fit no weight of this model, the first is 'blocks.9.ffn.0.diff'"},
+        {{{"blocks.0.self_attn.q.lora_A.weight", 'a'},
+          {"blocks.0.self_attn.q.lora_B.weight", 'b'},
+          {"blocks.9.ffn.0.diff", 'w'}},
+         3,
+         T3V_E_FORMAT,
+         "1 of 3 keys fit no weight of this model, the first is 'blocks.9.ffn.0.diff'"},
         {{{"blocks.0.self_attn.q.dora_scale", 'v'}}, 1, T3V_E_FORMAT, "dora_scale"},
         {{{"lora_te_text_model.lora_up.weight", 'v'}}, 1, T3V_E_FORMAT, "lora_te_text_model"},
-        {{{"blocks.0.self_attn.q.lora_A.weight", 'a'}}, 1, T3V_E_FORMAT, "blocks.0.self_attn.q.lora_A.weight"},
+        {{{"blocks.0.self_attn.q.lora_A.weight", 'a'}},
+         1,
+         T3V_E_FORMAT,
+         "blocks.0.self_attn.q.lora_A.weight"},
         {{{"blocks.0.self_attn.q.alpha", 's'}}, 1, T3V_E_FORMAT, "blocks.0.self_attn.q.alpha"},
-        {{{"blocks.0.self_attn.q.lora_A.weight", 'b'}, {"blocks.0.self_attn.q.lora_B.weight", 'a'}}, 2, T3V_E_SHAPE,
+        {{{"blocks.0.self_attn.q.lora_A.weight", 'b'}, {"blocks.0.self_attn.q.lora_B.weight", 'a'}},
+         2,
+         T3V_E_SHAPE,
          "do not fit the weight 'blocks.0.self_attn.q.weight' [4,6]"},
         {{{"blocks.0.self_attn.q.diff", 'm'}}, 1, T3V_E_SHAPE, "blocks.0.self_attn.q.diff"},
-        {{{"blocks.0.self_attn.q.lora_A.weight", 'a'}, {"blocks.0.self_attn.q.lora_B.weight", 'b'},
-          {"blocks.0.self_attn.q.alpha", 'v'}}, 3, T3V_E_FORMAT, "'blocks.0.self_attn.q.alpha' is not one"},
-        {{{"blocks.0.self_attn.q.lora_A.weight", 'a'}, {"diffusion_model.blocks.0.self_attn.q.lora_A.weight", 'a'}}, 2,
-         T3V_E_FORMAT, "same weight"},
+        {{{"blocks.0.self_attn.q.lora_A.weight", 'a'},
+          {"blocks.0.self_attn.q.lora_B.weight", 'b'},
+          {"blocks.0.self_attn.q.alpha", 'v'}},
+         3,
+         T3V_E_FORMAT,
+         "'blocks.0.self_attn.q.alpha' is not one"},
+        {{{"blocks.0.self_attn.q.lora_A.weight", 'a'},
+          {"diffusion_model.blocks.0.self_attn.q.lora_A.weight", 'a'}},
+         2,
+         T3V_E_FORMAT,
+         "same weight"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         t3v_lora *l;
@@ -166,6 +213,7 @@ static int remove_file(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(every_layout_finds_its_weight), cmocka_unit_test(bad_keys_are_named)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(every_layout_finds_its_weight),
+                                       cmocka_unit_test(bad_keys_are_named)};
     return cmocka_run_group_tests(tests, make_file, remove_file);
 }

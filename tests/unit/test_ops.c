@@ -164,7 +164,10 @@ static t3v_tensor *affine(t3v_ctx *ctx, t3v_tensor **in)
 {
     return t3v_layernorm(ctx, in[0], in[1], in[2], false, 1e-6, T3V_F32);
 }
-static t3v_tensor *rmsnorm(t3v_ctx *ctx, t3v_tensor **in) { return t3v_rmsnorm(ctx, in[0], in[1], 1e-6, T3V_F32); }
+static t3v_tensor *rmsnorm(t3v_ctx *ctx, t3v_tensor **in)
+{
+    return t3v_rmsnorm(ctx, in[0], in[1], 1e-6, T3V_F32);
+}
 static t3v_tensor *qk(t3v_ctx *ctx, t3v_tensor **in)
 {
     static float tables[4096];
@@ -179,7 +182,10 @@ static t3v_tensor *qk(t3v_ctx *ctx, t3v_tensor **in)
 static t3v_tensor *gelu(t3v_ctx *ctx, t3v_tensor **in) { return t3v_gelu(ctx, in[0], T3V_F32); }
 static t3v_tensor *silu(t3v_ctx *ctx, t3v_tensor **in) { return t3v_silu(ctx, in[0], T3V_F32); }
 static t3v_tensor *geglu(t3v_ctx *ctx, t3v_tensor **in) { return t3v_geglu(ctx, in[0], in[1], T3V_F32); }
-static t3v_tensor *add_scaled(t3v_ctx *ctx, t3v_tensor **in) { return t3v_add_scaled(ctx, in[0], in[1], -0.3f); }
+static t3v_tensor *add_scaled(t3v_ctx *ctx, t3v_tensor **in)
+{
+    return t3v_add_scaled(ctx, in[0], in[1], -0.3f);
+}
 /* The stream is used again, before and after, as in a block. */
 static t3v_tensor *gated(t3v_ctx *ctx, t3v_tensor **in)
 {
@@ -193,14 +199,22 @@ static t3v_tensor *rows(t3v_ctx *ctx, t3v_tensor **in)
     t3v_put(ctx, y, 3, t3v_view(ctx, in[0], 1, 2));
     t3v_put(ctx, y, 0, t3v_silu(ctx, t3v_view(ctx, in[0], 0, 3), T3V_F32));
     t3v_tensor *again = t3v_reshape(ctx, t3v_view(ctx, y, 1, 4), T3V_SHAPE(2, 8));
-    return t3v_add_scaled(ctx, t3v_gelu(ctx, again, T3V_F32), t3v_reshape(ctx, t3v_view(ctx, y, 0, 4), T3V_SHAPE(2, 8)), 2);
+    return t3v_add_scaled(ctx, t3v_gelu(ctx, again, T3V_F32),
+                          t3v_reshape(ctx, t3v_view(ctx, y, 0, 4), T3V_SHAPE(2, 8)), 2);
 }
-static t3v_tensor *biased(t3v_ctx *ctx, t3v_tensor **in) { return t3v_sdpa(ctx, in[0], in[1], in[2], 2, 0.6, in[3]); }
-static t3v_tensor *unbiased(t3v_ctx *ctx, t3v_tensor **in) { return t3v_sdpa(ctx, in[0], in[1], in[2], 2, 0.6, NULL); }
+static t3v_tensor *biased(t3v_ctx *ctx, t3v_tensor **in)
+{
+    return t3v_sdpa(ctx, in[0], in[1], in[2], 2, 0.6, in[3]);
+}
+static t3v_tensor *unbiased(t3v_ctx *ctx, t3v_tensor **in)
+{
+    return t3v_sdpa(ctx, in[0], in[1], in[2], 2, 0.6, NULL);
+}
 static t3v_tensor *attend(t3v_ctx *ctx, t3v_tensor **in)
 {
     static const float log_weight[] = {0, 0, 1.5f, -0.5f, 0};
-    t3v_tensor *q = t3v_add_scaled(ctx, in[0], in[0], 0); /* attention may write over q when nothing is recorded */
+    /* attention may write over q when nothing is recorded */
+    t3v_tensor *q = t3v_add_scaled(ctx, in[0], in[0], 0);
     return t3v_attend(ctx, t3v_site_full(), 2, q, in[1], in[2], log_weight, NULL, NULL);
 }
 static t3v_tensor *patches(t3v_ctx *ctx, t3v_tensor **in)
@@ -217,9 +231,18 @@ static t3v_tensor *conv(t3v_ctx *ctx, t3v_tensor **in)
     cw = (t3v_conv_weight){.w = *in[1], .bias = *in[2]};
     return t3v_conv(ctx, &cw, in[0], &geom, T3V_F32);
 }
-static t3v_tensor *cat_norm(t3v_ctx *ctx, t3v_tensor **in) { return t3v_cat_norm(ctx, in[0], in[1], in[2], true); }
-static t3v_tensor *cat_plain(t3v_ctx *ctx, t3v_tensor **in) { return t3v_cat_norm(ctx, in[0], in[1], NULL, false); }
-static t3v_tensor *channel_norm(t3v_ctx *ctx, t3v_tensor **in) { return t3v_cat_norm(ctx, NULL, in[0], in[1], false); }
+static t3v_tensor *cat_norm(t3v_ctx *ctx, t3v_tensor **in)
+{
+    return t3v_cat_norm(ctx, in[0], in[1], in[2], true);
+}
+static t3v_tensor *cat_plain(t3v_ctx *ctx, t3v_tensor **in)
+{
+    return t3v_cat_norm(ctx, in[0], in[1], NULL, false);
+}
+static t3v_tensor *channel_norm(t3v_ctx *ctx, t3v_tensor **in)
+{
+    return t3v_cat_norm(ctx, NULL, in[0], in[1], false);
+}
 static t3v_tensor *layout(t3v_ctx *ctx, t3v_tensor **in)
 {
     t3v_tensor *x = t3v_upsample2x(ctx, t3v_interleave_frames(ctx, in[0]));
@@ -298,7 +321,8 @@ static void text_gradient(void **state)
     t3v_arena memory;
     t3v_params_options o = {.matrix = T3V_F32};
     assert_int_equal(t3v_arena_open(&memory, (size_t)64 << 20), T3V_OK);
-    t3v_umt5_config c = {.vocab = 6, .dim = 8, .dim_attn = 8, .heads = 2, .dim_ffn = 12, .layers = 2, .buckets = 8};
+    t3v_umt5_config c = {
+        .vocab = 6, .dim = 8, .dim_attn = 8, .heads = 2, .dim_ffn = 12, .layers = 2, .buckets = 8};
     assert_int_equal(t3v_umt5_open(&text, &c), T3V_OK);
     assert_int_equal(t3v_params_alloc(&text.params, &o, &memory), T3V_OK);
     t3v_params_randomise(&text.params, 3);
@@ -325,7 +349,8 @@ static t3v_tensor *wrong(t3v_ctx *ctx, t3v_tensor **in)
 {
     t3v_tensor *y = t3v_new_like(ctx, in[0], T3V_F32);
     t3v_tape_add(ctx, &wrong_op, T3V_INS(in[0]), y, NULL, 0);
-    for (int64_t i = 0; i < t3v_numel(y); i++) ((float *)y->data)[i] = ((float *)in[0]->data)[i] * ((float *)in[0]->data)[i];
+    for (int64_t i = 0; i < t3v_numel(y); i++)
+        ((float *)y->data)[i] = ((float *)in[0]->data)[i] * ((float *)in[0]->data)[i];
     return y;
 }
 
@@ -348,7 +373,10 @@ static size_t peak_of(t3v_model *m, bool counting, int job, float *const *grads)
     assert_int_equal(counting ? t3v_arena_count(&a) : t3v_arena_open(&a, (size_t)1 << 30), T3V_OK);
     assert_int_equal(counting ? t3v_arena_count(&caches) : t3v_arena_open(&caches, (size_t)1 << 30), T3V_OK);
     t3v_tape tape = {0};
-    t3v_ctx ctx = {.arena = &a, .compute = T3V_F32, .tape = job == 1 || job == 2 ? &tape : NULL, .param_grad = grads};
+    t3v_ctx ctx = {.arena = &a,
+                   .compute = T3V_F32,
+                   .tape = job == 1 || job == 2 ? &tape : NULL,
+                   .param_grad = grads};
     if (job < 3) {
         t3v_tensor *z = t3v_new(&ctx, T3V_F32, T3V_SHAPE(16, 2, 6, 4));
         t3v_tensor *c = t3v_new(&ctx, T3V_F32, T3V_SHAPE(5, m->config.text_dim));
@@ -393,7 +421,8 @@ static void measured_memory_is_used_memory(void **state)
     static const char *const jobs[] = {"dit", "dit, taped", "dit, recomputed", "vae decoder", "vae encoder"};
     t3v_model *m = NULL;
     t3v_model_paths paths = {.model = "tests/golden/wan/tiny"};
-    if (t3v_model_open(&m, &paths, T3V_PART_DIT | T3V_PART_VAE, T3V_F32, true)) fail_msg("%s", t3v_error_text());
+    if (t3v_model_open(&m, &paths, T3V_PART_DIT | T3V_PART_VAE, T3V_F32, true))
+        fail_msg("%s", t3v_error_text());
     const t3v_params *p = &m->dit.params;
     float **grads = calloc((size_t)p->count, sizeof *grads);
     for (int64_t i = 0; i < p->count; i++) {
@@ -403,7 +432,8 @@ static void measured_memory_is_used_memory(void **state)
     }
     for (int job = 0; job < 5; job++) {
         size_t counted = peak_of(m, true, job, grads), used = peak_of(m, false, job, grads);
-        if (counted != used || used == 0) fail_msg("%s: measured %zu bytes, used %zu", jobs[job], counted, used);
+        if (counted != used || used == 0)
+            fail_msg("%s: measured %zu bytes, used %zu", jobs[job], counted, used);
     }
     for (int64_t i = 0; i < p->count; i++) free(grads[i]);
     free(grads);

@@ -74,8 +74,9 @@ static void torch_reads_what_we_write(void **state)
     const int64_t big[2] = {1LL << 40, -1};
     const uint8_t flag[3] = {1, 0, 1};
     const t3v_tensor_entry in[] = {
-        entry("blocks.0.w", T3V_F32, f, 2, 300, 2), entry("bf", T3V_BF16, bf, 1, 2, 0), entry("half", T3V_F16, half, 1, 2, 0),
-        entry("long", T3V_I64, big, 1, 2, 0),       entry("flag", T3V_BOOL, flag, 1, 3, 0), entry("scalar", T3V_F32, f + 7, 0, 0, 0),
+        entry("blocks.0.w", T3V_F32, f, 2, 300, 2), entry("bf", T3V_BF16, bf, 1, 2, 0),
+        entry("half", T3V_F16, half, 1, 2, 0),      entry("long", T3V_I64, big, 1, 2, 0),
+        entry("flag", T3V_BOOL, flag, 1, 3, 0),     entry("scalar", T3V_F32, f + 7, 0, 0, 0),
         entry("empty", T3V_F32, f, 2, 0, 5),
     };
     assert_int_equal(t3v_pth_write(in_dir("ours.pth"), in, 7), T3V_OK);
@@ -140,11 +141,14 @@ static void we_read_what_torch_writes(void **state)
 {
     (void)state;
     if (!python("w = torch.arange(24.).reshape(4, 6)\n"
-                "d = OrderedDict(a=w, t=w.t(), part=w[1:3, 2:5], one=w[2], b=torch.tensor(3, dtype=torch.int16),\n"
+                "d = OrderedDict(a=w, t=w.t(), part=w[1:3, 2:5], one=w[2], b=torch.tensor(3, "
+                "dtype=torch.int16),\n"
                 "                bf=torch.tensor([1., 2.]).bfloat16(), p=torch.nn.Parameter(torch.ones(2)))\n"
                 "torch.save(d, 'plain.pth')\n"
-                "torch.save({'epoch': 3, 'lr': 1e-4, 'none': None, 'model_state': d, 'list': [1, 2]}, 'wrapped.pt')\n"
-                "torch.save(torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.LayerNorm(2)).state_dict(), 'sd.pth')\n"
+                "torch.save({'epoch': 3, 'lr': 1e-4, 'none': None, 'model_state': d, 'list': [1, 2]}, "
+                "'wrapped.pt')\n"
+                "torch.save(torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.LayerNorm(2)).state_dict(), "
+                "'sd.pth')\n"
                 "torch.save(d, 'p4.pth', pickle_protocol=4)\n"
                 "torch.save({'w': torch.zeros(1).expand(1000)}, 'expand.pth')\n"
                 "torch.save(torch.nn.Linear(3, 2), 'module.pth')\n"
@@ -190,8 +194,10 @@ static void we_read_what_torch_writes(void **state)
 
 #define DICT "ccollections\nOrderedDict\n)R"
 #define STR(s, n) "X" n "\0\0\0" s
-#define STORAGE(type, numel) "(" STR("storage", "\7") "ctorch\n" type "\n" STR("0", "\1") STR("cpu", "\3") numel "tQ"
-#define TENSOR(storage, offset, size, stride) "ctorch._utils\n_rebuild_tensor_v2\n(" storage offset size stride "\x89" DICT "tR"
+#define STORAGE(type, numel) \
+    "(" STR("storage", "\7") "ctorch\n" type "\n" STR("0", "\1") STR("cpu", "\3") numel "tQ"
+#define TENSOR(storage, offset, size, stride) \
+    "ctorch._utils\n_rebuild_tensor_v2\n(" storage offset size stride "\x89" DICT "tR"
 #define W TENSOR(STORAGE("FloatStorage", "K\4"), "K\0", "K\2K\2\x86", "K\2K\1\x86")
 
 static void pickles_are_refused_by_name(void **state)
@@ -239,33 +245,48 @@ static void pickles_are_refused_by_name(void **state)
         C("h\0.", E_FORMAT, "memo"),
         C("Nq\1.", E_FORMAT, "memo"),
         C("K\1}b.", E_FORMAT, "BUILD"),
-        C("X\xff\xff\xff\xff" "abc.", E_FORMAT, "longer than"),
-        C("X\x10\0\0\0" "abc.", E_FORMAT, "truncated"),
-        C("X\3\0\0\0" "a\0c.", E_FORMAT, "zero byte"),
+        C("X\xff\xff\xff\xff"
+          "abc.",
+          E_FORMAT, "longer than"),
+        C("X\x10\0\0\0"
+          "abc.",
+          E_FORMAT, "truncated"),
+        C("X\3\0\0\0"
+          "a\0c.",
+          E_FORMAT, "zero byte"),
         C("\x95\xff\0\0\0\0\0\0\0.", E_FORMAT, "frame"),
-        C("\x8a\x09" "123456789.", E_FORMAT, "64 bits"),
+        C("\x8a\x09"
+          "123456789.",
+          E_FORMAT, "64 bits"),
         C("\x80\6.", E_FORMAT, "protocol"),
-        C("}" STR("w", "\1") TENSOR(STORAGE("FloatStorage", "K\3"), "K\0", "K\2K\2\x86", "K\2K\1\x86") "s.", E_FORMAT,
-          "element 3 of storage 0, which has 3"),
-        C("}" STR("w", "\1") TENSOR(STORAGE("FloatStorage", "K\4"), "K\1", "K\2K\2\x86", "K\2K\1\x86") "s.", E_FORMAT,
-          "element 4"),
-        C("}" STR("w", "\1") TENSOR(STORAGE("FloatStorage", "K\4"), "K\0", "K\2K\2\x86", "K\1\x85") "s.", E_FORMAT, "strides"),
-        C("}" STR("w", "\1") TENSOR(STORAGE("FloatStorage", "K\4"), "J\xff\xff\xff\xff", "K\2K\2\x86", "K\2K\1\x86") "s.",
+        C("}" STR("w", "\1") TENSOR(STORAGE("FloatStorage", "K\3"), "K\0", "K\2K\2\x86", "K\2K\1\x86") "s.",
+          E_FORMAT, "element 3 of storage 0, which has 3"),
+        C("}" STR("w", "\1") TENSOR(STORAGE("FloatStorage", "K\4"), "K\1", "K\2K\2\x86", "K\2K\1\x86") "s.",
+          E_FORMAT, "element 4"),
+        C("}" STR("w", "\1") TENSOR(STORAGE("FloatStorage", "K\4"), "K\0", "K\2K\2\x86", "K\1\x85") "s.",
+          E_FORMAT, "strides"),
+        C("}" STR("w", "\1")
+              TENSOR(STORAGE("FloatStorage", "K\4"), "J\xff\xff\xff\xff", "K\2K\2\x86", "K\2K\1\x86") "s.",
           E_FORMAT, "offset is negative"),
-        C("}" STR("w", "\1") TENSOR(STORAGE("FloatStorage", "K\4"), "K\0", "J\xff\xff\xff\xff\x85", "K\1\x85") "s.", E_FORMAT,
-          "non-negative"),
         C("}" STR("w", "\1")
-          TENSOR(STORAGE("FloatStorage", "K\4"), "K\0", "\x8a\10\0\0\0\0\1\0\0\0\x8a\10\0\0\0\0\1\0\0\0\x86", "K\0K\0\x86") "s.",
+              TENSOR(STORAGE("FloatStorage", "K\4"), "K\0", "J\xff\xff\xff\xff\x85", "K\1\x85") "s.",
+          E_FORMAT, "non-negative"),
+        C("}" STR("w", "\1") TENSOR(STORAGE("FloatStorage", "K\4"), "K\0",
+                                    "\x8a\10\0\0\0\0\1\0\0\0\x8a\10\0\0\0\0\1\0\0\0\x86", "K\0K\0\x86") "s.",
           E_FORMAT, "overflows"),
-        C("}" STR("w", "\1")
-          TENSOR(STORAGE("FloatStorage", "K\4"), "K\0", "K\4\x85", "\x8a\10\377\377\377\377\377\377\377\177\x85") "s.",
+        C("}" STR("w", "\1") TENSOR(STORAGE("FloatStorage", "K\4"), "K\0", "K\4\x85",
+                                    "\x8a\10\377\377\377\377\377\377\377\177\x85") "s.",
           E_FORMAT, "overflow"),
-        C("}" STR("w", "\1") TENSOR(STORAGE("FloatStorage", "K\4"), "K\0", "(K\1K\1K\1K\1K\1K\1K\1K\1K\1t", "(K\1K\1K\1K\1K\1K\1K\1K\1K\1t")
-          "s.", E_FORMAT, "8 axes"),
-        C("}" STR("w", "\1") TENSOR(STORAGE("FloatStorage", "K\1"), "K\0", "M\xe8\3\x85", "K\0\x85") "s.", E_FORMAT, "expanded"),
+        C("}" STR("w", "\1") TENSOR(STORAGE("FloatStorage", "K\4"), "K\0", "(K\1K\1K\1K\1K\1K\1K\1K\1K\1t",
+                                    "(K\1K\1K\1K\1K\1K\1K\1K\1K\1t") "s.",
+          E_FORMAT, "8 axes"),
+        C("}" STR("w", "\1") TENSOR(STORAGE("FloatStorage", "K\1"), "K\0", "M\xe8\3\x85", "K\0\x85") "s.",
+          E_FORMAT, "expanded"),
         C("}" STR("w", "\1") "ctorch._utils\n_rebuild_tensor_v2\n(K\1tRs.", E_FORMAT, "_rebuild_tensor_v2"),
-        C("}" STR("w", "\1") TENSOR("(" STR("storage", "\7") "ctorch\nFloatStorage\n" STR("../0", "\4") STR("cpu", "\3") "K\4tQ", "K\0",
-          "K\4\x85", "K\1\x85") "s.", E_FORMAT, "storage key"),
+        C("}" STR("w", "\1") TENSOR("(" STR("storage", "\7") "ctorch\nFloatStorage\n" STR("../0", "\4")
+                                        STR("cpu", "\3") "K\4tQ",
+                                    "K\0", "K\4\x85", "K\1\x85") "s.",
+          E_FORMAT, "storage key"),
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         t3v_pickle *p;
@@ -326,19 +347,24 @@ static void zip_add(zip *z, const char *name, const void *data, size_t n, uint64
     unsigned char local[512], *p = local;
     size_t length = strlen(name);
     uint64_t shown = z->wide ? 0xffffffff : size;
-    le(&p, 0x04034b50, 4), le(&p, 45, 2), le(&p, 0, 2), le(&p, (uint64_t)method, 2), le(&p, 0, 4), le(&p, sum, 4);
+    le(&p, 0x04034b50, 4), le(&p, 45, 2), le(&p, 0, 2), le(&p, (uint64_t)method, 2), le(&p, 0, 4),
+        le(&p, sum, 4);
     le(&p, shown, 4), le(&p, shown, 4), le(&p, length, 2), le(&p, 0, 2);
     memcpy(p, name, length);
     assert_int_equal(fwrite(local, 1, (size_t)(p - local) + length, z->f), (size_t)(p - local) + length);
     assert_int_equal(fwrite(data, 1, n, z->f), n);
     assert_int_equal(fseeko(z->f, (off_t)(size - n), SEEK_CUR), 0);
     p = z->central + z->n;
-    le(&p, 0x02014b50, 4), le(&p, 45, 2), le(&p, 45, 2), le(&p, 0, 2), le(&p, (uint64_t)method, 2), le(&p, 0, 4);
-    le(&p, sum, 4), le(&p, shown, 4), le(&p, shown, 4), le(&p, length, 2), le(&p, z->wide ? 33 : 0, 2), le(&p, 0, 10);
+    le(&p, 0x02014b50, 4), le(&p, 45, 2), le(&p, 45, 2), le(&p, 0, 2), le(&p, (uint64_t)method, 2),
+        le(&p, 0, 4);
+    le(&p, sum, 4), le(&p, shown, 4), le(&p, shown, 4), le(&p, length, 2), le(&p, z->wide ? 33 : 0, 2),
+        le(&p, 0, 10);
     le(&p, z->wide ? 0xffffffff : at, 4);
     memcpy(p, name, length);
     p += length;
-    if (z->wide) le(&p, 0x4246, 2), le(&p, 1, 2), le(&p, 0, 1), le(&p, 1, 2), le(&p, 24, 2), le(&p, size, 8), le(&p, size, 8), le(&p, at, 8);
+    if (z->wide)
+        le(&p, 0x4246, 2), le(&p, 1, 2), le(&p, 0, 1), le(&p, 1, 2), le(&p, 24, 2), le(&p, size, 8),
+            le(&p, size, 8), le(&p, at, 8);
     z->n = (size_t)(p - z->central);
     z->count++;
 }
@@ -444,9 +470,10 @@ static void damage_never_crashes(void **state)
 static void archives_beyond_4_gb(void **state)
 {
     (void)state;
-#define BIG(key)                                                                                                 \
-    TENSOR("(" STR("storage", "\7") "ctorch\nFloatStorage\n" STR(key, "\1") STR("cpu", "\3") "J\0\0\0\x60tQ", "K\0", \
-           "J\0\0\0\x60\x85", "K\1\x85")
+#define BIG(key)                                                            \
+    TENSOR("(" STR("storage", "\7") "ctorch\nFloatStorage\n" STR(key, "\1") \
+               STR("cpu", "\3") "J\0\0\0\x60tQ",                            \
+           "K\0", "J\0\0\0\x60\x85", "K\1\x85")
     static const char pkl[] = "\x80\2}(" STR("one", "\3") BIG("0") STR("two", "\3") BIG("1") "u.";
     const float first = 5, second = 6;
     zip z = {.f = fopen(in_dir("big.pth"), "wb"), .wide = true};
@@ -483,10 +510,10 @@ static int remove_dir(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(torch_reads_what_we_write),   cmocka_unit_test(pieces_make_the_same_file),
-        cmocka_unit_test(we_read_what_torch_writes),
-        cmocka_unit_test(pickles_are_refused_by_name), cmocka_unit_test(archives_are_refused_by_name),
-        cmocka_unit_test(damage_never_crashes),        cmocka_unit_test(archives_beyond_4_gb),
+        cmocka_unit_test(torch_reads_what_we_write),    cmocka_unit_test(pieces_make_the_same_file),
+        cmocka_unit_test(we_read_what_torch_writes),    cmocka_unit_test(pickles_are_refused_by_name),
+        cmocka_unit_test(archives_are_refused_by_name), cmocka_unit_test(damage_never_crashes),
+        cmocka_unit_test(archives_beyond_4_gb),
     };
     return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }

@@ -70,17 +70,13 @@ static void *buffer(job *j, int i, t3v_dtype t, int64_t count, bool output)
         s->p = s->base + s->lead;
         for (int64_t k = 0; k < count; k++) {
             float x = (float)t3v_rng_normal(&r);
-            if (t == BF16)
-                ((t3v_bf16 *)s->init)[k] = t3v_f32_to_bf16(x);
-            else
-                ((float *)s->init)[k] = x;
+            if (t == BF16) ((t3v_bf16 *)s->init)[k] = t3v_f32_to_bf16(x);
+            else ((float *)s->init)[k] = x;
         }
         if (j->poison && i == 0 && count > 0) {
             int64_t k = t3v_rng_below(&r, count);
-            if (t == BF16)
-                ((t3v_bf16 *)s->init)[k] = 0x7fc0;
-            else
-                ((float *)s->init)[k] = NAN;
+            if (t == BF16) ((t3v_bf16 *)s->init)[k] = 0x7fc0;
+            else ((float *)s->init)[k] = NAN;
         }
     }
     memcpy(s->p, s->init, s->bytes);
@@ -150,10 +146,8 @@ static int judge(const kernel *k, job *j)
                 bad++;
                 if (loud) print_error("%s: wrote outside of buffer %d\n", k->name, i);
             }
-            if (s->output)
-                bad += compare(k->name, j, s, i);
-            else
-                bad += memcmp(s->p, s->init, s->bytes) != 0;
+            if (s->output) bad += compare(k->name, j, s, i);
+            else bad += memcmp(s->p, s->init, s->bytes) != 0;
         }
     }
     t3v_cpu_mask(T3V_ISA_AVX512BF16);
@@ -183,11 +177,12 @@ static void k_layernorm(job *j)
 static void k_layernorm_bwd(job *j)
 {
     j->term = 1;
-    assert_int_equal(t3v_rows_layernorm_bwd(
-                         flag(j, 4) ? out(j, 1, F32, j->n * j->d) : NULL, flag(j, 0),
-                         flag(j, 1) ? out(j, 4, F32, j->d) : NULL, flag(j, 5) ? out(j, 5, F32, j->d) : NULL,
-                         in(j, 2, type(j, 2), j->n * j->d), type(j, 2), in(j, 0, F32, j->n * j->d),
-                         in(j, 3, F32, j->d), flag(j, 3), 1e-2f, j->n, j->d),
+    assert_int_equal(t3v_rows_layernorm_bwd(flag(j, 4) ? out(j, 1, F32, j->n * j->d) : NULL, flag(j, 0),
+                                            flag(j, 1) ? out(j, 4, F32, j->d) : NULL,
+                                            flag(j, 5) ? out(j, 5, F32, j->d) : NULL,
+                                            in(j, 2, type(j, 2), j->n * j->d), type(j, 2),
+                                            in(j, 0, F32, j->n * j->d), in(j, 3, F32, j->d), flag(j, 3),
+                                            1e-2f, j->n, j->d),
                      T3V_OK);
 }
 
@@ -288,13 +283,14 @@ static void k_gate(job *j)
 static void k_gate_bwd(job *j)
 {
     j->term = 1;
-    assert_int_equal(
-        t3v_rows_gate_residual_bwd(flag(j, 2) ? out(j, 1, F32, j->n * j->d) : NULL,
-                                   flag(j, 3) ? out(j, 2, type(j, 1), j->n * j->d) : NULL, type(j, 1),
-                                   flag(j, 4), flag(j, 5) ? out(j, 3, F32, j->d) : NULL,
-                                   in(j, 0, F32, j->n * j->d), flag(j, 6) ? in(j, 4, F32, j->d) : NULL,
-                                   in(j, 5, type(j, 0), j->n * j->d), type(j, 0), j->n, j->d),
-        T3V_OK);
+    assert_int_equal(t3v_rows_gate_residual_bwd(flag(j, 2) ? out(j, 1, F32, j->n * j->d) : NULL,
+                                                flag(j, 3) ? out(j, 2, type(j, 1), j->n * j->d) : NULL,
+                                                type(j, 1), flag(j, 4),
+                                                flag(j, 5) ? out(j, 3, F32, j->d) : NULL,
+                                                in(j, 0, F32, j->n * j->d),
+                                                flag(j, 6) ? in(j, 4, F32, j->d) : NULL,
+                                                in(j, 5, type(j, 0), j->n * j->d), type(j, 0), j->n, j->d),
+                     T3V_OK);
 }
 
 static void k_act(job *j)
@@ -363,9 +359,9 @@ static void k_adamw(job *j)
 static void k_sum(job *j)
 {
     j->term = 1;
-    assert_int_equal(
-        t3v_rows_sum(out(j, 1, F32, j->d), in(j, 0, type(j, 0), j->n * j->d), type(j, 0), j->n, j->d),
-        T3V_OK);
+    assert_int_equal(t3v_rows_sum(out(j, 1, F32, j->d), in(j, 0, type(j, 0), j->n * j->d), type(j, 0), j->n,
+                                  j->d),
+                     T3V_OK);
 }
 
 static void k_affine(job *j)
@@ -422,9 +418,9 @@ static void k_in_place(job *j)
     assert_int_equal(t3v_rows_qk_norm_rope_bwd(e, t, d, false, NULL, e, t, d, in(j, 8, t, all), t, d, g,
                                                1e-2f, &rope, 1, j->n, d),
                      T3V_OK);
-    assert_int_equal(
-        t3v_rows_layernorm_bwd(h, false, NULL, NULL, h, F32, in(j, 9, F32, all), g, true, 1e-2f, j->n, d),
-        T3V_OK);
+    assert_int_equal(t3v_rows_layernorm_bwd(h, false, NULL, NULL, h, F32, in(j, 9, F32, all), g, true, 1e-2f,
+                                            j->n, d),
+                     T3V_OK);
     t3v_rows_act_bwd(T3V_ROWS_SILU, h, F32, false, h, F32, in(j, 9, F32, all), F32, all);
 }
 
@@ -516,8 +512,10 @@ static void harness_catches_faults(void **state)
     (void)state;
     t3v_cpu_mask(T3V_ISA_AVX512BF16);
     if (t3v_cpu() == T3V_ISA_REF) skip();
-    static const kernel broken[] = {
-        {"no tail", k_no_tail}, {"too far", k_too_far}, {"inexact", k_inexact}, {"eats NaN", k_eats_nan}};
+    static const kernel broken[] = {{"no tail", k_no_tail},
+                                    {"too far", k_too_far},
+                                    {"inexact", k_inexact},
+                                    {"eats NaN", k_eats_nan}};
     loud = false;
     for (int k = 0; k < 4; k++) {
         job j = {.n = 37, .d = 1, .seed = 5, .poison = k == 3, .tol = TOLERANCE};
@@ -741,10 +739,8 @@ static void functions_are_accurate(void **state)
                 double u = x[i], w, arg = 0;
                 if (f == T3V_ROWS_GELU_TANH)
                     arg = 1.5957691216057308 * (u + 0.044715 * u * u * u), w = u * sig(arg);
-                else if (f == T3V_ROWS_SILU)
-                    arg = u, w = u * sig(u);
-                else
-                    w = f == T3V_ROWS_SIGMOID ? sig(u) : f == T3V_ROWS_TANH ? tanh(u) : exp(u);
+                else if (f == T3V_ROWS_SILU) arg = u, w = u * sig(u);
+                else w = f == T3V_ROWS_SIGMOID ? sig(u) : f == T3V_ROWS_TANH ? tanh(u) : exp(u);
                 if (fabs(w) < 1e-37) { /* here e^-x overflows */
                     assert_true(fabs(y[i] - w) < 1e-37);
                     continue;

@@ -33,14 +33,16 @@ static t3v_schedule make(t3v_schedule_options *o, const char *cfg_steps, const c
     assert_int_equal(t3v_schedule_make(&s, sampler, o), T3V_OK);
     assert_int_equal(s.steps, STEPS);
     for (int i = 0; i < STEPS; i++) {
-        assert_true(s.step[i].sigma == t3v_sampler_sigma(sampler, i) && s.step[i].timestep == t3v_sampler_timestep(sampler, i));
+        assert_true(s.step[i].sigma == t3v_sampler_sigma(sampler, i) &&
+                    s.step[i].timestep == t3v_sampler_timestep(sampler, i));
         assert_true((s.step[i].cfg == 1.0) == (s.step[i].pass[T3V_BRANCH_UNCOND] == T3V_PASS_NONE));
     }
     t3v_sampler_close(&sampler);
     return s;
 }
 
-static void expect(t3v_schedule_options o, const char *cfg_steps, const char *reuse, const char *cond, const char *uncond)
+static void expect(t3v_schedule_options o, const char *cfg_steps, const char *reuse, const char *cond,
+                   const char *uncond)
 {
     t3v_schedule s = make(&o, cfg_steps, reuse);
     expect_passes(&s, T3V_BRANCH_COND, cond);
@@ -53,7 +55,8 @@ static void expect(t3v_schedule_options o, const char *cfg_steps, const char *re
     for (int b = 0; b < T3V_BRANCHES; b++) {
         const char *row = b == T3V_BRANCH_COND ? cond : uncond;
         assert_true(t3v_schedule_keeps(&s, b) == (strchr(row, 'K') != NULL));
-        for (int i = 0; i <= STEPS; i++) assert_true(t3v_schedule_holds(&s, b, i) == (row[i + (int)strspn(row + i, "-")] == 'u'));
+        for (int i = 0; i <= STEPS; i++)
+            assert_true(t3v_schedule_holds(&s, b, i) == (row[i + (int)strspn(row + i, "-")] == 'u'));
     }
     t3v_schedule_free(&s);
 }
@@ -96,7 +99,7 @@ static void teacache(void **state)
     double change[STEPS], still[STEPS] = {0};
     for (int i = 0; i < STEPS; i++) change[i] = 0.06;
     t3v_schedule_options o = {.cfg = 5, .polynomial = t3v_teacache_polynomial(512), .change = change};
-    expect(o, "all", "teacache", "RRRRKuuKuuKuuKuuKuuR", "RRRRKuuKuuKuuKuuKuuR");       /* 0.06, 0.12; 0.18 runs */
+    expect(o, "all", "teacache", "RRRRKuuKuuKuuKuuKuuR", "RRRRKuuKuuKuuKuuKuuR"); /* 0.06, 0.12; 0.18 runs */
     expect(o, "all", "teacache:threshold=0.1", "RRRRKuKuKuKuKuKuKuKu", "RRRRKuKuKuKuKuKuKuKu");
     expect(o, "all", "teacache:threshold=0.06", ALL, ALL); /* a sum at the threshold runs */
     expect(o, "all", "teacache:threshold=0", ALL, ALL);
@@ -140,8 +143,9 @@ static void refused(const char *text, const char *words)
 static void bad_texts(void **state)
 {
     (void)state;
-    static const char *const guidance[] = {"", "x", "-", "3-", "-3", "5-3", "1-2-3", "1,2", "+1", "0x3", "20", "0-20",
-                                           "99999999999999999999", " 1", "1 "};
+    static const char *const guidance[] = {
+        "",   "x", "-", "3-", "-3", "5-3", "1-2-3", "1,2", "+1", "0x3", "20", "0-20", "99999999999999999999",
+        " 1", "1 "};
     for (size_t i = 0; i < sizeof guidance / sizeof *guidance; i++) {
         int64_t range[2];
         assert_int_equal(t3v_cfg_steps_parse(guidance[i], STEPS, range), T3V_E_ARG);

@@ -44,18 +44,18 @@ static void curve_vectors(void **state)
         int64_t w, h, d;
         int32_t index[24]; /* of each point in linear order */
     } c[] = {
-        { 4, 4, 1, { 0, 1, 14, 15, 3, 2, 13, 12, 4, 7, 8, 11, 5, 6, 9, 10 } },
-        { 6, 4, 1, { 0, 1, 2, 3, 22, 23, 7, 6, 5, 4, 21, 20, 8, 11, 12, 15, 16, 19, 9, 10, 13, 14, 17, 18 } },
-        { 2, 2, 2, { 0, 7, 1, 6, 3, 4, 2, 5 } },
+        {4, 4, 1, {0, 1, 14, 15, 3, 2, 13, 12, 4, 7, 8, 11, 5, 6, 9, 10}},
+        {6, 4, 1, {0, 1, 2, 3, 22, 23, 7, 6, 5, 4, 21, 20, 8, 11, 12, 15, 16, 19, 9, 10, 13, 14, 17, 18}},
+        {2, 2, 2, {0, 7, 1, 6, 3, 4, 2, 5}},
     };
     int32_t order[24];
     for (size_t i = 0; i < sizeof c / sizeof *c; i++) {
         t3v_gilbert(c[i].w, c[i].h, c[i].d, order);
         for (int k = 0; k < c[i].w * c[i].h * c[i].d; k++) assert_int_equal(c[i].index[order[k]], k);
     }
-    static const int32_t sliced[] = { 0,  5,  6,  7,  14, 1,  4,  9,  8,  13, 2,  3,  10, 11, 12,
-                                      29, 22, 21, 20, 15, 28, 23, 24, 19, 16, 27, 26, 25, 18, 17 };
-    t3v_plan *p = make("jenga", (t3v_grid){ 2, 3, 5 }, 0);
+    static const int32_t sliced[] = {0,  5,  6,  7,  14, 1,  4,  9,  8,  13, 2,  3,  10, 11, 12,
+                                     29, 22, 21, 20, 15, 28, 23, 24, 19, 16, 27, 26, 25, 18, 17};
+    t3v_plan *p = make("jenga", (t3v_grid){2, 3, 5}, 0);
     for (int s = 0; s < 30; s++) assert_int_equal(sliced[token(&self_of(p)->term[0], s)], s);
     t3v_plan_free(p);
 }
@@ -76,7 +76,8 @@ static void curves_fill_their_box(void **state)
     (void)state;
     t3v_rng r = t3v_rng_make(3, 0);
     for (int i = 0; i < 200; i++) {
-        int64_t w = 1 + t3v_rng_below(&r, 14), h = 1 + t3v_rng_below(&r, 14), d = i % 2 ? 1 : 1 + t3v_rng_below(&r, 9), n = w * h * d, p[3];
+        int64_t w = 1 + t3v_rng_below(&r, 14), h = 1 + t3v_rng_below(&r, 14),
+                d = i % 2 ? 1 : 1 + t3v_rng_below(&r, 9), n = w * h * d, p[3];
         int32_t *order = must(malloc((size_t)n * sizeof *order));
         uint8_t *seen = must(calloc((size_t)n, 1));
         t3v_gilbert(w, h, d, order);
@@ -91,7 +92,7 @@ static void curves_fill_their_box(void **state)
     static const struct {
         int64_t w, h, d;
         int jumps;
-    } c[] = { { 52, 30, 21, 76 }, { 80, 45, 21, 360 }, { 80, 45, 32, 208 } };
+    } c[] = {{52, 30, 21, 76}, {80, 45, 21, 360}, {80, 45, 32, 208}};
     for (size_t i = 0; i < sizeof c / sizeof *c; i++) {
         int32_t *order = must(malloc((size_t)(c[i].w * c[i].h * c[i].d) * sizeof *order));
         t3v_gilbert(c[i].w, c[i].h, c[i].d, order);
@@ -105,7 +106,8 @@ static void curves_fill_their_box(void **state)
 static bool always(const t3v_term *t, int64_t q, int64_t k)
 {
     for (int64_t r = t->range_first[q]; r < t->range_first[q + 1]; r++)
-        if (t->ranges[r].first <= t->block_first[k] && t->block_first[k + 1] <= t->ranges[r].last) return true;
+        if (t->ranges[r].first <= t->block_first[k] && t->block_first[k + 1] <= t->ranges[r].last)
+            return true;
     return false;
 }
 
@@ -118,10 +120,10 @@ static void jenga_figures(void **state)
         int jumps, least, most, first;
         double mean, density;
     } c[] = {
-        { { 21, 30, 52 }, 0, 6, 23, 12, 13.5, 5.28 },
-        { { 21, 45, 80 }, 0, 6, 29, 28, 16.3, 2.76 },
-        { { 21, 22, 39 }, 21, 6, 16, 6, 10.9, 7.70 },
-        { { 21, 33, 60 }, 0, 6, 25, 15, 13.8, 4.24 },
+        {{21, 30, 52}, 0, 6, 23, 12, 13.5, 5.28},
+        {{21, 45, 80}, 0, 6, 29, 28, 16.3, 2.76},
+        {{21, 22, 39}, 21, 6, 16, 6, 10.9, 7.70},
+        {{21, 33, 60}, 0, 6, 25, 15, 13.8, 4.24},
     };
     for (size_t i = 0; i < sizeof c / sizeof *c; i++) {
         const t3v_grid g = c[i].g;
@@ -139,7 +141,8 @@ static void jenga_figures(void **state)
                     for (int64_t w = z > 0 ? z - 1 : 0; w <= z + 1 && w < g.t; w++)
                         for (int64_t v = y > 0 ? y - 1 : 0; v <= y + 1 && v < g.h; v++)
                             for (int64_t u = x > 0 ? x - 1 : 0; u <= x + 1 && u < g.w; u++)
-                                next[slot[(z * g.h + y) * g.w + x] / 128 * M + slot[(w * g.h + v) * g.w + u] / 128] = 1;
+                                next[slot[(z * g.h + y) * g.w + x] / 128 * M +
+                                     slot[(w * g.h + v) * g.w + u] / 128] = 1;
         for (int64_t a = 0; a < M; a++) {
             int64_t own = 0;
             for (int64_t b = 0; b < M; b++) {
@@ -166,17 +169,18 @@ static void jenga_figures(void **state)
 static void keep_by_step(void **state)
 {
     (void)state;
-    t3v_plan *p = make("jenga", (t3v_grid){ 21, 30, 52 }, 0);
+    t3v_plan *p = make("jenga", (t3v_grid){21, 30, 52}, 0);
     const t3v_select *s = self_of(p)->term[0].select;
-    static const double drop[] = { 0, 0.153, 0.306, 0.459, 0.612, 0.75, 0.75 };
+    static const double drop[] = {0, 0.153, 0.306, 0.459, 0.612, 0.75, 0.75};
     for (int i = 0; i < 50; i++) {
-        t3v_moment m = { .step = i, .steps = 50 };
+        t3v_moment m = {.step = i, .steps = 50};
         double d = i < 7 ? drop[i] : i <= 25 ? 0.75 : 0.85;
-        int64_t want = i < 2 ? 256 : (int64_t)floor(256 * (1 - d) + (i < 5 ? 0.2 : 0)); /* the ramp is given to three places */
+        /* the ramp is given to three places */
+        int64_t want = i < 2 ? 256 : (int64_t)floor(256 * (1 - d) + (i < 5 ? 0.2 : 0));
         assert_true(llabs(t3v_select_keep(s, 256, &m) - want) <= (i >= 2 && i < 5));
     }
     assert_int_equal(t3v_select_keep(s, 256, NULL), 64);
-    t3v_moment third = { .step = 2, .steps = 50 };
+    t3v_moment third = {.step = 2, .steps = 50};
     assert_int_equal(t3v_select_keep(s, 256, &third), (int64_t)floor(256 * (1 - 0.75 * 20 / 49)));
     t3v_plan_free(p);
 
@@ -185,20 +189,21 @@ static void keep_by_step(void **state)
         t3v_grid g;
         int64_t first, keep;
         double low, high;
-    } c[] = { { { 21, 30, 52 }, 13, 52, 24.4, 29.2 }, { { 21, 45, 80 }, 29, 119, 24.1, 28.7 } };
+    } c[] = {{{21, 30, 52}, 13, 52, 24.4, 29.2}, {{21, 45, 80}, 29, 119, 24.1, 28.7}};
     for (size_t i = 0; i < 2; i++) {
         p = make("rainfusion2", c[i].g, 12);
         const t3v_term *t = &self_of(p)->term[0];
         double M = (double)t->blocks, first = (double)c[i].first, keep = (double)c[i].keep;
         assert_int_equal(t3v_select_keep(t->select, t->blocks, NULL), c[i].keep);
         for (int q = 0; q < t->blocks; q++)
-            for (int k = 0; k < t->blocks; k += 7) assert_int_equal(always(t, q, k), q < c[i].first || k < c[i].first);
+            for (int k = 0; k < t->blocks; k += 7)
+                assert_int_equal(always(t, q, k), q < c[i].first || k < c[i].first);
         assert_true(fabs(100 * (first * M + (M - first) * keep) / M / M - c[i].low) <= 0.06);
         assert_true(fabs(100 * (first * M + (M - first) * (keep + first)) / M / M - c[i].high) <= 0.06);
         double pairs = (double)t3v_term_pairs(t, 0, 0) / (double)p->tokens / (double)p->tokens * 100;
         assert_true(fabs(pairs - c[i].low) <= 0.3); /* the tail block is small */
         for (int step = 0; step < 40; step++) {
-            t3v_moment m = { .step = step, .steps = 40 };
+            t3v_moment m = {.step = step, .steps = 40};
             assert_int_equal(t3v_select_keep(t->select, t->blocks, &m), step < 15 ? t->blocks : c[i].keep);
         }
         t3v_plan_free(p);
@@ -208,17 +213,18 @@ static void keep_by_step(void **state)
 static void windows(void **state)
 {
     (void)state;
-    static const int64_t sizes[][2] = { { 8, 8 }, { 30, 52 }, { 45, 80 }, { 7, 9 }, { 16, 24 }, { 8, 9 }, { 1, 1 } };
+    static const int64_t sizes[][2] = {{8, 8}, {30, 52}, {45, 80}, {7, 9}, {16, 24}, {8, 9}, {1, 1}};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         int64_t H = sizes[i][0], W = sizes[i][1], h = H / 8 * 8, w = W / 8 * 8, at = 0;
-        t3v_plan *p = make("rainfusion2", (t3v_grid){ 3, H, W }, 0);
+        t3v_plan *p = make("rainfusion2", (t3v_grid){3, H, W}, 0);
         const t3v_term *t = &self_of(p)->term[0];
         for (int64_t f = 0; f < 3; f++) {
             bool raster = f == 0 && (h < H || w < W);
             for (int64_t k = 0; raster && k < H * W; k++) assert_int_equal(token(t, at++), k);
             if (raster) continue;
             for (int64_t k = 0; k < h * w; k++) { /* window, line, column */
-                int64_t window = k / 64, y = window / (w / 8) * 8 + k / 8 % 8, x = window % (w / 8) * 8 + k % 8;
+                int64_t window = k / 64, y = window / (w / 8) * 8 + k / 8 % 8,
+                        x = window % (w / 8) * 8 + k % 8;
                 assert_int_equal(token(t, at++), (f * H + y) * W + x);
             }
             for (int64_t y = h; y < H; y++)
@@ -234,9 +240,10 @@ static void windows(void **state)
 static void allows_is_always(void **state)
 {
     (void)state;
-    static const t3v_grid grids[] = { { 3, 5, 7 }, { 4, 3, 5 }, { 1, 11, 6 }, { 5, 2, 9 }, { 2, 4, 8 }, { 13, 1, 1 } };
-    static const char *const names[] = { "jenga", "rainfusion2" }, *const options[] = { "block=3", "block=7,window=2" };
-    static const char *const jenga_options[] = { "block=3", "block=7" };
+    static const t3v_grid grids[] = {{3, 5, 7}, {4, 3, 5}, {1, 11, 6}, {5, 2, 9}, {2, 4, 8}, {13, 1, 1}};
+    static const char *const names[] = {"jenga", "rainfusion2"}, *const options[] = {"block=3",
+                                                                                     "block=7,window=2"};
+    static const char *const jenga_options[] = {"block=3", "block=7"};
     for (int i = 0; i < 6; i++)
         for (int n = 0; n < 2; n++) {
             const char *own = n ? options[i % 2] : jenga_options[i % 2];
@@ -246,8 +253,9 @@ static void allows_is_always(void **state)
             t3v_plan *p = make(text, grids[i], 0);
             const t3v_term *t = &self_of(p)->term[0];
             const t3v_pattern *pattern = t3v_pattern_find(names[n], strlen(names[n]));
-            t3v_geom geom = { grids[i], p->tokens, 0, 1, 1536, 0 };
-            assert_int_equal(t3v_options_parse(pattern->options, store, names[n], own, strlen(own), 1), T3V_OK);
+            t3v_geom geom = {grids[i], p->tokens, 0, 1, 1536, 0};
+            assert_int_equal(t3v_options_parse(pattern->options, store, names[n], own, strlen(own), 1),
+                             T3V_OK);
             for (int64_t q = 0; q < p->tokens; q++)
                 for (int64_t k = 0; k < p->tokens; k++) {
                     int64_t a = 0, b = 0;
@@ -273,18 +281,33 @@ typedef struct problem {
 
 enum { GUARD = 64 };
 
-static problem start(const t3v_site *site, int64_t n, int heads, int dim, t3v_dtype type, uint64_t seed, t3v_moment moment)
+static problem start(const t3v_site *site, int64_t n, int heads, int dim, t3v_dtype type, uint64_t seed,
+                     t3v_moment moment)
 {
-    problem p = { .width = heads * (int64_t)dim };
+    problem p = {.width = heads * (int64_t)dim};
     for (uint64_t i = 0; i < 4; i++) p.in[i] = dense_random(n * p.width, type, seed * 8 + i);
     p.out = must(malloc((size_t)(n * p.width) * sizeof *p.out));
     p.lse = must(malloc((size_t)(site->terms * heads * n) * sizeof *p.lse));
     for (int i = 0; i < 3; i++) p.grad[i] = must(malloc((size_t)(n * p.width) * sizeof *p.grad[i]));
     p.words = t3v_attend_chosen_words(site, heads);
     p.chosen = must(calloc(p.words + 1, sizeof *p.chosen));
-    p.a = (t3v_attend_args){ .n_q = n, .n_k = n, .heads = heads, .dim = dim, .q = p.in[0], .k = p.in[1], .v = p.in[2], .type = type,
-                             .q_stride = p.width, .k_stride = p.width, .v_stride = p.width, .out = p.out, .out_type = T3V_F32,
-                             .out_stride = p.width, .lse = p.lse, .moment = moment, .chosen = p.chosen };
+    p.a = (t3v_attend_args){.n_q = n,
+                            .n_k = n,
+                            .heads = heads,
+                            .dim = dim,
+                            .q = p.in[0],
+                            .k = p.in[1],
+                            .v = p.in[2],
+                            .type = type,
+                            .q_stride = p.width,
+                            .k_stride = p.width,
+                            .v_stride = p.width,
+                            .out = p.out,
+                            .out_type = T3V_F32,
+                            .out_stride = p.width,
+                            .lse = p.lse,
+                            .moment = moment,
+                            .chosen = p.chosen};
     return p;
 }
 
@@ -309,8 +332,16 @@ static void run_forward(const t3v_site *site, problem *p)
 
 static void run_backward(const t3v_site *site, problem *p)
 {
-    t3v_attend_grad g = { .out = p->out, .dout = p->in[3], .dout_type = p->a.type, .dout_stride = p->width, .dq = p->grad[0], .dk = p->grad[1],
-                          .dv = p->grad[2], .dq_stride = p->width, .dk_stride = p->width, .dv_stride = p->width };
+    t3v_attend_grad g = {.out = p->out,
+                         .dout = p->in[3],
+                         .dout_type = p->a.type,
+                         .dout_stride = p->width,
+                         .dq = p->grad[0],
+                         .dk = p->grad[1],
+                         .dv = p->grad[2],
+                         .dq_stride = p->width,
+                         .dk_stride = p->width,
+                         .dv_stride = p->width};
     p->a.scratch_bytes = t3v_attend_backward_scratch(site, &p->a, &g);
     char *scratch = must(malloc(p->a.scratch_bytes + GUARD));
     memset(scratch, 0xff, p->a.scratch_bytes + GUARD);
@@ -332,12 +363,16 @@ static void mask_of(const t3v_site *site, const problem *p, int term, int head, 
             if (t->select) {
                 int64_t block = 0;
                 while (t->block_first[block + 1] <= k) block++;
-                meets = t3v_attend_chosen(site, p->a.heads, p->chosen, term, head, b)[block / 64] >> (block % 64) & 1;
+                meets = t3v_attend_chosen(site, p->a.heads, p->chosen, term, head, b)[block / 64] >>
+                            (block % 64) &
+                        1;
             } else {
                 const int64_t *list = t->range_first + (t->heads ? head * t->blocks : 0);
-                for (int64_t r = list[b]; r < list[b + 1]; r++) meets = meets || (k >= t->ranges[r].first && k < t->ranges[r].last);
+                for (int64_t r = list[b]; r < list[b + 1]; r++)
+                    meets = meets || (k >= t->ranges[r].first && k < t->ranges[r].last);
             }
-            for (int64_t q = t->block_first[b]; meets && q < t->block_first[b + 1]; q++) mask[token(t, q) * n + token(t, k)] = 1;
+            for (int64_t q = t->block_first[b]; meets && q < t->block_first[b + 1]; q++)
+                mask[token(t, q) * n + token(t, k)] = 1;
         }
 }
 
@@ -353,7 +388,8 @@ static double distance(const t3v_site *site, const problem *p, bool back)
     int dim = p->a.dim, heads = p->a.heads;
     double *want[4], *scale[4], *pr = must(malloc((size_t)n * sizeof *pr)), worst = 0, norm = 1 / sqrt(dim);
     for (int i = 0; i < 4; i++)
-        want[i] = must(calloc((size_t)size, sizeof(double))), scale[i] = must(calloc((size_t)size, sizeof(double)));
+        want[i] = must(calloc((size_t)size, sizeof(double))),
+        scale[i] = must(calloc((size_t)size, sizeof(double)));
     uint8_t *mask = must(malloc((size_t)(n * n)));
     bool bf16 = p->a.type == T3V_BF16;
     for (int t = 0; t < site->terms; t++)
@@ -369,27 +405,35 @@ static double distance(const t3v_site *site, const problem *p, bool back)
                 double sum = 0, mean = 0, mean_size = 0;
                 for (int64_t j = 0; j < n; j++) {
                     pr[j] = 0;
-                    for (int d = 0; d < dim && mask[i * n + j]; d++) pr[j] += at(p, 0, i, h, d) * at(p, 1, j, h, d) * norm;
+                    for (int d = 0; d < dim && mask[i * n + j]; d++)
+                        pr[j] += at(p, 0, i, h, d) * at(p, 1, j, h, d) * norm;
                     pr[j] = mask[i * n + j] ? exp(pr[j]) : 0;
                     sum += pr[j];
                 }
-                double e = fabs((double)p->lse[(t * heads + h) * n + i] - log(sum)) / (bf16 ? 2.0 / 256 : 1e-5) / (1 + fabs(log(sum)));
+                double e = fabs((double)p->lse[(t * heads + h) * n + i] - log(sum)) /
+                           (bf16 ? 2.0 / 256 : 1e-5) / (1 + fabs(log(sum)));
                 if (!(e <= worst)) worst = isnan(e) ? 1e30 : e;
                 for (int pass = 0; pass < 2; pass++)
                     for (int64_t j = 0; j < n; j++) {
                         if (!mask[i * n + j]) continue;
                         double q = pr[j] / sum, dp = 0, dp_size = 0;
-                        for (int d = 0; d < dim; d++) dp += at(p, 3, i, h, d) * at(p, 2, j, h, d) * w, dp_size += fabs(at(p, 3, i, h, d) * at(p, 2, j, h, d)) * w;
+                        for (int d = 0; d < dim; d++)
+                            dp += at(p, 3, i, h, d) * at(p, 2, j, h, d) * w,
+                                dp_size += fabs(at(p, 3, i, h, d) * at(p, 2, j, h, d)) * w;
                         if (!pass) mean += q * dp, mean_size += q * dp_size;
                         for (int d = 0; d < dim; d++) {
                             int64_t a = i * p->width + h * dim + d, b = j * p->width + h * dim + d;
                             double ds = q * (dp - mean) * norm, ds_size = q * (dp_size + mean_size) * norm;
                             if (!pass) {
-                                want[0][a] += w * q * at(p, 2, j, h, d), scale[0][a] += w * q * fabs(at(p, 2, j, h, d));
-                                want[3][b] += w * q * at(p, 3, i, h, d), scale[3][b] += w * q * fabs(at(p, 3, i, h, d));
+                                want[0][a] += w * q * at(p, 2, j, h, d),
+                                    scale[0][a] += w * q * fabs(at(p, 2, j, h, d));
+                                want[3][b] += w * q * at(p, 3, i, h, d),
+                                    scale[3][b] += w * q * fabs(at(p, 3, i, h, d));
                             } else {
-                                want[1][a] += ds * at(p, 1, j, h, d), scale[1][a] += ds_size * fabs(at(p, 1, j, h, d));
-                                want[2][b] += ds * at(p, 0, i, h, d), scale[2][b] += ds_size * fabs(at(p, 0, i, h, d));
+                                want[1][a] += ds * at(p, 1, j, h, d),
+                                    scale[1][a] += ds_size * fabs(at(p, 1, j, h, d));
+                                want[2][b] += ds * at(p, 0, i, h, d),
+                                    scale[2][b] += ds_size * fabs(at(p, 0, i, h, d));
                             }
                         }
                     }
@@ -397,7 +441,10 @@ static double distance(const t3v_site *site, const problem *p, bool back)
         }
     for (int f = 0; f < (back ? 4 : 1); f++)
         for (int64_t i = 0; i < size; i++) {
-            double got = (double)(f ? p->grad[f - 1] : p->out)[i], eps = f ? (bf16 ? 6.0 / 256 : 30.0 / (1 << 23)) : bf16 ? 2.0 / 256 : 16.0 / (1 << 23);
+            double got = (double)(f ? p->grad[f - 1] : p->out)[i],
+                   eps = f      ? (bf16 ? 6.0 / 256 : 30.0 / (1 << 23))
+                         : bf16 ? 2.0 / 256
+                                : 16.0 / (1 << 23);
             double e = fabs(got - want[f][i]) / (eps * (scale[f][i] + 1e-3));
             if (!(e <= worst)) worst = isnan(e) ? 1e30 : e;
         }
@@ -420,9 +467,12 @@ static void invariants(const t3v_site *site, const problem *p, const char *text)
                 for (int64_t k = 0; k < t->blocks; k++) {
                     bool on = bits[k / 64] >> (k % 64) & 1;
                     count += on;
-                    if (always(t, b, k) && !on) fail_msg("%s: block %d does not meet block %d", text, (int)b, (int)k);
+                    if (always(t, b, k) && !on)
+                        fail_msg("%s: block %d does not meet block %d", text, (int)b, (int)k);
                 }
-                if (count < keep || count < 1) fail_msg("%s: block %d meets %d blocks, at least %d", text, (int)b, (int)count, (int)keep);
+                if (count < keep || count < 1)
+                    fail_msg("%s: block %d meets %d blocks, at least %d", text, (int)b, (int)count,
+                             (int)keep);
             }
     }
     if (t3v_select_check(site, &p->a)) fail_msg("%s: %s", text, t3v_error_text());
@@ -439,17 +489,21 @@ static void chosen_lists_are_attended(void **state)
 {
     (void)state;
     static const char *const texts[] = {
-        "jenga:block=8,p=0.3", "rainfusion2:block=8,window=3,sparsity=0.7", "jenga:block=16,p=0,drop=0.9", "rainfusion2:block=5,window=2,sparsity=1",
-        "heads 0 -> full; heads 2 steps 1-3 -> rainfusion2:block=8,window=2; jenga:block=9", "steps 0 mod 2 -> t3:blocks=2x1x2; heads 1-2 -> jenga:block=7,p=0.5",
+        "jenga:block=8,p=0.3",
+        "rainfusion2:block=8,window=3,sparsity=0.7",
+        "jenga:block=16,p=0,drop=0.9",
+        "rainfusion2:block=5,window=2,sparsity=1",
+        "heads 0 -> full; heads 2 steps 1-3 -> rainfusion2:block=8,window=2; jenga:block=9",
+        "steps 0 mod 2 -> t3:blocks=2x1x2; heads 1-2 -> jenga:block=7,p=0.5",
     };
     t3v_isa best = t3v_cpu();
     t3v_rng r = t3v_rng_make(11, 0);
     for (int i = 0; i < 12; i += CASE_STEP) {
-        t3v_grid g = { 2 + t3v_rng_below(&r, 3), 2 + t3v_rng_below(&r, 5), 3 + t3v_rng_below(&r, 5) };
+        t3v_grid g = {2 + t3v_rng_below(&r, 3), 2 + t3v_rng_below(&r, 5), 3 + t3v_rng_below(&r, 5)};
         const char *text = texts[i % 6];
         int heads = 3, dim = i % 3 ? 16 : 32;
         t3v_dtype type = i / 6 ? T3V_BF16 : T3V_F32;
-        t3v_moment m = { .step = i % 4, .steps = i % 5 ? 4 : 1 };
+        t3v_moment m = {.step = i % 4, .steps = i % 5 ? 4 : 1};
         if (m.steps == 1) m.step = 0;
         t3v_plan *plan = make(text, g, heads);
         const t3v_site *site = self_of(plan);
@@ -461,7 +515,9 @@ static void chosen_lists_are_attended(void **state)
             run_backward(site, &p);
             invariants(site, &p, text);
             double e = distance(site, &p, true);
-            if (e > 1) fail_msg("'%s' %s %s, %dx%dx%d: %.3g tolerances", text, t3v_isa_name((t3v_isa)isa), t3v_dtype_name(type), (int)g.t, (int)g.h, (int)g.w, e);
+            if (e > 1)
+                fail_msg("'%s' %s %s, %dx%dx%d: %.3g tolerances", text, t3v_isa_name((t3v_isa)isa),
+                         t3v_dtype_name(type), (int)g.t, (int)g.h, (int)g.w, e);
             if (!first) {
                 first = must(malloc(p.words * sizeof *first + 1));
                 memcpy(first, p.chosen, p.words * sizeof *first);
@@ -478,14 +534,16 @@ static void chosen_lists_are_attended(void **state)
 static void threads_change_nothing(void **state)
 {
     (void)state;
-    static const char *const texts[] = { "jenga:block=16,p=0.4", "heads 0 -> rainfusion2:block=16,window=4; jenga:block=24" };
+    static const char *const texts[] = {"jenga:block=16,p=0.4",
+                                        "heads 0 -> rainfusion2:block=16,window=4; jenga:block=24"};
     for (int i = 0; i < 2; i++)
         for (int type = T3V_F32; type <= T3V_BF16; type++) {
-            t3v_plan *plan = make(texts[i], (t3v_grid){ 3, 10, 11 }, 2);
+            t3v_plan *plan = make(texts[i], (t3v_grid){3, 10, 11}, 2);
             problem p[2];
             for (int k = 0; k < 2; k++) {
                 t3v_threads_set(k ? 3 : 1);
-                p[k] = start(self_of(plan), plan->tokens, 2, 32, (t3v_dtype)type, 50, (t3v_moment){ .step = 3, .steps = 9 });
+                p[k] = start(self_of(plan), plan->tokens, 2, 32, (t3v_dtype)type, 50,
+                             (t3v_moment){.step = 3, .steps = 9});
                 run_forward(self_of(plan), &p[k]);
                 run_backward(self_of(plan), &p[k]);
             }
@@ -505,12 +563,16 @@ static void keep_all_is_full(void **state)
     static const struct {
         const char *text;
         t3v_moment m;
-    } c[] = { { "jenga:block=8,drop=0", { 0 } }, { "jenga:block=8,p=1", { 0 } }, { "jenga:block=8", { .step = 1, .steps = 50 } },
-              { "rainfusion2:block=8,sparsity=0", { 0 } }, { "rainfusion2:block=8", { .step = 14, .steps = 40 } } };
+    } c[] = {{"jenga:block=8,drop=0", {0}},
+             {"jenga:block=8,p=1", {0}},
+             {"jenga:block=8", {.step = 1, .steps = 50}},
+             {"rainfusion2:block=8,sparsity=0", {0}},
+             {"rainfusion2:block=8", {.step = 14, .steps = 40}}};
     for (size_t i = 0; i < sizeof c / sizeof *c; i++) {
-        t3v_grid g = { 3, 5, 9 };
+        t3v_grid g = {3, 5, 9};
         t3v_plan *plan = make(c[i].text, g, 2), *full = make("full", g, 2);
-        problem p = start(self_of(plan), plan->tokens, 2, 16, T3V_F32, 60, c[i].m), f = start(self_of(full), plan->tokens, 2, 16, T3V_F32, 60, c[i].m);
+        problem p = start(self_of(plan), plan->tokens, 2, 16, T3V_F32, 60, c[i].m),
+                f = start(self_of(full), plan->tokens, 2, 16, T3V_F32, 60, c[i].m);
         run_forward(self_of(plan), &p);
         run_forward(self_of(full), &f);
         assert_int_equal(t3v_attend_pairs(self_of(plan), &p.a), 2 * plan->tokens * plan->tokens);
@@ -523,7 +585,8 @@ static void keep_all_is_full(void **state)
 
 /* ---- what is chosen, against scores in double ---- */
 
-static t3v_status build_site(t3v_site *s, int64_t n, int64_t block, const t3v_select *select, int64_t always_to)
+static t3v_status build_site(t3v_site *s, int64_t n, int64_t block, const t3v_select *select,
+                             int64_t always_to)
 {
     t3v_builder *b;
     t3v_status st = t3v_builder_make(&b, n);
@@ -545,28 +608,31 @@ static void the_best_are_chosen(void **state)
     (void)state;
     enum { N = 117, BLOCK = 10, M = 12, DIM = 16 };
     static const t3v_select c[] = {
-        { .score = T3V_SCORE_DOT, .drop = { 0.7, 0.7 }, .min = 1 },
-        { .score = T3V_SCORE_DOT, .drop = { 0.7, 0.7 }, .round_up = true, .min = 1 },
-        { .score = T3V_SCORE_SOFTMAX, .drop = { 1, 1 }, .p = 0.5, .min = 2 },
-        { .score = T3V_SCORE_SOFTMAX, .drop = { 0.5, 0.5 }, .p = 0.6, .min = 1 },
-        { .score = T3V_SCORE_SOFTMAX, .drop = { 0.9, 0.9 }, .p = 0.9, .min = 1, .max = 5 },
-        { .summary = T3V_SUMMARY_SAMPLE, .sample = 3, .score = T3V_SCORE_DOT, .drop = { 0.6, 0.6 }, .min = 1 },
+        {.score = T3V_SCORE_DOT, .drop = {0.7, 0.7}, .min = 1},
+        {.score = T3V_SCORE_DOT, .drop = {0.7, 0.7}, .round_up = true, .min = 1},
+        {.score = T3V_SCORE_SOFTMAX, .drop = {1, 1}, .p = 0.5, .min = 2},
+        {.score = T3V_SCORE_SOFTMAX, .drop = {0.5, 0.5}, .p = 0.6, .min = 1},
+        {.score = T3V_SCORE_SOFTMAX, .drop = {0.9, 0.9}, .p = 0.9, .min = 1, .max = 5},
+        {.summary = T3V_SUMMARY_SAMPLE, .sample = 3, .score = T3V_SCORE_DOT, .drop = {0.6, 0.6}, .min = 1},
     };
     for (size_t i = 0; i < sizeof c / sizeof *c; i++) {
         t3v_site site;
         if (build_site(&site, N, BLOCK, &c[i], 0)) fail_msg("%s", t3v_error_text());
-        problem p = start(&site, N, 1, DIM, T3V_F32, 70 + i, (t3v_moment){ 0 });
+        problem p = start(&site, N, 1, DIM, T3V_F32, 70 + i, (t3v_moment){0});
         run_forward(&site, &p);
         int64_t keep = t3v_select_keep(&c[i], M, NULL);
         for (int64_t b = 0; b < M; b++) {
             double score[M], sum = 0, mass = 0, least = INFINITY, most = -INFINITY;
             for (int64_t k = 0; k < M; k++) {
-                int64_t first[2] = { b * BLOCK, k * BLOCK };
-                double mean[2][DIM] = { { 0 } };
+                int64_t first[2] = {b * BLOCK, k * BLOCK};
+                double mean[2][DIM] = {{0}};
                 for (int s = 0; s < 2; s++) {
-                    int64_t size = N - first[s] < BLOCK ? N - first[s] : BLOCK, rows = c[i].sample && c[i].sample < size ? c[i].sample : size;
+                    int64_t size = N - first[s] < BLOCK ? N - first[s] : BLOCK,
+                            rows = c[i].sample && c[i].sample < size ? c[i].sample : size;
                     for (int64_t j = 0; j < rows; j++)
-                        for (int d = 0; d < DIM; d++) mean[s][d] += at(&p, s, N - 1 - (first[s] + j * size / rows), 0, d) / (double)rows;
+                        for (int d = 0; d < DIM; d++)
+                            mean[s][d] += at(&p, s, N - 1 - (first[s] + j * size / rows), 0, d) /
+                                          (double)rows;
                 }
                 score[k] = 0;
                 for (int d = 0; d < DIM; d++) score[k] += mean[0][d] * mean[1][d] / 4;
@@ -594,13 +660,15 @@ static void the_best_are_chosen(void **state)
 
 /* ---- the contract ---- */
 
-static int64_t chooses_nothing(const void *user, const float *score, int64_t row, int64_t blocks, int32_t *list)
+static int64_t chooses_nothing(const void *user, const float *score, int64_t row, int64_t blocks,
+                               int32_t *list)
 {
     (void)score, (void)list, (void)blocks;
     return row == *(const int64_t *)user ? 0 : (list[0] = (int32_t)row, 1);
 }
 
-static int64_t chooses_beyond(const void *user, const float *score, int64_t row, int64_t blocks, int32_t *list)
+static int64_t chooses_beyond(const void *user, const float *score, int64_t row, int64_t blocks,
+                              int32_t *list)
 {
     (void)score;
     list[0] = (int32_t)row, list[1] = (int32_t)(row == *(const int64_t *)user ? blocks : (row + 1) % blocks);
@@ -621,7 +689,8 @@ static int64_t chooses_twice(const void *user, const float *score, int64_t row, 
     return 2;
 }
 
-static int64_t chooses_itself(const void *user, const float *score, int64_t row, int64_t blocks, int32_t *list)
+static int64_t chooses_itself(const void *user, const float *score, int64_t row, int64_t blocks,
+                              int32_t *list)
 {
     (void)user, (void)score, (void)blocks;
     list[0] = (int32_t)row;
@@ -637,17 +706,18 @@ static void broken_selections_are_caught(void **state)
         int64_t (*choose)(const void *, const float *, int64_t, int64_t, int32_t *);
         const char *error;
     } c[] = {
-        { chooses_itself, NULL },
-        { chooses_nothing, "query block 4: 0 blocks chosen, expected 1 to 6" },
-        { chooses_beyond, "query block 4: block 6, which is out of 0 to 5" },
-        { chooses_below, "query block 4: block -1, which is out of" },
-        { chooses_twice, "query block 0: block 0, which is out of 0 to 5 or chosen twice" },
+        {chooses_itself, NULL},
+        {chooses_nothing, "query block 4: 0 blocks chosen, expected 1 to 6"},
+        {chooses_beyond, "query block 4: block 6, which is out of 0 to 5"},
+        {chooses_below, "query block 4: block -1, which is out of"},
+        {chooses_twice, "query block 0: block 0, which is out of 0 to 5 or chosen twice"},
     };
     for (size_t i = 0; i < sizeof c / sizeof *c; i++) {
-        t3v_select s = { .score = T3V_SCORE_DOT, .drop = { 1, 1 }, .min = 1, .choose = c[i].choose, .user = &row };
+        t3v_select s = {
+            .score = T3V_SCORE_DOT, .drop = {1, 1}, .min = 1, .choose = c[i].choose, .user = &row};
         t3v_site site;
         if (build_site(&site, 57, 10, &s, 0)) fail_msg("%s", t3v_error_text());
-        problem p = start(&site, 57, 2, 16, T3V_F32, 80, (t3v_moment){ 0 });
+        problem p = start(&site, 57, 2, 16, T3V_F32, 80, (t3v_moment){0});
         t3v_status st = t3v_select_check(&site, &p.a);
         assert_int_equal(st, c[i].error ? T3V_E_ARG : T3V_OK);
         if (c[i].error && !strstr(t3v_error_text(), c[i].error)) fail_msg("%s", t3v_error_text());
@@ -664,36 +734,43 @@ static void bad_descriptions(void **state)
 {
     (void)state;
     static const t3v_select c[] = {
-        { .drop = { 1.1, 0 }, .min = 1 }, { .drop = { 0.5, -0.1 }, .min = 1 }, { .p = 0.5, .score = T3V_SCORE_DOT, .min = 1 },
-        { .p = 1.5, .score = T3V_SCORE_SOFTMAX, .min = 1 }, { .min = 0 }, { .min = 3, .max = 2 }, { .summary = T3V_SUMMARY_SAMPLE, .min = 1 },
+        {.drop = {1.1, 0}, .min = 1},
+        {.drop = {0.5, -0.1}, .min = 1},
+        {.p = 0.5, .score = T3V_SCORE_DOT, .min = 1},
+        {.p = 1.5, .score = T3V_SCORE_SOFTMAX, .min = 1},
+        {.min = 0},
+        {.min = 3, .max = 2},
+        {.summary = T3V_SUMMARY_SAMPLE, .min = 1},
     };
     t3v_site site;
-    for (size_t i = 0; i < sizeof c / sizeof *c; i++) assert_int_equal(build_site(&site, 20, 5, &c[i], 0), T3V_E_ARG);
-    static const t3v_select good = { .min = 1 };
+    for (size_t i = 0; i < sizeof c / sizeof *c; i++)
+        assert_int_equal(build_site(&site, 20, 5, &c[i], 0), T3V_E_ARG);
+    static const t3v_select good = {.min = 1};
     assert_int_equal(build_site(&site, 20, 5, &good, 7), T3V_E_ARG);
     assert_non_null(strstr(t3v_error_text(), "whole blocks, slot 7"));
     assert_int_equal(build_site(&site, 20, 5, &good, 10), T3V_OK);
     t3v_site_free(&site);
 
     static const char *const texts[][2] = {
-        { "jenga:drop=1.5", "column 7: drop is '1.5', expected a number from 0 to 1" },
-        { "jenga:block=0", "column 7: block is '0', expected a number from 1 to 1048576" },
-        { "jenga:p=x", "column 7: p is 'x'" },
-        { "jenga:p=nan", "column 7: p is 'nan'" },
-        { "jenga:later=", "column 7: later is ''" },
-        { "jenga:block=8,sparsity=1", "column 15: jenga has no option 'sparsity'; its options: block, preset, drop, later, p" },
-        { "rainfusion2:sparsity=-1", "column 13: sparsity is '-1'" },
-        { "rainfusion2:window=0", "column 13: window is '0'" },
-        { "heads 2 -> jenga", "column 7: the model has heads 0 to 1" },
-        { "heads 0-1 -> full; heads 1 -> jenga", "column 20: this rule can never match" },
+        {"jenga:drop=1.5", "column 7: drop is '1.5', expected a number from 0 to 1"},
+        {"jenga:block=0", "column 7: block is '0', expected a number from 1 to 1048576"},
+        {"jenga:p=x", "column 7: p is 'x'"},
+        {"jenga:p=nan", "column 7: p is 'nan'"},
+        {"jenga:later=", "column 7: later is ''"},
+        {"jenga:block=8,sparsity=1",
+         "column 15: jenga has no option 'sparsity'; its options: block, preset, drop, later, p"},
+        {"rainfusion2:sparsity=-1", "column 13: sparsity is '-1'"},
+        {"rainfusion2:window=0", "column 13: window is '0'"},
+        {"heads 2 -> jenga", "column 7: the model has heads 0 to 1"},
+        {"heads 0-1 -> full; heads 1 -> jenga", "column 20: this rule can never match"},
     };
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         t3v_plan *p;
-        assert_int_equal(t3v_plan_make_for(&p, texts[i][0], (t3v_grid){ 2, 3, 4 }, 1, 0, 2), T3V_E_ARG);
+        assert_int_equal(t3v_plan_make_for(&p, texts[i][0], (t3v_grid){2, 3, 4}, 1, 0, 2), T3V_E_ARG);
         if (!strstr(t3v_error_text(), texts[i][1])) fail_msg("'%s' gave '%s'", texts[i][0], t3v_error_text());
     }
-    t3v_plan *p = make("heads 5 -> jenga; full", (t3v_grid){ 2, 3, 4 }, 0); /* heads not known before the run */
-    problem x = start(self_of(p), 24, 2, 16, T3V_F32, 1, (t3v_moment){ 0 });
+    t3v_plan *p = make("heads 5 -> jenga; full", (t3v_grid){2, 3, 4}, 0); /* heads not known before the run */
+    problem x = start(self_of(p), 24, 2, 16, T3V_F32, 1, (t3v_moment){0});
     assert_int_equal(t3v_attend_run(self_of(p), &x.a), T3V_E_ARG);
     finish(&x);
     t3v_plan_free(p);
@@ -723,7 +800,7 @@ static void lists_per_head(void **state)
         }
         if (t3v_builder_finish(b, &site)) fail_msg("%s", t3v_error_text());
         t3v_builder_free(b);
-        problem p = start(&site, N, HEADS, 16, (t3v_dtype)type, 90, (t3v_moment){ 0 });
+        problem p = start(&site, N, HEADS, 16, (t3v_dtype)type, 90, (t3v_moment){0});
         int64_t pairs, macs, sum = 0;
         for (int h = 0; h < HEADS; h++) {
             uint8_t mask[N * N];
@@ -765,12 +842,13 @@ static void lists_per_head(void **state)
 static void costs_by_step(void **state)
 {
     (void)state;
-    t3v_plan *p = make("heads 0 -> full; steps 0-1 -> full; rainfusion2:block=4,sparsity=0.5", (t3v_grid){ 4, 2, 4 }, 4);
+    t3v_plan *p = make("heads 0 -> full; steps 0-1 -> full; rainfusion2:block=4,sparsity=0.5",
+                       (t3v_grid){4, 2, 4}, 4);
     const t3v_site *s = self_of(p);
     assert_int_equal(s->rules, 3);
     int64_t pairs, macs;
     for (int step = 0; step < 4; step++) {
-        t3v_moment m = { .step = step, .steps = 4 };
+        t3v_moment m = {.step = step, .steps = 4};
         assert_true(t3v_site_cost(s, 32, 32, 4, 16, &m, &pairs, &macs));
         /* two first blocks of eight meet all, the others at least four blocks */
         int64_t sparse = 32 * 32 / 4 + 24 * 16, full = 32 * 32;
@@ -780,7 +858,7 @@ static void costs_by_step(void **state)
     assert_true(t3v_site_selects(s));
     assert_false(t3v_plan_needs_tuning(p));
     t3v_plan_free(p);
-    p = make("steps 1 -> t3; full", (t3v_grid){ 2, 2, 4 }, 4);
+    p = make("steps 1 -> t3; full", (t3v_grid){2, 2, 4}, 4);
     assert_true(t3v_plan_needs_tuning(p));
     t3v_plan_free(p);
 }

@@ -54,7 +54,8 @@ static void large_and_small_agree(void **state)
                 for (int x = 0; x < N; x++) {
                     double mean = 0;
                     for (int v = 0; v < K; v++)
-                        for (int u = 0; u < K; u++) mean += large[(c * N * K + y * K + v) * N * K + x * K + u];
+                        for (int u = 0; u < K; u++)
+                            mean += large[(c * N * K + y * K + v) * N * K + x * K + u];
                     double diff = fabs(mean / (K * K) - small[(c * N + y) * N + x]);
                     sum += diff;
                     far += diff > 0.12;
@@ -72,7 +73,8 @@ static void wide_frame_shows_the_same(void **state)
     (void)state;
     for (int i = 0; i < 12; i++) {
         t3v_scene s = t3v_scene_make(9, i, false);
-        float *square = frame_of(&s, 96, 96, 3), *wide = frame_of(&s, 160, 96, 3), *tall = frame_of(&s, 96, 160, 3);
+        float *square = frame_of(&s, 96, 96, 3), *wide = frame_of(&s, 160, 96, 3),
+              *tall = frame_of(&s, 96, 160, 3);
         double dw = 0, dt = 0;
         for (int c = 0; c < 3; c++)
             for (int y = 0; y < 96; y++)
@@ -96,8 +98,10 @@ static void split_is_disjoint(void **state)
         for (int colour = 0; colour < T3V_COLOURS; colour++)
             for (int motion = 0; motion < T3V_MOTIONS; motion++)
                 for (int back = 0; back < T3V_BACKDROPS; back++) {
-                    t3v_scene_attrs a = {.shape = (t3v_shape)shape, .colour = (t3v_colour)colour,
-                                         .motion = (t3v_motion)motion, .backdrop = (t3v_backdrop)back};
+                    t3v_scene_attrs a = {.shape = (t3v_shape)shape,
+                                         .colour = (t3v_colour)colour,
+                                         .motion = (t3v_motion)motion,
+                                         .backdrop = (t3v_backdrop)back};
                     kept += t3v_scene_is_held_out(&a);
                     all++;
                 }
@@ -121,9 +125,10 @@ static void captions_read_back(void **state)
             assert_true(len > 0 && len < (int)sizeof text);
             t3v_scene_attrs a;
             if (!t3v_scene_parse(text, &a)) fail_msg("not understood: %s", text);
-            bool same = a.shape == s.attrs.shape && a.colour == s.attrs.colour && a.texture == s.attrs.texture &&
-                        a.extent == s.attrs.extent && a.motion == s.attrs.motion &&
-                        a.backdrop == s.attrs.backdrop && a.shade == s.attrs.shade && a.camera == s.attrs.camera &&
+            bool same = a.shape == s.attrs.shape && a.colour == s.attrs.colour &&
+                        a.texture == s.attrs.texture && a.extent == s.attrs.extent &&
+                        a.motion == s.attrs.motion && a.backdrop == s.attrs.backdrop &&
+                        a.shade == s.attrs.shade && a.camera == s.attrs.camera &&
                         a.second == s.attrs.second &&
                         (!a.second || (a.shape2 == s.attrs.shape2 && a.colour2 == s.attrs.colour2));
             if (!same) fail_msg("misread: %s", text);
@@ -208,21 +213,35 @@ static void prompt_lists_are_checked(void **state)
 {
     (void)state;
     int64_t n;
-    assert_int_equal(parse_list("[{\"prompt_en\":\"a\",\"data_file\":\"x/b..mp4\"},{\"prompt_en\":\"c\"}]", &n), T3V_OK);
+    assert_int_equal(parse_list("[{\"prompt_en\":\"a\",\"data_file\":\"x/b..mp4\"},{\"prompt_en\":\"c\"}]",
+                                &n),
+                     T3V_OK);
     assert_int_equal(n, 2);
-    const char *bad[] = {"", "{}", "[1]", "[{}]", "[{\"prompt_en\":\"\"}]", "[{\"prompt_en\":\"a\",\"data_file\":3}]",
-                         "[{\"prompt_en\":\"a\",\"data_file\":\"/etc/x\"}]", "[{\"prompt_en\":\"a\",\"data_file\":\"a/../../x\"}]",
-                         "[{\"prompt_en\":\"a\",\"data_file\":\"..\"}]", "[{\"prompt_en\":\"a\"}] x"};
-    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) assert_int_equal(parse_list(bad[i], &n), T3V_E_FORMAT);
+    const char *bad[] = {"",
+                         "{}",
+                         "[1]",
+                         "[{}]",
+                         "[{\"prompt_en\":\"\"}]",
+                         "[{\"prompt_en\":\"a\",\"data_file\":3}]",
+                         "[{\"prompt_en\":\"a\",\"data_file\":\"/etc/x\"}]",
+                         "[{\"prompt_en\":\"a\",\"data_file\":\"a/../../x\"}]",
+                         "[{\"prompt_en\":\"a\",\"data_file\":\"..\"}]",
+                         "[{\"prompt_en\":\"a\"}] x"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        assert_int_equal(parse_list(bad[i], &n), T3V_E_FORMAT);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(same_bytes_for_any_thread_count), cmocka_unit_test(large_and_small_agree),
-        cmocka_unit_test(wide_frame_shows_the_same),       cmocka_unit_test(split_is_disjoint),
-        cmocka_unit_test(captions_read_back),              cmocka_unit_test(motion_keeps_its_word),
-        cmocka_unit_test(sheet_holds_four_moments),        cmocka_unit_test(prompt_lists_are_checked),
+        cmocka_unit_test(same_bytes_for_any_thread_count),
+        cmocka_unit_test(large_and_small_agree),
+        cmocka_unit_test(wide_frame_shows_the_same),
+        cmocka_unit_test(split_is_disjoint),
+        cmocka_unit_test(captions_read_back),
+        cmocka_unit_test(motion_keeps_its_word),
+        cmocka_unit_test(sheet_holds_four_moments),
+        cmocka_unit_test(prompt_lists_are_checked),
     };
     return cmocka_run_group_tests_name("synth", tests, NULL, NULL);
 }

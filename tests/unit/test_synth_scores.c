@@ -18,7 +18,18 @@ enum { FRAMES = 17, CLIPS = 6, SEED = 404 };
 static const double fps = 16;
 
 typedef enum damage {
-    NONE, NOISE, BLUR, FLICKER, FREEZE, TINT, WRONG_COLOUR, WRONG_SHAPE, WRONG_MOTION, WRONG_SHADE, WRONG_CLIP, DIFFUSION
+    NONE,
+    NOISE,
+    BLUR,
+    FLICKER,
+    FREEZE,
+    TINT,
+    WRONG_COLOUR,
+    WRONG_SHAPE,
+    WRONG_MOTION,
+    WRONG_SHADE,
+    WRONG_CLIP,
+    DIFFUSION
 } damage;
 
 static void blur(float *p, int n, double sigma)
@@ -54,7 +65,8 @@ static void add_noise(float *p, int64_t n, double strength, uint64_t stream)
 }
 
 /* A damaged clip of scene `index` and the caption it should have had. */
-static float *clip_of(int64_t index, bool held_out, int n, damage kind, double strength, char *caption, size_t size)
+static float *clip_of(int64_t index, bool held_out, int n, damage kind, double strength, char *caption,
+                      size_t size)
 {
     t3v_scene s = t3v_scene_make(SEED, index, held_out);
     t3v_scene_caption(&s, (uint64_t)index, caption, size);
@@ -62,7 +74,8 @@ static float *clip_of(int64_t index, bool held_out, int n, damage kind, double s
     if (kind == WRONG_COLOUR) { /* neither the second object's nor with marks like the background */
         s.attrs.texture = T3V_SMOOTH;
         s.attrs.colour = (t3v_colour)((a.colour + 2) % T3V_COLOURS);
-        if (a.second && s.attrs.colour == a.colour2) s.attrs.colour = (t3v_colour)((a.colour + 3) % T3V_COLOURS);
+        if (a.second && s.attrs.colour == a.colour2)
+            s.attrs.colour = (t3v_colour)((a.colour + 3) % T3V_COLOURS);
     }
     if (kind == WRONG_SHAPE) s.attrs.shape = (t3v_shape)((a.shape + 2) % T3V_SHAPES);
     if (kind == WRONG_SHADE) s.attrs.shade = (t3v_shade)((a.shade + 2) % T3V_SHADES);
@@ -73,7 +86,8 @@ static float *clip_of(int64_t index, bool held_out, int n, damage kind, double s
     }
     if (kind == WRONG_CLIP) s = t3v_scene_make(SEED, index + 5000, held_out);
     int64_t plane = (int64_t)n * n;
-    float *video = malloc((size_t)(3 * FRAMES * plane) * sizeof *video), *frame = malloc((size_t)(3 * plane) * sizeof *frame);
+    float *video = malloc((size_t)(3 * FRAMES * plane) * sizeof *video),
+          *frame = malloc((size_t)(3 * plane) * sizeof *frame);
     assert_true(video && frame);
     for (int f = 0; f < FRAMES; f++) {
         t3v_scene_render(&s, n, n, kind == FREEZE && f < strength * FRAMES ? 0 : f, fps, frame);
@@ -91,7 +105,8 @@ static float *clip_of(int64_t index, bool held_out, int n, damage kind, double s
             }
             for (int64_t i = 0; i < plane; i++) {
                 if (kind == FLICKER) p[i] = fminf(fmaxf(p[i] + (float)strength * shake, -1), 1);
-                if (kind == TINT) p[i] = (float)((1 - strength) * p[i] + strength * (c == 0 ? 0.3 : c == 1 ? 0 : -0.3));
+                if (kind == TINT)
+                    p[i] = (float)((1 - strength) * p[i] + strength * (c == 0 ? 0.3 : c == 1 ? 0 : -0.3));
             }
             memcpy(video + (c * FRAMES + f) * plane, p, (size_t)plane * sizeof *p);
         }
@@ -196,8 +211,10 @@ static void bad_input_is_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(renders_score_near_the_top),      cmocka_unit_test(damage_shows),
-        cmocka_unit_test(wrong_content_shows_in_its_part), cmocka_unit_test(small_artefacts_cost_little),
+        cmocka_unit_test(renders_score_near_the_top),
+        cmocka_unit_test(damage_shows),
+        cmocka_unit_test(wrong_content_shows_in_its_part),
+        cmocka_unit_test(small_artefacts_cost_little),
         cmocka_unit_test(bad_input_is_refused),
     };
     return cmocka_run_group_tests_name("synth_scores", tests, NULL, NULL);

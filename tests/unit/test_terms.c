@@ -27,7 +27,7 @@ typedef struct problem {
     t3v_dtype type;
     double *x[INPUTS]; /* [n][heads][dim] */
     void *raw[INPUTS];
-    float *logw;       /* [n] or NULL */
+    float *logw; /* [n] or NULL */
     t3v_site_param info[PARAMS];
     double *p[PARAMS];
     float *fp[PARAMS];
@@ -46,9 +46,10 @@ static int64_t numel(const t3v_site_param *p)
     return n;
 }
 
-static problem make_problem(const t3v_site *site, int64_t n, int heads, int dim, t3v_dtype type, bool logw, uint64_t seed)
+static problem make_problem(const t3v_site *site, int64_t n, int heads, int dim, t3v_dtype type, bool logw,
+                            uint64_t seed)
 {
-    problem p = { .site = site, .n = n, .heads = heads, .dim = dim, .type = type };
+    problem p = {.site = site, .n = n, .heads = heads, .dim = dim, .type = type};
     int64_t count = n * heads * dim;
     float *f = must(malloc((size_t)count * sizeof *f));
     for (int i = 0; i < INPUTS; i++) {
@@ -56,7 +57,9 @@ static problem make_problem(const t3v_site *site, int64_t n, int heads, int dim,
         p.raw[i] = must(malloc((size_t)count * sizeof(float)));
         t3v_normal_fill(f, count, seed, (uint64_t)i, 0);
         for (int64_t j = 0; j < count; j++) {
-            if (type == T3V_BF16) ((t3v_bf16 *)p.raw[i])[j] = t3v_f32_to_bf16(f[j]), f[j] = t3v_bf16_to_f32(((t3v_bf16 *)p.raw[i])[j]);
+            if (type == T3V_BF16)
+                ((t3v_bf16 *)p.raw[i])[j] = t3v_f32_to_bf16(f[j]),
+                           f[j] = t3v_bf16_to_f32(((t3v_bf16 *)p.raw[i])[j]);
             else ((float *)p.raw[i])[j] = f[j];
             p.x[i][j] = (double)f[j];
         }
@@ -95,7 +98,8 @@ static void phi_of(const problem *p, const t3v_phi *phi, int map, int head, cons
     assert_true(F <= 2048);
     for (int j = 0; j < F; j++) a[j] = x[j % dim];
     for (int l = 0; l < phi->layers; l++) {
-        const double *w = p->p[2 * (map * phi->layers + l)] + (int64_t)head * F * in, *bias = p->p[2 * (map * phi->layers + l) + 1] + head * F;
+        const double *w = p->p[2 * (map * phi->layers + l)] + (int64_t)head * F * in,
+                     *bias = p->p[2 * (map * phi->layers + l) + 1] + head * F;
         for (int j = 0; j < F; j++) {
             b[j] = bias[j];
             for (int i = 0; i < in; i++) b[j] += w[j * in + i] * a[i];
@@ -131,14 +135,17 @@ static void define(const problem *p, double *out, double *lse)
     int64_t n = p->n, width = p->heads * p->dim;
     int dim = p->dim;
     double *weight[T3V_TERMS_MAX], *key = must(malloc((size_t)(s->terms * n * dim) * sizeof *key));
-    double *value = must(malloc((size_t)(s->terms * n * dim) * sizeof *value)), *num = must(malloc((size_t)dim * sizeof *num));
+    double *value = must(malloc((size_t)(s->terms * n * dim) * sizeof *value)),
+           *num = must(malloc((size_t)dim * sizeof *num));
     for (int h = 0; h < p->heads; h++) {
         const double *x[3];
         for (int i = 0; i < 3; i++) x[i] = p->x[i] + h * dim;
-        for (int t = 0; t < s->terms; t++) { /* weight[t] [n][keys]: scores, or phi.phi; NaN: they do not meet */
+        for (int t = 0; t < s->terms;
+             t++) { /* weight[t] [n][keys]: scores, or phi.phi; NaN: they do not meet */
             const t3v_term *m = &s->term[t];
             int64_t pool = m->pool > 1 ? m->pool : 1, keys = (n - 1) / pool + 1, F = m->phi.degree * dim;
-            double *lw = must(calloc((size_t)keys, sizeof *lw)), *fq = must(malloc((size_t)(F + 1) * sizeof *fq));
+            double *lw = must(calloc((size_t)keys, sizeof *lw)),
+                   *fq = must(malloc((size_t)(F + 1) * sizeof *fq));
             double *fk = must(malloc((size_t)(keys * F + 1) * sizeof *fk));
             uint8_t *mask = mask_of(m, n, keys);
             weight[t] = must(malloc((size_t)(n * keys) * sizeof(double)));
@@ -148,7 +155,9 @@ static void define(const problem *p, double *out, double *lse)
                 for (int d = 0; d < dim; d++) k[d] = v[d] = 0;
                 for (int64_t i = j * pool; i < last; i++) {
                     int64_t token = pool > 1 && m->order ? m->order[i] : i;
-                    for (int d = 0; d < dim; d++) k[d] += x[K][token * width + d] / (double)count, v[d] += x[V][token * width + d] / (double)count;
+                    for (int d = 0; d < dim; d++)
+                        k[d] += x[K][token * width + d] / (double)count,
+                            v[d] += x[V][token * width + d] / (double)count;
                     sum += p->logw ? exp((double)p->logw[token]) : 1;
                 }
                 lw[j] = log(sum) + (m->log_weight ? (double)m->log_weight[j] : 0);
@@ -221,9 +230,20 @@ typedef struct answer {
 static t3v_attend_args args_of(const problem *p)
 {
     int64_t width = p->heads * p->dim;
-    return (t3v_attend_args){ .n_q = p->n, .n_k = p->n, .heads = p->heads, .dim = p->dim, .q = p->raw[Q], .k = p->raw[K], .v = p->raw[V],
-                              .type = p->type, .q_stride = width, .k_stride = width, .v_stride = width, .out_type = T3V_F32,
-                              .out_stride = width, .key_log_weight = p->logw };
+    return (t3v_attend_args){.n_q = p->n,
+                             .n_k = p->n,
+                             .heads = p->heads,
+                             .dim = p->dim,
+                             .q = p->raw[Q],
+                             .k = p->raw[K],
+                             .v = p->raw[V],
+                             .type = p->type,
+                             .q_stride = width,
+                             .k_stride = width,
+                             .v_stride = width,
+                             .out_type = T3V_F32,
+                             .out_stride = width,
+                             .key_log_weight = p->logw};
 }
 
 static void run(t3v_attend_args *a, const t3v_site *site)
@@ -237,7 +257,7 @@ static void run(t3v_attend_args *a, const t3v_site *site)
 
 static answer solve(const problem *p, bool back)
 {
-    answer x = { 0 };
+    answer x = {0};
     int64_t count = p->n * p->heads * p->dim;
     t3v_attend_args a = args_of(p);
     a.params = (const float *const *)p->fp;
@@ -247,9 +267,17 @@ static answer solve(const problem *p, bool back)
     if (!back) return x;
     for (int i = 0; i < 3; i++) x.grad[i] = must(malloc((size_t)count * sizeof(float)));
     for (int i = 0; i < p->params; i++) x.dp[i] = must(calloc((size_t)numel(&p->info[i]), sizeof(float)));
-    t3v_attend_grad g = { .out = x.out, .dout = p->raw[DOUT], .dout_type = p->type, .dout_stride = a.q_stride, .dq = x.grad[0],
-                          .dk = x.grad[1], .dv = x.grad[2], .dq_stride = a.q_stride, .dk_stride = a.q_stride, .dv_stride = a.q_stride,
-                          .dparams = x.dp };
+    t3v_attend_grad g = {.out = x.out,
+                         .dout = p->raw[DOUT],
+                         .dout_type = p->type,
+                         .dout_stride = a.q_stride,
+                         .dq = x.grad[0],
+                         .dk = x.grad[1],
+                         .dv = x.grad[2],
+                         .dq_stride = a.q_stride,
+                         .dk_stride = a.q_stride,
+                         .dv_stride = a.q_stride,
+                         .dparams = x.dp};
     a.scratch_bytes = t3v_attend_backward_scratch(p->site, &a, &g);
     a.scratch = must(malloc(a.scratch_bytes));
     memset(a.scratch, 0xff, a.scratch_bytes);
@@ -269,7 +297,8 @@ static void free_answer(answer *x)
 static double distance(const float *got, const double *want, int64_t n)
 {
     double e = 0, s = 1e-30;
-    for (int64_t i = 0; i < n; i++) e += ((double)got[i] - want[i]) * ((double)got[i] - want[i]), s += want[i] * want[i];
+    for (int64_t i = 0; i < n; i++)
+        e += ((double)got[i] - want[i]) * ((double)got[i] - want[i]), s += want[i] * want[i];
     return sqrt(e / s);
 }
 
@@ -326,7 +355,7 @@ static t3v_site random_site(uint64_t seed, int64_t n, int what, t3v_phi phi)
     t3v_builder *b;
     t3v_site s;
     assert_int_equal(t3v_builder_make(&b, n), T3V_OK);
-    static const int kinds[] = { SOFTMAX, LINEAR, POOLED };
+    static const int kinds[] = {SOFTMAX, LINEAR, POOLED};
     int terms = 0;
     for (int i = 0; i < 3; i++) terms += (what & kinds[i]) != 0;
     for (int i = 0; i < 3; i++) {
@@ -350,14 +379,15 @@ static t3v_site random_site(uint64_t seed, int64_t n, int what, t3v_phi phi)
     return s;
 }
 
-static void one_case(uint64_t seed, int64_t n, int heads, int dim, t3v_dtype type, int what, bool logw, t3v_phi phi, bool back)
+static void one_case(uint64_t seed, int64_t n, int heads, int dim, t3v_dtype type, int what, bool logw,
+                     t3v_phi phi, bool back)
 {
     t3v_isa best = t3v_cpu();
     t3v_site s = random_site(seed, n, what, phi);
     problem p = make_problem(&s, n, heads, dim, type, logw, seed);
     int64_t count = n * heads * dim, rows = s.terms * heads * n;
     double *out = must(malloc((size_t)count * sizeof *out)), *lse = must(malloc((size_t)rows * sizeof *lse));
-    double *slope[3 + PARAMS] = { NULL };
+    double *slope[3 + PARAMS] = {NULL};
     int64_t step[3 + PARAMS], slopes[3 + PARAMS];
     define(&p, out, lse);
     for (int i = 0; back && i < 3 + p.params; i++) {
@@ -373,13 +403,15 @@ static void one_case(uint64_t seed, int64_t n, int heads, int dim, t3v_dtype typ
         answer x = solve(&p, back);
         double d = distance(x.out, out, count), e = distance(x.lse, lse, rows);
         if (!(d <= eps) || !(e <= eps))
-            fail_msg("%s %s, seed %d, what %d: output %.2g, lse %.2g, limit %.2g", t3v_isa_name((t3v_isa)isa), t3v_dtype_name(type), (int)seed,
-                     what, d, e, eps);
+            fail_msg("%s %s, seed %d, what %d: output %.2g, lse %.2g, limit %.2g", t3v_isa_name((t3v_isa)isa),
+                     t3v_dtype_name(type), (int)seed, what, d, e, eps);
         for (int i = 0; back && i < 3 + p.params; i++) {
-            d = slope_distance(slope[i], slopes[i], i < 3 ? x.grad[i] : x.dp[i - 3], step[i], type == T3V_BF16 ? 0.3 : 1e-3);
+            d = slope_distance(slope[i], slopes[i], i < 3 ? x.grad[i] : x.dp[i - 3], step[i],
+                               type == T3V_BF16 ? 0.3 : 1e-3);
             if (!(d <= slope_eps))
-                fail_msg("%s %s, seed %d, what %d: gradient of %s %.2g, limit %.2g", t3v_isa_name((t3v_isa)isa), t3v_dtype_name(type), (int)seed,
-                         what, i < 3 ? (const char *[]){ "q", "k", "v" }[i] : p.info[i - 3].name, d, slope_eps);
+                fail_msg("%s %s, seed %d, what %d: gradient of %s %.2g, limit %.2g",
+                         t3v_isa_name((t3v_isa)isa), t3v_dtype_name(type), (int)seed, what,
+                         i < 3 ? (const char *[]){"q", "k", "v"}[i] : p.info[i - 3].name, d, slope_eps);
         }
         free_answer(&x);
     }
@@ -391,36 +423,43 @@ static void one_case(uint64_t seed, int64_t n, int heads, int dim, t3v_dtype typ
 }
 
 static const int forms[] = {
-    SOFTMAX | POOLED, SOFTMAX | POOLED | LOGW, JOINT | SOFTMAX | POOLED, JOINT | SOFTMAX | POOLED | LOGW, JOINT | LINEAR,
-    JOINT | LINEAR | SOFTMAX, JOINT | LINEAR | SOFTMAX | ROW_MAX, JOINT | LINEAR | SOFTMAX | POOLED,
-    JOINT | LINEAR | SOFTMAX | POOLED | ROW_MAX | LOGW, JOINT | LINEAR | POOLED | ROW_MAX,
+    SOFTMAX | POOLED,
+    SOFTMAX | POOLED | LOGW,
+    JOINT | SOFTMAX | POOLED,
+    JOINT | SOFTMAX | POOLED | LOGW,
+    JOINT | LINEAR,
+    JOINT | LINEAR | SOFTMAX,
+    JOINT | LINEAR | SOFTMAX | ROW_MAX,
+    JOINT | LINEAR | SOFTMAX | POOLED,
+    JOINT | LINEAR | SOFTMAX | POOLED | ROW_MAX | LOGW,
+    JOINT | LINEAR | POOLED | ROW_MAX,
 };
 enum { FORMS = sizeof forms / sizeof *forms };
 
 /* Feature maps of every depth, degree and last non-linearity; `none` is kept from denominators near 0 by an even degree. */
 static t3v_phi phi_number(int i)
 {
-    t3v_phi phi = { i % 4, 1 + i % 3, (t3v_phi_last)(i % 4) };
-    if (phi.last == T3V_PHI_NONE) phi = (t3v_phi){ 1, 1, T3V_PHI_SOFTPLUS };
+    t3v_phi phi = {i % 4, 1 + i % 3, (t3v_phi_last)(i % 4)};
+    if (phi.last == T3V_PHI_NONE) phi = (t3v_phi){1, 1, T3V_PHI_SOFTPLUS};
     return phi;
 }
 
 static void forward_is_the_definition(void **state)
 {
     (void)state;
-    static const int64_t sizes[] = { 1, 2, 7, 31, 64, 65, 130, 150 };
-    static const int dims[] = { 16, 32, 8, 24 };
+    static const int64_t sizes[] = {1, 2, 7, 31, 64, 65, 130, 150};
+    static const int dims[] = {16, 32, 8, 24};
     for (int i = 0; i < 2 * FORMS; i++)
-        one_case((uint64_t)i, sizes[i % 8], 1 + i % 2, dims[i / 2 % 4], i & 1 ? T3V_BF16 : T3V_F32, forms[i % FORMS],
-                 i % 3 == 0 && !(forms[i % FORMS] & LINEAR), phi_number(i), false);
+        one_case((uint64_t)i, sizes[i % 8], 1 + i % 2, dims[i / 2 % 4], i & 1 ? T3V_BF16 : T3V_F32,
+                 forms[i % FORMS], i % 3 == 0 && !(forms[i % FORMS] & LINEAR), phi_number(i), false);
 }
 
 static void gradients_are_the_slopes(void **state)
 {
     (void)state;
     for (int i = 0; i < 2 * FORMS; i++)
-        one_case(100 + (uint64_t)i, 9 + i % 5, i % 2 + 1, i % 3 ? 16 : 6, i < FORMS ? T3V_F32 : T3V_BF16, forms[i % FORMS],
-                 i % 2 && !(forms[i % FORMS] & LINEAR), phi_number(i + 1), true);
+        one_case(100 + (uint64_t)i, 9 + i % 5, i % 2 + 1, i % 3 ? 16 : 6, i < FORMS ? T3V_F32 : T3V_BF16,
+                 forms[i % FORMS], i % 2 && !(forms[i % FORMS] & LINEAR), phi_number(i + 1), true);
 }
 
 /* Softmaxes over the two halves of the keys, joined, are one softmax, at scores of hundreds of nats too. */
@@ -448,8 +487,8 @@ static void joint_halves_are_the_whole(void **state)
             problem whole = p;
             whole.site = t3v_site_full();
             answer full = solve(&whole, true);
-            const float *a[] = { joint.out, joint.grad[0], joint.grad[1], joint.grad[2] };
-            const float *c[] = { full.out, full.grad[0], full.grad[1], full.grad[2] };
+            const float *a[] = {joint.out, joint.grad[0], joint.grad[1], joint.grad[2]};
+            const float *c[] = {full.out, full.grad[0], full.grad[1], full.grad[2]};
             for (int f = 0; f < 4; f++) {
                 double top = 0, worst = 0;
                 for (int i = 0; i < 70 * 32; i++) {
@@ -457,7 +496,8 @@ static void joint_halves_are_the_whole(void **state)
                     if (!(d <= worst)) worst = d;
                     if (fabs((double)c[f][i]) > top) top = fabs((double)c[f][i]);
                 }
-                if (!(worst <= (big ? 2e-4 : 2e-6) * top)) fail_msg("isa %d, big %d, field %d: %g of %g", isa, big, f, worst, top);
+                if (!(worst <= (big ? 2e-4 : 2e-6) * top))
+                    fail_msg("isa %d, big %d, field %d: %g of %g", isa, big, f, worst, top);
             }
             free_answer(&joint), free_answer(&full);
             free_problem(&p);
@@ -485,13 +525,15 @@ static void pooled_is_repeated(void **state)
         t3v_builder_free(b);
         problem p = make_problem(&s, N, 1, D, T3V_F32, false, 6);
         for (int f = K; f <= V; f++)
-            for (int i = 0; i < N; i++) memcpy((float *)p.raw[f] + i * D, (float *)p.raw[f] + i / POOL * POOL * D, D * sizeof(float));
+            for (int i = 0; i < N; i++)
+                memcpy((float *)p.raw[f] + i * D, (float *)p.raw[f] + i / POOL * POOL * D, D * sizeof(float));
         answer pooled = solve(&p, false);
         problem each = p;
         each.site = t3v_site_full();
         answer full = solve(&each, false);
         for (int i = 0; i < N * D; i++)
-            if (!(fabsf(pooled.out[i] - full.out[i]) <= 3e-6f)) fail_msg("isa %d: %g and %g", isa, (double)pooled.out[i], (double)full.out[i]);
+            if (!(fabsf(pooled.out[i] - full.out[i]) <= 3e-6f))
+                fail_msg("isa %d: %g and %g", isa, (double)pooled.out[i], (double)full.out[i]);
         for (int i = 0; i < N; i++) assert_true(fabsf(pooled.lse[i] - full.lse[i]) <= 3e-6f);
         free_answer(&pooled), free_answer(&full);
         free_problem(&p);
@@ -512,9 +554,10 @@ static t3v_plan *plan_of(const char *text, t3v_grid grid)
 static void hybrid_ends(void **state)
 {
     (void)state;
-    t3v_grid grid = { 3, 5, 7 };
+    t3v_grid grid = {3, 5, 7};
     t3v_isa best = t3v_cpu();
-    t3v_plan *all = plan_of("hybrid:rate=1", grid), *none = plan_of("hybrid:rate=0", grid), *third = plan_of("hybrid:rate=3,shift=none", grid);
+    t3v_plan *all = plan_of("hybrid:rate=1", grid), *none = plan_of("hybrid:rate=0", grid),
+             *third = plan_of("hybrid:rate=3,shift=none", grid);
     assert_int_equal(all->layer[0].site[T3V_SITE_SELF].combine, T3V_COMBINE_MEAN);
     const t3v_site *s = &third->layer[0].site[T3V_SITE_SELF];
     assert_int_equal(s->terms, 2);
@@ -552,7 +595,7 @@ static void hybrid_ends(void **state)
 static void hybrid_counts(void **state)
 {
     (void)state;
-    t3v_plan *plan = plan_of("hybrid", (t3v_grid){ 21, 20, 30 });
+    t3v_plan *plan = plan_of("hybrid", (t3v_grid){21, 20, 30});
     const t3v_site *s = &plan->layer[0].site[T3V_SITE_SELF];
     t3v_site_param info[PARAMS];
     int n = t3v_site_params(s, 12, 128, info);
@@ -569,7 +612,8 @@ static void hybrid_counts(void **state)
     assert_int_equal(all, 2 * 1185792);
     assert_false(t3v_site_param_named("blocks.3.self_attn.q.weight"));
     /* Feature maps of all queries and three quarters of the keys, their state and its reading. */
-    assert_int_equal(t3v_term_macs(&s->term[1], 12600, 12600, 128), (12600 + 9450) * (128LL * 256 + 256 * 256 + 256 * 128));
+    assert_int_equal(t3v_term_macs(&s->term[1], 12600, 12600, 128),
+                     (12600 + 9450) * (128LL * 256 + 256 * 256 + 256 * 128));
     t3v_plan_free(plan);
 }
 
@@ -578,7 +622,7 @@ static void threads_change_nothing(void **state)
 {
     (void)state;
     for (int f = 0; f < FORMS; f++) {
-        t3v_site s = random_site(30 + (uint64_t)f, 280, forms[f], (t3v_phi){ 2, 2, T3V_PHI_SOFTPLUS });
+        t3v_site s = random_site(30 + (uint64_t)f, 280, forms[f], (t3v_phi){2, 2, T3V_PHI_SOFTPLUS});
         problem p = make_problem(&s, 280, 2, 16, T3V_BF16, false, 31);
         answer x[3];
         for (int i = 0; i < 3; i++) {
@@ -587,8 +631,10 @@ static void threads_change_nothing(void **state)
         }
         for (int i = 1; i < 3; i++) {
             assert_memory_equal(x[0].out, x[i].out, 280 * 32 * sizeof(float));
-            for (int j = 0; j < 3; j++) assert_memory_equal(x[0].grad[j], x[i].grad[j], 280 * 32 * sizeof(float));
-            for (int j = 0; j < p.params; j++) assert_memory_equal(x[0].dp[j], x[i].dp[j], (size_t)numel(&p.info[j]) * sizeof(float));
+            for (int j = 0; j < 3; j++)
+                assert_memory_equal(x[0].grad[j], x[i].grad[j], 280 * 32 * sizeof(float));
+            for (int j = 0; j < p.params; j++)
+                assert_memory_equal(x[0].dp[j], x[i].dp[j], (size_t)numel(&p.info[j]) * sizeof(float));
         }
         for (int i = 0; i < 3; i++) free_answer(&x[i]);
         free_problem(&p);
@@ -602,11 +648,12 @@ static void threads_change_nothing(void **state)
 enum { GT = 3, GH = 4, GW = 5, TOKENS = GT * GH * GW, HEADS = 2, DIM = 16, COUNT = TOKENS * HEADS * DIM };
 
 /* One call at a step, with a state or without; out and lse as the library gives them. */
-static void at_step(const problem *p, int64_t step, int64_t steps, void *state, t3v_dtype type, float *out, float *lse)
+static void at_step(const problem *p, int64_t step, int64_t steps, void *state, t3v_dtype type, float *out,
+                    float *lse)
 {
     t3v_attend_args a = args_of(p);
     t3v_bf16 half[COUNT];
-    a.moment = (t3v_moment){ .step = step, .steps = steps };
+    a.moment = (t3v_moment){.step = step, .steps = steps};
     a.out = type == T3V_F32 ? (void *)out : (void *)half, a.out_type = type, a.lse = lse, a.state = state;
     run(&a, p->site);
     for (int i = 0; type == T3V_BF16 && i < COUNT; i++) out[i] = t3v_bf16_to_f32(half[i]);
@@ -622,22 +669,25 @@ static void *new_state(const problem *p, int number)
 static void same(const float *a, const float *b, double limit, const char *what)
 {
     for (int i = 0; i < COUNT; i++)
-        if (!(fabs((double)a[i] - (double)b[i]) <= limit)) fail_msg("%s: %g and %g at %d", what, (double)a[i], (double)b[i], i);
+        if (!(fabs((double)a[i] - (double)b[i]) <= limit))
+            fail_msg("%s: %g and %g at %d", what, (double)a[i], (double)b[i], i);
 }
 
 /* With frozen inputs and lambda 0 every step is full attention; also where the pattern keeps all keys. */
 static void frozen_is_full(void **state)
 {
     (void)state;
-    static const char *const texts[] = { "rettention:lambda=0,window=2,warm=20", "rettention:lambda=0,of=full",
-                                         "rettention:lambda=0,period=3,of=t3:blocks=1x2x2+branch=close,warm=0" };
+    static const char *const texts[] = {
+        "rettention:lambda=0,window=2,warm=20", "rettention:lambda=0,of=full",
+        "rettention:lambda=0,period=3,of=t3:blocks=1x2x2+branch=close,warm=0"};
     t3v_isa best = t3v_cpu();
     for (int isa = 0; isa <= (int)best; isa++)
         for (size_t t = 0; t < 3; t++)
             for (int type = T3V_F32; type <= T3V_BF16; type++) {
                 t3v_cpu_mask((t3v_isa)isa);
-                t3v_plan *plan = plan_of(texts[t], (t3v_grid){ GT, GH, GW });
-                problem p = make_problem(&plan->layer[0].site[T3V_SITE_SELF], TOKENS, HEADS, DIM, (t3v_dtype)type, false, 11);
+                t3v_plan *plan = plan_of(texts[t], (t3v_grid){GT, GH, GW});
+                problem p = make_problem(&plan->layer[0].site[T3V_SITE_SELF], TOKENS, HEADS, DIM,
+                                         (t3v_dtype)type, false, 11);
                 problem f = p;
                 f.site = t3v_site_full();
                 answer full = solve(&f, false);
@@ -656,7 +706,7 @@ static void frozen_is_full(void **state)
 static void keep_all_is_full(void **state)
 {
     (void)state;
-    t3v_plan *plan = plan_of("rettention:of=full,warm=0", (t3v_grid){ GT, GH, GW });
+    t3v_plan *plan = plan_of("rettention:of=full,warm=0", (t3v_grid){GT, GH, GW});
     problem p = make_problem(&plan->layer[0].site[T3V_SITE_SELF], TOKENS, HEADS, DIM, T3V_F32, false, 12);
     problem f = p;
     f.site = t3v_site_full();
@@ -678,9 +728,9 @@ static void steps_of_rettention(void **state)
 {
     (void)state;
     enum { STEPS = 20 };
-    t3v_plan *plan = plan_of("rettention:window=1,warm=25,period=5,lambda=0.01", (t3v_grid){ GT, GH, GW });
+    t3v_plan *plan = plan_of("rettention:window=1,warm=25,period=5,lambda=0.01", (t3v_grid){GT, GH, GW});
     const t3v_site *site = &plan->layer[0].site[T3V_SITE_SELF];
-    t3v_site alone = { .terms = 1, .term = &site->term[0] }; /* the window by itself */
+    t3v_site alone = {.terms = 1, .term = &site->term[0]}; /* the window by itself */
     problem p[2], kept_only[2], f[2];
     void *kept[2];
     for (int b = 0; b < 2; b++) {
@@ -689,7 +739,8 @@ static void steps_of_rettention(void **state)
         kept_only[b].site = &alone, f[b].site = t3v_site_full();
         kept[b] = new_state(&p[b], 4);
     }
-    double rho[2][HEADS * TOKENS], *rest[2] = { must(calloc(COUNT, sizeof(double))), must(calloc(COUNT, sizeof(double))) };
+    double rho[2][HEADS * TOKENS],
+        *rest[2] = {must(calloc(COUNT, sizeof(double))), must(calloc(COUNT, sizeof(double)))};
     for (int step = 0; step < STEPS; step++)
         for (int b = 0; b < 2; b++) { /* the branches take turns, as in a generation */
             float out[COUNT], again[COUNT], lse[2 * HEADS * TOKENS];
@@ -701,15 +752,21 @@ static void steps_of_rettention(void **state)
             if (step < 5 || cache) same(out, full.out, 0, "full and cache steps give the full output");
             for (int h = 0; h < HEADS; h++)
                 for (int i = 0; i < TOKENS; i++) {
-                    if (cache) rho[b][h * TOKENS + i] = exp((double)window.lse[h * TOKENS + i] - (double)full.lse[h * TOKENS + i]);
+                    if (cache)
+                        rho[b][h * TOKENS + i] = exp((double)window.lse[h * TOKENS + i] -
+                                                     (double)full.lse[h * TOKENS + i]);
                     double factor = rho[b][h * TOKENS + i] + 0.01 * since;
                     if (factor > 1) factor = 1;
-                    if (step >= 5 && !cache) assert_true(isinf(lse[(HEADS + h) * TOKENS + i])); /* full attention is not computed */
+                    /* full attention is not computed */
+                    if (step >= 5 && !cache) assert_true(isinf(lse[(HEADS + h) * TOKENS + i]));
                     for (int d = 0; d < DIM; d++) {
                         int at = (i * HEADS + h) * DIM + d;
-                        if (cache) rest[b][at] = (double)full.out[at] - rho[b][h * TOKENS + i] * (double)window.out[at];
+                        if (cache)
+                            rest[b][at] = (double)full.out[at] -
+                                          rho[b][h * TOKENS + i] * (double)window.out[at];
                         double want = factor * (double)window.out[at] + rest[b][at];
-                        if (step >= 5 && !(fabs((double)out[at] - want) <= 3e-6)) fail_msg("step %d, branch %d: %g, expected %g", step, b, (double)out[at], want);
+                        if (step >= 5 && !(fabs((double)out[at] - want) <= 3e-6))
+                            fail_msg("step %d, branch %d: %g, expected %g", step, b, (double)out[at], want);
                     }
                 }
             at_step(&p[b], step, STEPS, kept[b], T3V_F32, again, NULL);
@@ -724,7 +781,7 @@ static void steps_of_rettention(void **state)
 static void no_state_is_full(void **state)
 {
     (void)state;
-    t3v_plan *plan = plan_of("rettention:warm=0", (t3v_grid){ GT, GH, GW });
+    t3v_plan *plan = plan_of("rettention:warm=0", (t3v_grid){GT, GH, GW});
     problem p = make_problem(&plan->layer[0].site[T3V_SITE_SELF], TOKENS, HEADS, DIM, T3V_F32, false, 14);
     problem f = p;
     f.site = t3v_site_full();
@@ -738,25 +795,28 @@ static void bad_options(void **state)
 {
     (void)state;
     static const char *const bad[][2] = {
-        { "rettention:of=nothing", "column 15: rettention: unknown pattern 'nothing'" },
-        { "rettention:of=t3:blocks=1x2x2", "column 15: rettention needs a static pattern of one softmax" },
-        { "rettention:of=hybrid", "one softmax" },
-        { "rettention:of=rettention", "one softmax" },
-        { "rettention:of=t3:blocks=9x1x1", "column 25: 9 blocks along time" },
-        { "rettention:lambda=x", "lambda is 'x'" },
-        { "rettention:period=0", "column 12: period is '0'" },
-        { "rettention:warm=101", "warm is '101'" },
-        { "hybrid:rate=-1", "rate is '-1'" },
-        { "hybrid:degree=0", "degree is '0'" },
-        { "hybrid:depth=9", "depth is '9'" },
-        { "hybrid:last=tanh", "expected one of" },
+        {"rettention:of=nothing", "column 15: rettention: unknown pattern 'nothing'"},
+        {"rettention:of=t3:blocks=1x2x2", "column 15: rettention needs a static pattern of one softmax"},
+        {"rettention:of=hybrid", "one softmax"},
+        {"rettention:of=rettention", "one softmax"},
+        {"rettention:of=t3:blocks=9x1x1", "column 25: 9 blocks along time"},
+        {"rettention:lambda=x", "lambda is 'x'"},
+        {"rettention:period=0", "column 12: period is '0'"},
+        {"rettention:warm=101", "warm is '101'"},
+        {"hybrid:rate=-1", "rate is '-1'"},
+        {"hybrid:degree=0", "degree is '0'"},
+        {"hybrid:depth=9", "depth is '9'"},
+        {"hybrid:last=tanh", "expected one of"},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         t3v_plan *plan;
-        assert_int_equal(t3v_plan_make(&plan, bad[i][0], (t3v_grid){ GT, GH, GW }, 2), T3V_E_ARG);
-        if (!strstr(t3v_error_text(), bad[i][1])) fail_msg("'%s' gave '%s', expected '%s' in it", bad[i][0], t3v_error_text(), bad[i][1]);
+        assert_int_equal(t3v_plan_make(&plan, bad[i][0], (t3v_grid){GT, GH, GW}, 2), T3V_E_ARG);
+        if (!strstr(t3v_error_text(), bad[i][1]))
+            fail_msg("'%s' gave '%s', expected '%s' in it", bad[i][0], t3v_error_text(), bad[i][1]);
     }
-    t3v_plan *plan = plan_of("rettention", (t3v_grid){ 2, 30, 45 }); /* 1350 tokens a frame: 21 on each side, 22 at the edge */
+    t3v_plan *plan = plan_of("rettention",
+                             (t3v_grid){2, 30,
+                                        45}); /* 1350 tokens a frame: 21 on each side, 22 at the edge */
     const t3v_term *t = &plan->layer[0].site[T3V_SITE_SELF].term[0];
     assert_int_equal(t3v_term_keys(t, 0, 0), 2 * 22);
     assert_int_equal(t3v_term_keys(t, 700, 0), 2 * 43);
@@ -773,7 +833,7 @@ static void builder_refuses(void **state)
         assert_int_equal(t3v_builder_make(&b, 8), T3V_OK);
         for (int i = 0; i < (bad == 1 ? 2 : 1); i++) {
             t3v_build_term(b, 1);
-            if (bad != 3) t3v_build_linear(b, (t3v_phi){ 2, bad == 5 ? 0 : 2, T3V_PHI_SOFTPLUS });
+            if (bad != 3) t3v_build_linear(b, (t3v_phi){2, bad == 5 ? 0 : 2, T3V_PHI_SOFTPLUS});
             if (bad == 2) t3v_build_pool(b, 2);
             if (bad == 3) t3v_build_pool(b, 0);
             t3v_build_block(b, 8);
@@ -789,10 +849,18 @@ static void builder_refuses(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(forward_is_the_definition), cmocka_unit_test(gradients_are_the_slopes), cmocka_unit_test(joint_halves_are_the_whole),
-        cmocka_unit_test(pooled_is_repeated),        cmocka_unit_test(hybrid_ends),              cmocka_unit_test(hybrid_counts),
-        cmocka_unit_test(threads_change_nothing),    cmocka_unit_test(frozen_is_full),           cmocka_unit_test(keep_all_is_full),
-        cmocka_unit_test(steps_of_rettention),       cmocka_unit_test(no_state_is_full),         cmocka_unit_test(bad_options),
+        cmocka_unit_test(forward_is_the_definition),
+        cmocka_unit_test(gradients_are_the_slopes),
+        cmocka_unit_test(joint_halves_are_the_whole),
+        cmocka_unit_test(pooled_is_repeated),
+        cmocka_unit_test(hybrid_ends),
+        cmocka_unit_test(hybrid_counts),
+        cmocka_unit_test(threads_change_nothing),
+        cmocka_unit_test(frozen_is_full),
+        cmocka_unit_test(keep_all_is_full),
+        cmocka_unit_test(steps_of_rettention),
+        cmocka_unit_test(no_state_is_full),
+        cmocka_unit_test(bad_options),
         cmocka_unit_test(builder_refuses),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -77,7 +77,8 @@ typedef struct toy {
     int64_t nan_at, kill_at, full_at; /* steps; -1: never */
 } toy;
 
-static t3v_status toy_sample(void *self, t3v_ctx *ctx, int worker, int64_t step, int64_t index, double scale, double *loss)
+static t3v_status toy_sample(void *self, t3v_ctx *ctx, int worker, int64_t step, int64_t index, double scale,
+                             double *loss)
 {
     (void)worker;
     toy *t = self;
@@ -103,29 +104,46 @@ static t3v_status toy_save(void *self, const char *dir, float *const *values)
     (void)self;
     char path[512];
     snprintf(path, sizeof path, "%s/weights.safetensors", dir);
-    t3v_tensor_entry e = {.name = "matrix", .dtype = T3V_F32, .ndim = 1, .shape = {MATRIX}, .numel = MATRIX,
-                          .nbytes = 4 * MATRIX, .data = values[0]};
+    t3v_tensor_entry e = {.name = "matrix",
+                          .dtype = T3V_F32,
+                          .ndim = 1,
+                          .shape = {MATRIX},
+                          .numel = MATRIX,
+                          .nbytes = 4 * MATRIX,
+                          .data = values[0]};
     return t3v_safetensors_write(path, &e, 1, NULL, 0);
 }
 
-static const t3v_train_options defaults = {.steps = 9, .batch = 3, .lr = 0.05, .lr_end = 0.01, .warmup = 3, .beta1 = 0.9,
-                                           .beta2 = 0.99, .eps = 1e-8, .weight_decay = 0.1, .clip = 1, .ema = 0.9,
-                                           .save_every = 2, .arena_bytes = (size_t)1 << 20};
+static const t3v_train_options defaults = {.steps = 9,
+                                           .batch = 3,
+                                           .lr = 0.05,
+                                           .lr_end = 0.01,
+                                           .warmup = 3,
+                                           .beta1 = 0.9,
+                                           .beta2 = 0.99,
+                                           .eps = 1e-8,
+                                           .weight_decay = 0.1,
+                                           .clip = 1,
+                                           .ema = 0.9,
+                                           .save_every = 2,
+                                           .arena_bytes = (size_t)1 << 20};
 
 static void toy_open(toy *t)
 {
     *t = (toy){.nan_at = -1, .kill_at = -1, .full_at = -1};
-    assert_int_equal(t3v_params_add(&t->params, &t->matrix, true, T3V_SHAPE(MATRIX / 10, 10), "matrix"), T3V_OK);
+    assert_int_equal(t3v_params_add(&t->params, &t->matrix, true, T3V_SHAPE(MATRIX / 10, 10), "matrix"),
+                     T3V_OK);
     assert_int_equal(t3v_params_add(&t->params, &t->vector, false, T3V_SHAPE(VECTOR), "vector"), T3V_OK);
     t->matrix.data = t->data;
     t->vector.data = t->data + MATRIX;
     t3v_normal_fill(t->data, MATRIX + VECTOR, 3, 0, 0);
 }
 
-static t3v_status toy_train(toy *t, const t3v_train_options *o, const char *dir, bool resume, int64_t stop_after,
-                            const char *settings)
+static t3v_status toy_train(toy *t, const t3v_train_options *o, const char *dir, bool resume,
+                            int64_t stop_after, const char *settings)
 {
-    t3v_task task = {.self = t, .part = {&t->params}, .compute = T3V_F32, .sample = toy_sample, .save = toy_save};
+    t3v_task task = {
+        .self = t, .part = {&t->params}, .compute = T3V_F32, .sample = toy_sample, .save = toy_save};
     return t3v_train(&task, o, dir, resume, stop_after, settings, NULL);
 }
 
@@ -148,7 +166,8 @@ static void steps_follow_the_formula(void **state)
             for (int i = 0; i < N; i++) g[i] += (0.5 + t3v_rng_uniform(&rng)) * (p[i] - 1) / (double)o.batch;
         }
         for (int i = 0; i < N; i++) norm += g[i] * g[i];
-        double lr = step < 3 ? 0.05 * (double)(step + 1) / 3 : 0.01 + 0.04 * (1 + cos(acos(-1) * (double)(step - 3) / 6)) / 2;
+        double lr = step < 3 ? 0.05 * (double)(step + 1) / 3
+                             : 0.01 + 0.04 * (1 + cos(acos(-1) * (double)(step - 3) / 6)) / 2;
         double ema = fmin(0.9, (1.0 + (double)step) / (10.0 + (double)step)), n = (double)step + 1;
         assert_true(fabs(t3v_train_lr(&o, step) - lr) < 1e-12);
         for (int i = 0; i < N; i++) {
@@ -167,8 +186,10 @@ static void steps_follow_the_formula(void **state)
     assert_int_equal(t3v_tensors_read(f, "matrix", 1, (int64_t[]){MATRIX}, average, T3V_F32), T3V_OK);
     t3v_tensors_close(f);
     for (int i = 0; i < N; i++) { /* the first steps are lr * sign(g): only a tiny g makes them inexact */
-        if (!(fabs(t.data[i] - p[i]) < 1e-4)) fail_msg("weight %d is %.8g, the formula gives %.8g", i, t.data[i], p[i]);
-        if (i < MATRIX && !(fabs(average[i] - e[i]) < 1e-4)) fail_msg("average %d is %.8g, expected %.8g", i, average[i], e[i]);
+        if (!(fabs(t.data[i] - p[i]) < 1e-4))
+            fail_msg("weight %d is %.8g, the formula gives %.8g", i, t.data[i], p[i]);
+        if (i < MATRIX && !(fabs(average[i] - e[i]) < 1e-4))
+            fail_msg("average %d is %.8g, expected %.8g", i, average[i], e[i]);
     }
     t3v_params_free(&t.params);
 }
@@ -176,7 +197,8 @@ static void steps_follow_the_formula(void **state)
 /* X <- 3.4445 X + (-4.775 A + 2.0315 A A) X with A = X X', five times, on u / |u|. */
 static void muon_reference(const double *u, int rows, int cols, double *out)
 {
-    double norm = 0, *x = calloc((size_t)(rows * cols), sizeof *x), *p = calloc((size_t)(rows * rows), sizeof *p);
+    double norm = 0, *x = calloc((size_t)(rows * cols), sizeof *x),
+           *p = calloc((size_t)(rows * rows), sizeof *p);
     double *q = calloc((size_t)(rows * rows), sizeof *q), *y = calloc((size_t)(rows * cols), sizeof *y);
     for (int i = 0; i < rows * cols; i++) norm += u[i] * u[i];
     for (int i = 0; i < rows * cols; i++) x[i] = u[i] / sqrt(norm);
@@ -239,7 +261,8 @@ static void muon_follows_the_formula(void **state)
             /* r singular values of about one; BF16 products, whose errors the small ones magnify by up to 3.4^5 / |u| */
             int r = rows < cols ? rows : cols, most = rows < cols ? cols : rows;
             assert_in_range((int)(100 * size / (0.04 * most * r)), 60, 120);
-            if (!(sqrt(far / size) < 0.05)) fail_msg("%dx%d step %d: relative L2 %.3g", rows, cols, k, sqrt(far / size));
+            if (!(sqrt(far / size) < 0.05))
+                fail_msg("%dx%d step %d: relative L2 %.3g", rows, cols, k, sqrt(far / size));
         }
     }
     assert_int_equal(arena.used, 0);
@@ -366,10 +389,26 @@ static void expect_falling(const char *dir, int steps)
 
 static void run_dit(const char *dir, bool resume, int64_t stop_after, bool recompute, bool muon)
 {
-    t3v_train_options o = {.steps = 24, .batch = 4, .lr = 3e-3, .warmup = 4, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8,
-                           .muon = muon, .momentum = 0.95, .clip = 1, .ema = 0.9, .save_every = 100,
+    t3v_train_options o = {.steps = 24,
+                           .batch = 4,
+                           .lr = 3e-3,
+                           .warmup = 4,
+                           .beta1 = 0.9,
+                           .beta2 = 0.99,
+                           .eps = 1e-8,
+                           .muon = muon,
+                           .momentum = 0.95,
+                           .clip = 1,
+                           .ema = 0.9,
+                           .save_every = 100,
                            .arena_bytes = (size_t)256 << 20};
-    t3v_task_dit task = {.seed = 1, .size = 32, .frames = 5, .clips = 2, .shift = 1, .drop = 0.1, .recompute = recompute,
+    t3v_task_dit task = {.seed = 1,
+                         .size = 32,
+                         .frames = 5,
+                         .clips = 2,
+                         .shift = 1,
+                         .drop = 0.1,
+                         .recompute = recompute,
                          .range = 3};
     t3v_model_paths paths = {.model = "tests/golden/wan/tiny"};
     if (t3v_model_open(&task.model, &paths, T3V_PART_ALL, T3V_F32, true)) fail_msg("%s", t3v_error_text());
@@ -408,8 +447,16 @@ static void a_tiny_dit_learns_and_resumes_with_muon(void **state)
 
 static void run_vae(const char *dir, bool resume, int64_t stop_after)
 {
-    t3v_train_options o = {.steps = 16, .batch = 2, .lr = 5e-3, .warmup = 2, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8,
-                           .clip = 1, .save_every = 100, .arena_bytes = (size_t)1 << 30};
+    t3v_train_options o = {.steps = 16,
+                           .batch = 2,
+                           .lr = 5e-3,
+                           .warmup = 2,
+                           .beta1 = 0.9,
+                           .beta2 = 0.99,
+                           .eps = 1e-8,
+                           .clip = 1,
+                           .save_every = 100,
+                           .arena_bytes = (size_t)1 << 30};
     t3v_vae vae;
     t3v_arena memory;
     t3v_params_options p = {.matrix = T3V_F32};

@@ -21,10 +21,7 @@
 
 /* x265 3.5 keeps 3.5 kB after it is closed. */
 const char *__lsan_default_suppressions(void);
-const char *__lsan_default_suppressions(void)
-{
-    return "leak:x265_malloc\n";
-}
+const char *__lsan_default_suppressions(void) { return "leak:x265_malloc\n"; }
 
 enum { W = 192, H = 128, FRAMES = 12 };
 
@@ -162,8 +159,9 @@ static bool have_av(void)
     return false;
 }
 
-static const t3v_video_tag tags[] = {
-    {"prompt", "a heron; 100% \"ice\" = \xc3\xa9t\xc3\xa9"}, {"seed", "42"}, {"plan", "t3"}};
+static const t3v_video_tag tags[] = {{"prompt", "a heron; 100% \"ice\" = \xc3\xa9t\xc3\xa9"},
+                                     {"seed", "42"},
+                                     {"plan", "t3"}};
 
 static t3v_video_options options(const char *codec)
 {
@@ -530,10 +528,8 @@ static void damaged(void **state)
             while (!st && !(st = t3v_video_reader_next_u8(r, rgb, &eof)) && !eof) frames++;
             print_message("%s %d/8: %s, %d frames\n", bad, part, st ? t3v_error_text() : "ok", frames);
             assert_true(frames < FRAMES);
-            if (part == 0)
-                assert_true(st == T3V_E_FORMAT || st == T3V_E_IO);
-            else
-                assert_true(st != T3V_OK);
+            if (part == 0) assert_true(st == T3V_E_FORMAT || st == T3V_E_IO);
+            else assert_true(st != T3V_OK);
             t3v_video_reader_close(&r);
         }
         free(data);

@@ -14,21 +14,39 @@ typedef struct options {
     int64_t rate, depth, degree, last, shift;
 } options;
 
-static const char *const lasts[] = { "softplus", "relu", "none", "elu", NULL }; /* as t3v_phi_last */
-static const char *const shifts[] = { "row", "none", NULL };
+static const char *const lasts[] = {"softplus", "relu", "none", "elu", NULL}; /* as t3v_phi_last */
+static const char *const shifts[] = {"row", "none", NULL};
 
 static const t3v_option table[] = {
-    { .name = "rate", .help = "R: every R-th key stays in the softmax; 1: all (full attention), 0: none (linear attention)",
-      .offset = offsetof(options, rate), .initial = 4, .min = 0, .max = 1024 },
-    { .name = "depth", .help = "dense layers of the feature maps", .offset = offsetof(options, depth), .initial = 2, .min = 0,
-      .max = T3V_PHI_LAYERS_MAX },
-    { .name = "degree", .help = "parts of the features, part p raised to the power p", .offset = offsetof(options, degree),
-      .initial = 2, .min = 1, .max = T3V_PHI_DEGREE_MAX },
-    { .name = "last", .help = "last non-linearity: softplus, relu, none, or elu (1 + elu)", .offset = offsetof(options, last),
-      .kind = T3V_OPTION_WORD, .words = lasts },
-    { .name = "shift", .help = "what the softmax's exponents are measured from: row (their maximum) or none",
-      .offset = offsetof(options, shift), .kind = T3V_OPTION_WORD, .words = shifts },
-    { 0 },
+    {.name = "rate",
+     .help = "R: every R-th key stays in the softmax; 1: all (full attention), 0: none (linear attention)",
+     .offset = offsetof(options, rate),
+     .initial = 4,
+     .min = 0,
+     .max = 1024},
+    {.name = "depth",
+     .help = "dense layers of the feature maps",
+     .offset = offsetof(options, depth),
+     .initial = 2,
+     .min = 0,
+     .max = T3V_PHI_LAYERS_MAX},
+    {.name = "degree",
+     .help = "parts of the features, part p raised to the power p",
+     .offset = offsetof(options, degree),
+     .initial = 2,
+     .min = 1,
+     .max = T3V_PHI_DEGREE_MAX},
+    {.name = "last",
+     .help = "last non-linearity: softplus, relu, none, or elu (1 + elu)",
+     .offset = offsetof(options, last),
+     .kind = T3V_OPTION_WORD,
+     .words = lasts},
+    {.name = "shift",
+     .help = "what the softmax's exponents are measured from: row (their maximum) or none",
+     .offset = offsetof(options, shift),
+     .kind = T3V_OPTION_WORD,
+     .words = shifts},
+    {0},
 };
 
 static bool in_softmax(int64_t rate, int64_t k) { return rate > 0 && k % rate == 0; }
@@ -46,7 +64,7 @@ static t3v_status build(const void *opt, const t3v_geom *geom, t3v_builder *b)
             for (int64_t k = 0; k < n; k++)
                 if (in_softmax(o->rate, k) == !part) order[slot++] = (int32_t)k;
         t3v_build_name(b, linear ? "linear" : "softmax");
-        if (linear) t3v_build_linear(b, (t3v_phi){ (int)o->depth, (int)o->degree, (t3v_phi_last)o->last });
+        if (linear) t3v_build_linear(b, (t3v_phi){(int)o->depth, (int)o->degree, (t3v_phi_last)o->last});
         t3v_build_block(b, n);
         t3v_build_keys(b, first, last);
     }
@@ -69,5 +87,6 @@ const t3v_pattern t3v_pattern_hybrid = {
     .build = build,
     .allows = allows,
     .needs_tuning = true,
-    .examples = (const char *const[]){ "rate=1", "rate=0,last=elu", "rate=3,shift=none", "rate=8,depth=3,degree=1", NULL },
+    .examples = (const char *const[]){"rate=1", "rate=0,last=elu", "rate=3,shift=none",
+                                      "rate=8,depth=3,degree=1", NULL},
 };

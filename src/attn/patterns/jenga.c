@@ -21,21 +21,46 @@ typedef struct options {
     double drop, later, p;
 } options;
 
-static const char *const presets[] = { "auto", "1.3b", "14b", "14b-turbo", NULL };
+static const char *const presets[] = {"auto", "1.3b", "14b", "14b-turbo", NULL};
 
 /* drop in the first half of the steps, in the second, p: the scripts of the repository. */
-static const double published[][3] = { [WAN_1_3B] = { 0.75, 0.85, 0.9 }, [WAN_14B] = { 0.7, 0.8, 0.8 }, [WAN_14B_TURBO] = { 0.5, 0.9, 0.9 } };
+static const double published[][3] = {
+    [WAN_1_3B] = {0.75, 0.85, 0.9}, [WAN_14B] = {0.7, 0.8, 0.8}, [WAN_14B_TURBO] = {0.5, 0.9, 0.9}};
 
 static const t3v_option table[] = {
-    { .name = "block", .help = "tokens of a block", .offset = offsetof(options, block), .initial = 128, .min = 1, .max = 1 << 20 },
-    { .name = "preset", .help = "published rates: 1.3b 0.75/0.85, p 0.9; 14b 0.7/0.8, p 0.8; 14b-turbo 0.5/0.9, p 0.9; auto, by the model's width",
-      .offset = offsetof(options, preset), .initial = AUTO, .kind = T3V_OPTION_WORD, .words = presets },
-    { .name = "drop", .help = "share of the blocks that scores leave out in the first half of the steps; it rises to that over a tenth of them",
-      .offset = offsetof(options, drop), .kind = T3V_OPTION_REAL, .real = -1, .real_max = 1 },
-    { .name = "later", .help = "that share in the second half", .offset = offsetof(options, later), .kind = T3V_OPTION_REAL, .real = -1, .real_max = 1 },
-    { .name = "p", .help = "blocks are kept until their scores, which sum to 1, exceed p", .offset = offsetof(options, p),
-      .kind = T3V_OPTION_REAL, .real = -1, .real_max = 1 },
-    { 0 },
+    {.name = "block",
+     .help = "tokens of a block",
+     .offset = offsetof(options, block),
+     .initial = 128,
+     .min = 1,
+     .max = 1 << 20},
+    {.name = "preset",
+     .help = "published rates: 1.3b 0.75/0.85, p 0.9; 14b 0.7/0.8, p 0.8; 14b-turbo 0.5/0.9, p 0.9; auto, by "
+             "the model's width",
+     .offset = offsetof(options, preset),
+     .initial = AUTO,
+     .kind = T3V_OPTION_WORD,
+     .words = presets},
+    {.name = "drop",
+     .help = "share of the blocks that scores leave out in the first half of the steps; it rises to that "
+             "over a tenth of them",
+     .offset = offsetof(options, drop),
+     .kind = T3V_OPTION_REAL,
+     .real = -1,
+     .real_max = 1},
+    {.name = "later",
+     .help = "that share in the second half",
+     .offset = offsetof(options, later),
+     .kind = T3V_OPTION_REAL,
+     .real = -1,
+     .real_max = 1},
+    {.name = "p",
+     .help = "blocks are kept until their scores, which sum to 1, exceed p",
+     .offset = offsetof(options, p),
+     .kind = T3V_OPTION_REAL,
+     .real = -1,
+     .real_max = 1},
+    {0},
 };
 
 typedef struct flips {
@@ -45,12 +70,12 @@ typedef struct flips {
 /* How frame t is mirrored: its curve begins in the corner next to where that of frame t - 1 ends. */
 static flips flips_of(t3v_grid g, int64_t t)
 {
-    flips f = { false, false };
+    flips f = {false, false};
     int64_t end[3];
     t3v_gilbert_point(g.w, g.h, 1, g.h * g.w - 1, end);
     for (int64_t i = 0; i < t; i++) {
         int64_t x = f.x ? g.w - 1 - end[0] : end[0], y = f.y ? g.h - 1 - end[1] : end[1];
-        f = (flips){ 2 * x >= g.w, 2 * y >= g.h };
+        f = (flips){2 * x >= g.w, 2 * y >= g.h};
     }
     return f;
 }
@@ -63,7 +88,8 @@ static void walk_frames(t3v_grid g, int32_t *order)
         flips f = flips_of(g, t);
         for (int64_t i = 0; i < frame; i++) {
             int64_t px = order[i] % g.w, py = order[i] / g.w;
-            order[t * frame + i] = (int32_t)(t * frame + (f.y ? g.h - 1 - py : py) * g.w + (f.x ? g.w - 1 - px : px));
+            order[t * frame + i] = (int32_t)(t * frame + (f.y ? g.h - 1 - py : py) * g.w +
+                                             (f.x ? g.w - 1 - px : px));
         }
     }
 }
@@ -75,8 +101,8 @@ static int ascending(const void *a, const void *b)
 }
 
 /* The blocks next to block b, ascending, into list; `seen` [blocks] holds what no b of before equals. */
-static int64_t neighbours(t3v_grid g, const int32_t *order, const int32_t *slot, int64_t block, int64_t b, int64_t last, int32_t *seen,
-                          int32_t *list)
+static int64_t neighbours(t3v_grid g, const int32_t *order, const int32_t *slot, int64_t block, int64_t b,
+                          int64_t last, int32_t *seen, int32_t *list)
 {
     int64_t n = 0;
     for (int64_t s = b * block; s < last; s++) {
@@ -100,10 +126,19 @@ static t3v_status build(const void *opt, const t3v_geom *geom, t3v_builder *b)
 {
     const options *o = opt;
     const t3v_grid g = geom->grid;
-    int64_t preset = o->preset != AUTO ? o->preset : geom->dim == DIM_14B ? WAN_14B : WAN_1_3B, N = geom->tokens;
+    int64_t preset = o->preset != AUTO      ? o->preset
+                     : geom->dim == DIM_14B ? WAN_14B
+                                            : WAN_1_3B,
+            N = geom->tokens;
     const double *rates = published[preset];
-    t3v_select select = { .summary = T3V_SUMMARY_MEAN, .score = T3V_SCORE_SOFTMAX, .drop = { or_else(o->drop, rates[0]), or_else(o->later, rates[1]) },
-                          .drop_until = 0.5, .ramp = 10, .dense_drop = 0.25, .p = or_else(o->p, rates[2]), .min = 1 };
+    t3v_select select = {.summary = T3V_SUMMARY_MEAN,
+                         .score = T3V_SCORE_SOFTMAX,
+                         .drop = {or_else(o->drop, rates[0]), or_else(o->later, rates[1])},
+                         .drop_until = 0.5,
+                         .ramp = 10,
+                         .dense_drop = 0.25,
+                         .p = or_else(o->p, rates[2]),
+                         .min = 1};
     int32_t *order = t3v_build_term(b, 1);
     if (!order) return T3V_OK; /* the builder tells */
     t3v_build_name(b, "always (more by content)");
@@ -111,17 +146,23 @@ static t3v_status build(const void *opt, const t3v_geom *geom, t3v_builder *b)
     walk_frames(g, order);
 
     int64_t blocks = (N - 1) / o->block + 1, first = blocks / g.t;
-    int32_t *slot = malloc((size_t)N * sizeof *slot), *seen = malloc((size_t)blocks * sizeof *seen), *list = malloc((size_t)blocks * sizeof *list);
-    t3v_status st = slot && seen && list ? T3V_OK : t3v_fail(T3V_E_NOMEM, "no memory for the neighbours of %lld blocks", (long long)blocks);
+    int32_t *slot = malloc((size_t)N * sizeof *slot), *seen = malloc((size_t)blocks * sizeof *seen),
+            *list = malloc((size_t)blocks * sizeof *list);
+    t3v_status st = slot && seen && list
+                        ? T3V_OK
+                        : t3v_fail(T3V_E_NOMEM, "no memory for the neighbours of %lld blocks",
+                                   (long long)blocks);
     for (int64_t s = 0; s < N && !st; s++) slot[order[s]] = (int32_t)s;
     for (int64_t i = 0; i < blocks && !st; i++) seen[i] = -1;
     for (int64_t i = 0; i < blocks && !st; i++) {
-        int64_t last = (i + 1) * o->block < N ? (i + 1) * o->block : N, n = neighbours(g, order, slot, o->block, i, last, seen, list);
+        int64_t last = (i + 1) * o->block < N ? (i + 1) * o->block : N,
+                n = neighbours(g, order, slot, o->block, i, last, seen, list);
         t3v_build_block(b, last - i * o->block);
         if (i < first) t3v_build_keys(b, 0, first * o->block < N ? first * o->block : N);
         for (int64_t j = 0; j < n; j++)
             if (i >= first || list[j] >= first)
-                t3v_build_keys(b, list[j] * o->block, (list[j] + 1) * o->block < N ? (list[j] + 1) * o->block : N);
+                t3v_build_keys(b, list[j] * o->block,
+                               (list[j] + 1) * o->block < N ? (list[j] + 1) * o->block : N);
     }
     free(slot), free(seen), free(list);
     return st;
@@ -131,7 +172,8 @@ static int64_t block_of(const options *o, t3v_grid g, int64_t token)
 {
     int64_t t = token / g.w / g.h, y = token / g.w % g.h, x = token % g.w;
     flips f = flips_of(g, t);
-    return (t * g.h * g.w + t3v_gilbert_index(g.w, g.h, 1, f.x ? g.w - 1 - x : x, f.y ? g.h - 1 - y : y, 0)) / o->block;
+    return (t * g.h * g.w + t3v_gilbert_index(g.w, g.h, 1, f.x ? g.w - 1 - x : x, f.y ? g.h - 1 - y : y, 0)) /
+           o->block;
 }
 
 /* Where the token of a slot is: x, y, t. */
@@ -149,10 +191,12 @@ static bool allows(const void *opt, const t3v_geom *geom, int term, int64_t q, i
     (void)term;
     const options *o = opt;
     const t3v_grid g = geom->grid;
-    int64_t own = block_of(o, g, q), other = block_of(o, g, k), first = ((geom->tokens - 1) / o->block + 1) / g.t, a[3];
+    int64_t own = block_of(o, g, q), other = block_of(o, g, k),
+            first = ((geom->tokens - 1) / o->block + 1) / g.t, a[3];
     if (own < first && other < first) return true;
-    int64_t start = other * o->block, count = geom->tokens - start < o->block ? geom->tokens - start : o->block;
-    int64_t (*b)[3] = malloc((size_t)count * sizeof *b);
+    int64_t start = other * o->block,
+            count = geom->tokens - start < o->block ? geom->tokens - start : o->block;
+    int64_t(*b)[3] = malloc((size_t)count * sizeof *b);
     bool near = false;
     for (int64_t j = 0; b && j < count; j++) place(g, start + j, b[j]);
     for (int64_t i = own * o->block; b && i < (own + 1) * o->block && i < geom->tokens && !near; i++) {
@@ -164,7 +208,7 @@ static bool allows(const void *opt, const t3v_geom *geom, int term, int64_t q, i
     return near;
 }
 
-static const char *const examples[] = { "block=16", "block=64,drop=0.9,p=0.5", NULL };
+static const char *const examples[] = {"block=16", "block=64,drop=0.9,p=0.5", NULL};
 
 const t3v_pattern t3v_pattern_jenga = {
     .name = "jenga",

@@ -15,13 +15,31 @@ typedef struct options {
 } options;
 
 static const t3v_option table[] = {
-    { .name = "sparsity", .help = "share of the blocks that scores leave out", .offset = offsetof(options, sparsity), .kind = T3V_OPTION_REAL,
-      .real = 0.8, .real_max = 1 },
-    { .name = "dense", .help = "share of the steps, the first ones, that leave out nothing", .offset = offsetof(options, dense),
-      .kind = T3V_OPTION_REAL, .real = 0.375, .real_max = 1 },
-    { .name = "window", .help = "tokens along a side of a window", .offset = offsetof(options, window), .initial = 8, .min = 1, .max = 4096 },
-    { .name = "block", .help = "tokens of a block", .offset = offsetof(options, block), .initial = 128, .min = 1, .max = 1 << 20 },
-    { 0 },
+    {.name = "sparsity",
+     .help = "share of the blocks that scores leave out",
+     .offset = offsetof(options, sparsity),
+     .kind = T3V_OPTION_REAL,
+     .real = 0.8,
+     .real_max = 1},
+    {.name = "dense",
+     .help = "share of the steps, the first ones, that leave out nothing",
+     .offset = offsetof(options, dense),
+     .kind = T3V_OPTION_REAL,
+     .real = 0.375,
+     .real_max = 1},
+    {.name = "window",
+     .help = "tokens along a side of a window",
+     .offset = offsetof(options, window),
+     .initial = 8,
+     .min = 1,
+     .max = 4096},
+    {.name = "block",
+     .help = "tokens of a block",
+     .offset = offsetof(options, block),
+     .initial = 128,
+     .min = 1,
+     .max = 1 << 20},
+    {0},
 };
 
 /* Lists the rectangle [y, y + h) x [x, x + w) of frame t line by line. */
@@ -36,8 +54,13 @@ static t3v_status build(const void *opt, const t3v_geom *geom, t3v_builder *b)
 {
     const options *o = opt;
     const t3v_grid g = geom->grid;
-    t3v_select select = { .summary = T3V_SUMMARY_MEAN, .score = T3V_SCORE_DOT, .drop = { o->sparsity, o->sparsity }, .drop_until = 1,
-                          .dense_first = o->dense, .round_up = true, .min = 1 };
+    t3v_select select = {.summary = T3V_SUMMARY_MEAN,
+                         .score = T3V_SCORE_DOT,
+                         .drop = {o->sparsity, o->sparsity},
+                         .drop_until = 1,
+                         .dense_first = o->dense,
+                         .round_up = true,
+                         .min = 1};
     int32_t *to = t3v_build_term(b, 1);
     if (!to) return T3V_OK; /* the builder tells */
     t3v_build_name(b, "always (more by content)");
@@ -82,7 +105,7 @@ static bool allows(const void *opt, const t3v_geom *geom, int term, int64_t q, i
     return own * o->block < frame || other * o->block < frame;
 }
 
-static const char *const examples[] = { "block=16,window=4", "sparsity=0.9,dense=0", NULL };
+static const char *const examples[] = {"block=16,window=4", "sparsity=0.9,dense=0", NULL};
 
 const t3v_pattern t3v_pattern_rainfusion2 = {
     .name = "rainfusion2",

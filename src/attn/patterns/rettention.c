@@ -12,9 +12,9 @@
 #include "attn/pattern.h"
 #include "tensor/dtype.h"
 
-enum { KEPT, FULL };                        /* terms */
+enum { KEPT, FULL }; /* terms */
 enum { PHASE_FULL, PHASE_CACHE, PHASE_REUSE };
-enum { CACHED, SINCE };                     /* counters: 1 + the last cache step; steps since the one after it */
+enum { CACHED, SINCE }; /* counters: 1 + the last cache step; steps since the one after it */
 
 typedef struct options {
     t3v_option_text of;
@@ -23,17 +23,38 @@ typedef struct options {
 } options;
 
 static const t3v_option table[] = {
-    { .name = "of", .help = "the static pattern, NAME or NAME:key=value+key=value; it must be one softmax (not given: a window)",
-      .offset = offsetof(options, of), .kind = T3V_OPTION_TEXT },
-    { .name = "window", .help = "without `of`: a token meets those at most this far in raster order, in all frames (-1: 1/64 of a frame)",
-      .offset = offsetof(options, window), .initial = -1, .min = -1, .max = INT32_MAX },
-    { .name = "period", .help = "steps from one cache step to the next", .offset = offsetof(options, period), .initial = 5,
-      .min = 1, .max = 1000 },
-    { .name = "lambda", .help = "added to rho after each step without the full attention", .offset = offsetof(options, lambda),
-      .kind = T3V_OPTION_REAL, .real = 0.04, .real_min = -1, .real_max = 1 },
-    { .name = "warm", .help = "percent of the steps, the first ones, that are full attention", .offset = offsetof(options, warm),
-      .initial = 30, .min = 0, .max = 100 },
-    { 0 },
+    {.name = "of",
+     .help =
+         "the static pattern, NAME or NAME:key=value+key=value; it must be one softmax (not given: a window)",
+     .offset = offsetof(options, of),
+     .kind = T3V_OPTION_TEXT},
+    {.name = "window",
+     .help = "without `of`: a token meets those at most this far in raster order, in all frames (-1: 1/64 of "
+             "a frame)",
+     .offset = offsetof(options, window),
+     .initial = -1,
+     .min = -1,
+     .max = INT32_MAX},
+    {.name = "period",
+     .help = "steps from one cache step to the next",
+     .offset = offsetof(options, period),
+     .initial = 5,
+     .min = 1,
+     .max = 1000},
+    {.name = "lambda",
+     .help = "added to rho after each step without the full attention",
+     .offset = offsetof(options, lambda),
+     .kind = T3V_OPTION_REAL,
+     .real = 0.04,
+     .real_min = -1,
+     .real_max = 1},
+    {.name = "warm",
+     .help = "percent of the steps, the first ones, that are full attention",
+     .offset = offsetof(options, warm),
+     .initial = 30,
+     .min = 0,
+     .max = 100},
+    {0},
 };
 
 /* ---- the epilogue ----------------------------------------------------------------------------------- */
@@ -64,10 +85,13 @@ static int phase(const void *opt, const t3v_moment *m, int64_t counter[T3V_STATE
     return PHASE_REUSE;
 }
 
-static bool uses(int phase_now, int term) { return phase_now == PHASE_CACHE || term == (phase_now == PHASE_FULL ? FULL : KEPT); }
+static bool uses(int phase_now, int term)
+{
+    return phase_now == PHASE_CACHE || term == (phase_now == PHASE_FULL ? FULL : KEPT);
+}
 
-static void row(const void *opt, int phase_now, const int64_t counter[T3V_STATE_COUNTERS], const float *const *out,
-                const float *lse, int dim, int number, void *kept, float *y)
+static void row(const void *opt, int phase_now, const int64_t counter[T3V_STATE_COUNTERS],
+                const float *const *out, const float *lse, int dim, int number, void *kept, float *y)
 {
     const settings *s = opt;
     float *rho = kept;
@@ -92,7 +116,8 @@ static void row(const void *opt, int phase_now, const int64_t counter[T3V_STATE_
     }
 }
 
-static const t3v_epilogue epilogue = { .record = record, .phase = phase, .without_state = PHASE_FULL, .uses = uses, .row = row };
+static const t3v_epilogue epilogue = {
+    .record = record, .phase = phase, .without_state = PHASE_FULL, .uses = uses, .row = row};
 
 /* ---- the static pattern ----------------------------------------------------------------------------- */
 
@@ -110,14 +135,20 @@ typedef struct inner {
 static t3v_status read_of(const t3v_option_text *of, inner *in)
 {
     const char *colon = memchr(of->at, ':', (size_t)of->length);
-    size_t name = colon ? (size_t)(colon - of->at) : (size_t)of->length, rest = colon ? (size_t)of->length - name - 1 : 0;
+    size_t name = colon ? (size_t)(colon - of->at) : (size_t)of->length,
+           rest = colon ? (size_t)of->length - name - 1 : 0;
     in->pattern = t3v_pattern_find(of->at, name);
-    if (!in->pattern) return t3v_option_wrong(of, 0, "rettention: unknown pattern '%.*s'", (int)(name < 40 ? name : 40), of->at);
-    if (rest > TEXT_MAX) return t3v_option_wrong(of, 0, "the options of rettention's pattern have more than %d bytes", TEXT_MAX);
+    if (!in->pattern)
+        return t3v_option_wrong(of, 0, "rettention: unknown pattern '%.*s'", (int)(name < 40 ? name : 40),
+                                of->at);
+    if (rest > TEXT_MAX)
+        return t3v_option_wrong(of, 0, "the options of rettention's pattern have more than %d bytes",
+                                TEXT_MAX);
     if (rest) memcpy(in->text, colon + 1, rest);
     for (size_t i = 0; i < rest; i++)
         if (in->text[i] == '+') in->text[i] = ',';
-    return t3v_options_parse(in->pattern->options, in->options.bytes, in->pattern->name, in->text, rest, of->column + (int)name + 1);
+    return t3v_options_parse(in->pattern->options, in->options.bytes, in->pattern->name, in->text, rest,
+                             of->column + (int)name + 1);
 }
 
 static int64_t window_of(const options *o, const t3v_geom *geom)
@@ -133,21 +164,23 @@ static void build_window(t3v_builder *b, const t3v_geom *geom, int64_t window)
     for (int64_t s = 0; order && s < geom->tokens; s++) order[s] = (int32_t)(s % T * plane + s / T);
     for (int64_t i = 0; order && i < plane; i++) {
         t3v_build_block(b, T);
-        t3v_build_keys(b, (i > window ? i - window : 0) * T, (i < plane - window ? i + window + 1 : plane) * T);
+        t3v_build_keys(b, (i > window ? i - window : 0) * T,
+                       (i < plane - window ? i + window + 1 : plane) * T);
     }
 }
 
 static t3v_status build(const void *opt, const t3v_geom *geom, t3v_builder *b)
 {
     const options *o = opt;
-    settings s = { o->period, o->warm, o->lambda };
+    settings s = {o->period, o->warm, o->lambda};
     if (o->of.length) {
-        inner in = { 0 };
+        inner in = {0};
         T3V_TRY(read_of(&o->of, &in));
         T3V_TRY(in.pattern->build(in.options.bytes, geom, b));
         if (!t3v_build_is_one_softmax(b))
-            return t3v_option_wrong(&o->of, 0, "rettention needs a static pattern of one softmax; %s is not one in layer %d", in.pattern->name,
-                                    geom->layer);
+            return t3v_option_wrong(
+                &o->of, 0, "rettention needs a static pattern of one softmax; %s is not one in layer %d",
+                in.pattern->name, geom->layer);
     } else {
         build_window(b, geom, window_of(o, geom));
     }
@@ -168,19 +201,22 @@ static bool allows(const void *opt, const t3v_geom *geom, int term, int64_t q, i
     const options *o = opt;
     if (term == FULL) return true;
     if (o->of.length) {
-        inner in = { 0 };
+        inner in = {0};
         return !read_of(&o->of, &in) && in.pattern->allows(in.options.bytes, geom, 0, q, k);
     }
-    int64_t plane = geom->grid.h * geom->grid.w, distance = q % plane - k % plane, window = window_of(o, geom);
+    int64_t plane = geom->grid.h * geom->grid.w, distance = q % plane - k % plane,
+            window = window_of(o, geom);
     return distance <= window && -distance <= window;
 }
 
 const t3v_pattern t3v_pattern_rettention = {
     .name = "rettention",
-    .summary = "a static pattern, corrected by the softmax mass and the rest that full attention had some steps ago",
+    .summary =
+        "a static pattern, corrected by the softmax mass and the rest that full attention had some steps ago",
     .options = table,
     .options_size = sizeof(options),
     .build = build,
     .allows = allows,
-    .examples = (const char *const[]){ "window=2,period=3", "of=tile,warm=20,lambda=0", "of=t3:blocks=1x2x2+branch=close", NULL },
+    .examples = (const char *const[]){"window=2,period=3", "of=tile,warm=20,lambda=0",
+                                      "of=t3:blocks=1x2x2+branch=close", NULL},
 };

@@ -13,14 +13,21 @@ typedef struct options {
     int64_t shift;
 } options;
 
-static const char *const shifts[] = { "alternate", "never", "always", NULL };
+static const char *const shifts[] = {"alternate", "never", "always", NULL};
 
 static const t3v_option table[] = {
-    { .name = "window", .help = "tokens of a window, TxHxW/TxHxW/..., each for two layers, repeated; without it 8x7x7 or the axis",
-      .offset = offsetof(options, window), .kind = T3V_OPTION_TEXT },
-    { .name = "shift", .help = "by half a window: alternate (odd layers), never, or always", .offset = offsetof(options, shift),
-      .initial = ALTERNATE, .kind = T3V_OPTION_WORD, .words = shifts },
-    { 0 },
+    {.name = "window",
+     .help =
+         "tokens of a window, TxHxW/TxHxW/..., each for two layers, repeated; without it 8x7x7 or the axis",
+     .offset = offsetof(options, window),
+     .kind = T3V_OPTION_TEXT},
+    {.name = "shift",
+     .help = "by half a window: alternate (odd layers), never, or always",
+     .offset = offsetof(options, shift),
+     .initial = ALTERNATE,
+     .kind = T3V_OPTION_WORD,
+     .words = shifts},
+    {0},
 };
 
 static void sizes(t3v_grid g, int64_t out[3]) { out[0] = g.t, out[1] = g.h, out[2] = g.w; }
@@ -28,17 +35,21 @@ static void sizes(t3v_grid g, int64_t out[3]) { out[0] = g.t, out[1] = g.h, out[
 /* Edges of the windows and how far into the first one the grid begins, along each axis. */
 static t3v_status windows(const options *o, const t3v_geom *g, int64_t edge[3], int64_t shift[3])
 {
-    static const int64_t published[3] = { 8, 7, 7 };
+    static const int64_t published[3] = {8, 7, 7};
     int64_t axis[3];
     sizes(g->grid, axis);
     for (int i = 0; i < 3; i++) edge[i] = published[i] < axis[i] ? published[i] : axis[i];
-    if (o->window.length) T3V_TRY(t3v_option_counts(&o->window, "tokens of a window", 3, 1, axis, g->layer / 2, edge));
+    if (o->window.length)
+        T3V_TRY(t3v_option_counts(&o->window, "tokens of a window", 3, 1, axis, g->layer / 2, edge));
     bool moved = o->shift == ALWAYS || (o->shift == ALTERNATE && g->layer % 2);
     for (int i = 0; i < 3; i++) shift[i] = moved && edge[i] < axis[i] ? edge[i] / 2 : 0;
     return T3V_OK;
 }
 
-static int64_t count(int64_t G, int64_t edge, int64_t shift) { return (G - shift + edge - 1) / edge + (shift > 0); }
+static int64_t count(int64_t G, int64_t edge, int64_t shift)
+{
+    return (G - shift + edge - 1) / edge + (shift > 0);
+}
 
 static int64_t start(int64_t G, int64_t edge, int64_t shift, int64_t a)
 {
@@ -59,11 +70,14 @@ static t3v_status build(const void *opt, const t3v_geom *geom, t3v_builder *b)
     t3v_build_name(b, shift[0] || shift[1] || shift[2] ? "shifted window" : "window");
     int64_t slot = 0;
     for (int64_t i = 0; i < n[0] * n[1] * n[2]; i++) {
-        int64_t a[3] = { i / n[2] / n[1], i / n[2] % n[1], i % n[2] }, first[3], last[3], begin = slot;
-        for (int x = 0; x < 3; x++) first[x] = start(G[x], edge[x], shift[x], a[x]), last[x] = start(G[x], edge[x], shift[x], a[x] + 1);
+        int64_t a[3] = {i / n[2] / n[1], i / n[2] % n[1], i % n[2]}, first[3], last[3], begin = slot;
+        for (int x = 0; x < 3; x++)
+            first[x] = start(G[x], edge[x], shift[x], a[x]),
+            last[x] = start(G[x], edge[x], shift[x], a[x] + 1);
         for (int64_t t = first[0]; t < last[0]; t++)
             for (int64_t h = first[1]; h < last[1]; h++)
-                for (int64_t w = first[2]; w < last[2]; w++) order[slot++] = (int32_t)((t * G[1] + h) * G[2] + w);
+                for (int64_t w = first[2]; w < last[2]; w++)
+                    order[slot++] = (int32_t)((t * G[1] + h) * G[2] + w);
         t3v_build_block(b, slot - begin);
         t3v_build_keys(b, begin, slot);
     }
@@ -90,7 +104,8 @@ static bool allows(const void *opt, const t3v_geom *geom, int term, int64_t q, i
            together(q / G[2] / G[1], k / G[2] / G[1], G[0], edge[0], shift[0]);
 }
 
-static const char *const examples[] = { "window=2x3x4", "window=1x4x6/3x2x2,shift=always", "window=2x2x5,shift=never", NULL };
+static const char *const examples[] = {"window=2x3x4", "window=1x4x6/3x2x2,shift=always",
+                                       "window=2x2x5,shift=never", NULL};
 
 const t3v_pattern t3v_pattern_swin = {
     .name = "swin",

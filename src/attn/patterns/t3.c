@@ -17,17 +17,27 @@ typedef struct options {
     int64_t branch, family;
 } options;
 
-static const char *const branches[] = { "both", "close", "remote", NULL };
-static const char *const families[] = { "auto", "1.3b", "5b", NULL };
+static const char *const branches[] = {"both", "close", "remote", NULL};
+static const char *const families[] = {"auto", "1.3b", "5b", NULL};
 
 static const t3v_option table[] = {
-    { .name = "blocks", .help = "blocks along time, height, width of each layer, TxHxW/TxHxW/..., repeated over the layers",
-      .offset = offsetof(options, blocks), .kind = T3V_OPTION_TEXT },
-    { .name = "branch", .help = "both, or close or remote alone", .offset = offsetof(options, branch),
-      .initial = BOTH, .kind = T3V_OPTION_WORD, .words = branches },
-    { .name = "family", .help = "whose published counts are used without blocks: 1.3b, 5b, or auto, by the model's width",
-      .offset = offsetof(options, family), .initial = FAMILY_AUTO, .kind = T3V_OPTION_WORD, .words = families },
-    { 0 },
+    {.name = "blocks",
+     .help = "blocks along time, height, width of each layer, TxHxW/TxHxW/..., repeated over the layers",
+     .offset = offsetof(options, blocks),
+     .kind = T3V_OPTION_TEXT},
+    {.name = "branch",
+     .help = "both, or close or remote alone",
+     .offset = offsetof(options, branch),
+     .initial = BOTH,
+     .kind = T3V_OPTION_WORD,
+     .words = branches},
+    {.name = "family",
+     .help = "whose published counts are used without blocks: 1.3b, 5b, or auto, by the model's width",
+     .offset = offsetof(options, family),
+     .initial = FAMILY_AUTO,
+     .kind = T3V_OPTION_WORD,
+     .words = families},
+    {0},
 };
 
 /* The counts that the released models were tuned with, layer index modulo 5, and the token grid they are for
@@ -37,8 +47,8 @@ typedef struct published {
 } published;
 
 static const published released[] = {
-    [FAMILY_1_3B] = { { 21, 136, 240 }, { { 21, 1, 1 }, { 1, 17, 30 }, { 1, 8, 40 }, { 3, 17, 8 }, { 7, 8, 6 } } },
-    [FAMILY_5B] = { { 21, 68, 120 }, { { 21, 1, 1 }, { 1, 17, 20 }, { 1, 17, 6 }, { 3, 4, 15 }, { 7, 4, 8 } } },
+    [FAMILY_1_3B] = {{21, 136, 240}, {{21, 1, 1}, {1, 17, 30}, {1, 8, 40}, {3, 17, 8}, {7, 8, 6}}},
+    [FAMILY_5B] = {{21, 68, 120}, {{21, 1, 1}, {1, 17, 20}, {1, 17, 6}, {3, 4, 15}, {7, 4, 8}}},
 };
 
 static const published *family_of(const options *o, int64_t dim)
@@ -66,7 +76,8 @@ static t3v_status counts(const options *o, const t3v_geom *g, int64_t n[3], cons
     }
     *source = "derived";
     for (int i = 0; i < 3; i++) {
-        int from = i && axis[1] > axis[2] ? 3 - i : i; /* portrait: height takes the published edge of width */
+        /* portrait: height takes the published edge of width */
+        int from = i && axis[1] > axis[2] ? 3 - i : i;
         int64_t edge = p->grid[from] / row[from], G = axis[i];
         int64_t v = edge == 1 ? G : row[from] == 1 ? 1 : (2 * G + edge) / (2 * edge);
         n[i] = v < 1 ? 1 : v > G ? G : v;
@@ -85,7 +96,8 @@ static int64_t block_size(bool remote, int64_t G, int64_t n, int64_t a)
     return remote ? (G - a + n - 1) / n : (a + 1) * G / n - a * G / n;
 }
 
-static void describe(t3v_builder *b, const int64_t G[3], const int64_t n[3], bool remote, float weight, const char *name)
+static void describe(t3v_builder *b, const int64_t G[3], const int64_t n[3], bool remote, float weight,
+                     const char *name)
 {
     int32_t *order = t3v_build_term(b, weight);
     if (!order) return;
@@ -98,7 +110,9 @@ static void describe(t3v_builder *b, const int64_t G[3], const int64_t n[3], boo
                 int64_t W = block_size(remote, G[2], n[2], aw), first = slot;
                 for (int64_t t = 0; t < T; t++)
                     for (int64_t h = 0; h < H; h++) {
-                        int64_t line = (coordinate(remote, G[0], n[0], at, t) * G[1] + coordinate(remote, G[1], n[1], ah, h)) * G[2];
+                        int64_t line = (coordinate(remote, G[0], n[0], at, t) * G[1] +
+                                        coordinate(remote, G[1], n[1], ah, h)) *
+                                       G[2];
                         for (int64_t w = 0; w < W; w++)
                             order[slot++] = (int32_t)(line + coordinate(remote, G[2], n[2], aw, w));
                     }
@@ -158,7 +172,8 @@ static void fit(const void *opt, int64_t dim, t3v_grid *grid)
     grid->h = p->grid[1], grid->w = p->grid[2];
 }
 
-static const char *const examples[] = { "blocks=2x1x1/1x2x3/2x2x2", "blocks=1x3x2,branch=remote", "blocks=2x2x3,branch=close", NULL };
+static const char *const examples[] = {"blocks=2x1x1/1x2x3/2x2x2", "blocks=1x3x2,branch=remote",
+                                       "blocks=2x2x3,branch=close", NULL};
 
 const t3v_pattern t3v_pattern_t3 = {
     .name = "t3",

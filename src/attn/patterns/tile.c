@@ -10,9 +10,12 @@ typedef struct options {
 } options;
 
 static const t3v_option table[] = {
-    { .name = "k", .help = "reference frames of each layer, k/k/..., repeated over the layers; without it a quarter of the frames",
-      .offset = offsetof(options, k), .kind = T3V_OPTION_TEXT },
-    { 0 },
+    {.name = "k",
+     .help = "reference frames of each layer, k/k/..., repeated over the layers; without it a quarter of the "
+             "frames",
+     .offset = offsetof(options, k),
+     .kind = T3V_OPTION_TEXT},
+    {0},
 };
 
 static t3v_status references(const options *o, const t3v_geom *g, int64_t *k)
@@ -63,11 +66,12 @@ static bool allows(const void *opt, const t3v_geom *geom, int term, int64_t q, i
     int64_t k, size = geom->grid.h * geom->grid.w, i = q / size, j = key / size;
     if (references(opt, geom, &k)) return false;
     bool meets = i == j;
-    for (int64_t m = 0; m < k; m++) meets = meets || reference(geom->grid.t, k, m) == i || reference(geom->grid.t, k, m) == j;
+    for (int64_t m = 0; m < k; m++)
+        meets = meets || reference(geom->grid.t, k, m) == i || reference(geom->grid.t, k, m) == j;
     return meets;
 }
 
-static const char *const examples[] = { "k=1", "k=2/0", "k=3/4/8", NULL };
+static const char *const examples[] = {"k=1", "k=2/0", "k=3/4/8", NULL};
 
 const t3v_pattern t3v_pattern_tile = {
     .name = "tile",

@@ -36,21 +36,26 @@ t3v_status t3v_conv_out(const t3v_conv_shape *s, int64_t *to, int64_t *ho, int64
     if (s->type != T3V_F32 && s->type != T3V_BF16)
         return t3v_fail(T3V_E_DTYPE, "convolution: type %s, F32 or BF16 expected", t3v_dtype_name(s->type));
     if (s->cin < 1 || s->cout < 1)
-        return t3v_fail(T3V_E_SHAPE, "convolution: %lld to %lld channels", (long long)s->cin, (long long)s->cout);
+        return t3v_fail(T3V_E_SHAPE, "convolution: %lld to %lld channels", (long long)s->cin,
+                        (long long)s->cout);
     for (int i = 0; i < 3; i++) {
         if (in[i] < 1 || k[i] < 1 || step[i] < 1 || front[i] < 0 || back[i] < 0 || front[i] >= k[i] ||
             back[i] >= k[i] || in[i] + front[i] + back[i] < k[i])
-            return t3v_fail(T3V_E_SHAPE,
-                            "convolution: axis %c has size %lld, kernel %lld, stride %lld, padding %lld and %lld; "
-                            "padding must be less than the kernel, and the kernel must fit",
-                            axis[i], (long long)in[i], (long long)k[i], (long long)step[i], (long long)front[i],
-                            (long long)back[i]);
+            return t3v_fail(
+                T3V_E_SHAPE,
+                "convolution: axis %c has size %lld, kernel %lld, stride %lld, padding %lld and %lld; "
+                "padding must be less than the kernel, and the kernel must fit",
+                axis[i], (long long)in[i], (long long)k[i], (long long)step[i], (long long)front[i],
+                (long long)back[i]);
         if (out[i]) *out[i] = (in[i] + front[i] + back[i] - k[i]) / step[i] + 1;
     }
-    if (!t3v_mul3(s->t, s->h, s->w, &size) || !t3v_mul3(size, s->cin > s->cout ? s->cin : s->cout, 8, &size) ||
-        !t3v_mul3(s->kt, s->kh, s->kw, &size) || !t3v_mul3(size, s->cin, s->cout, &size) || !t3v_mul(size, 8, &size))
-        return t3v_fail(T3V_E_TOO_BIG, "convolution: %lld x %lld x %lld, %lld to %lld channels", (long long)s->t,
-                        (long long)s->h, (long long)s->w, (long long)s->cin, (long long)s->cout);
+    if (!t3v_mul3(s->t, s->h, s->w, &size) ||
+        !t3v_mul3(size, s->cin > s->cout ? s->cin : s->cout, 8, &size) ||
+        !t3v_mul3(s->kt, s->kh, s->kw, &size) || !t3v_mul3(size, s->cin, s->cout, &size) ||
+        !t3v_mul(size, 8, &size))
+        return t3v_fail(T3V_E_TOO_BIG, "convolution: %lld x %lld x %lld, %lld to %lld channels",
+                        (long long)s->t, (long long)s->h, (long long)s->w, (long long)s->cin,
+                        (long long)s->cout);
     return T3V_OK;
 }
 
@@ -73,7 +78,10 @@ static t3v_status describe(const t3v_conv_shape *s, t3v_conv_dir dir, head *h, v
     T3V_TRY(t3v_conv_out(s, NULL, NULL, NULL));
     kind k = is_pointwise(s) ? KIND_GEMM : t3v_cpu() == T3V_ISA_REF ? KIND_REF : KIND_DNN;
     t3v_dtype type = k == KIND_GEMM ? s->type : k == KIND_REF ? T3V_F32 : compute_type(s);
-    *h = (head){.magic = MAGIC, .kind = (int32_t)k, .dir = (int32_t)dir, .type = (int32_t)type,
+    *h = (head){.magic = MAGIC,
+                .kind = (int32_t)k,
+                .dir = (int32_t)dir,
+                .type = (int32_t)type,
                 .dim = {s->cout, s->cin, s->kt, s->kh, s->kw}};
     *bytes = (size_t)weight_count(s) * t3v_dtype_size(type);
     return k == KIND_DNN ? t3v_dnn_conv_layout(s, dir, type, layout, bytes) : T3V_OK;
@@ -87,14 +95,16 @@ t3v_status t3v_conv_packed_size(const t3v_conv_shape *s, t3v_conv_dir dir, size_
     return T3V_OK;
 }
 
-t3v_status t3v_conv_pack(const t3v_conv_shape *s, t3v_conv_dir dir, const void *w, t3v_dtype w_type, void *packed)
+t3v_status t3v_conv_pack(const t3v_conv_shape *s, t3v_conv_dir dir, const void *w, t3v_dtype w_type,
+                         void *packed)
 {
     head h;
     size_t bytes, n = (size_t)weight_count(s);
     char *layout = (char *)packed + sizeof h, *data = (char *)packed + data_offset();
     void *rounded = NULL, *wide = NULL;
     if (w_type != T3V_F32 && w_type != T3V_BF16)
-        return t3v_fail(T3V_E_DTYPE, "convolution weights of type %s, F32 or BF16 expected", t3v_dtype_name(w_type));
+        return t3v_fail(T3V_E_DTYPE, "convolution weights of type %s, F32 or BF16 expected",
+                        t3v_dtype_name(w_type));
     T3V_TRY(describe(s, dir, &h, layout, &bytes));
     memcpy(packed, &h, sizeof h);
     t3v_status st = T3V_OK;
@@ -122,8 +132,9 @@ static t3v_status open_packed(const t3v_conv_shape *s, t3v_conv_dir dir, const v
 {
     memcpy(h, packed, sizeof *h);
     if (h->magic != MAGIC || h->dir != (int32_t)dir || h->dim[0] != s->cout || h->dim[1] != s->cin ||
-        h->dim[2] != s->kt || h->dim[3] != s->kh || h->dim[4] != s->kw || (h->kind == KIND_GEMM) != is_pointwise(s) ||
-        (h->kind == KIND_GEMM && h->type != (int32_t)s->type) || (h->type == T3V_BF16 && s->type != T3V_BF16))
+        h->dim[2] != s->kt || h->dim[3] != s->kh || h->dim[4] != s->kw ||
+        (h->kind == KIND_GEMM) != is_pointwise(s) || (h->kind == KIND_GEMM && h->type != (int32_t)s->type) ||
+        (h->type == T3V_BF16 && s->type != T3V_BF16))
         return t3v_fail(T3V_E_ARG, "convolution: weights are not packed for this shape and direction");
     return T3V_OK;
 }
@@ -166,17 +177,30 @@ static t3v_conv_shape part(const t3v_conv_shape *s, int64_t o0, int64_t o1, int6
 }
 
 /* Products at each position: y [P,n] = x [P,k] W. */
-static t3v_status pointwise(const t3v_conv_shape *s, const void *x, int64_t k, const void *w, bool w_trans, int64_t n,
-                            const float *bias, bool add, void *y, t3v_dtype y_type)
+static t3v_status pointwise(const t3v_conv_shape *s, const void *x, int64_t k, const void *w, bool w_trans,
+                            int64_t n, const float *bias, bool add, void *y, t3v_dtype y_type)
 {
-    t3v_gemm_args g = {.batch = 1, .m = s->t * s->h * s->w, .n = n, .k = k, .a = x, .a_type = s->type, .lda = k,
-                       .b = w, .b_type = s->type, .ldb = w_trans ? k : n, .b_trans = w_trans, .bias = bias, .c = y,
-                       .c_type = y_type, .ldc = n, .accumulate = add};
+    t3v_gemm_args g = {.batch = 1,
+                       .m = s->t * s->h * s->w,
+                       .n = n,
+                       .k = k,
+                       .a = x,
+                       .a_type = s->type,
+                       .lda = k,
+                       .b = w,
+                       .b_type = s->type,
+                       .ldb = w_trans ? k : n,
+                       .b_trans = w_trans,
+                       .bias = bias,
+                       .c = y,
+                       .c_type = y_type,
+                       .ldc = n,
+                       .accumulate = add};
     return t3v_gemm(&g);
 }
 
-static t3v_status forward(const t3v_conv_shape *s, const void *x, const void *packed, const float *bias, bool add,
-                          void *y, t3v_dtype y_type)
+static t3v_status forward(const t3v_conv_shape *s, const void *x, const void *packed, const float *bias,
+                          bool add, void *y, t3v_dtype y_type)
 {
     head h;
     int64_t to, ho, wo;
@@ -184,8 +208,7 @@ static t3v_status forward(const t3v_conv_shape *s, const void *x, const void *pa
     T3V_TRY(t3v_conv_out(s, &to, &ho, &wo));
     T3V_TRY(check_type(y_type));
     T3V_TRY(open_packed(s, T3V_CONV_FORWARD, packed, &h));
-    if (h.kind == KIND_GEMM)
-        return pointwise(s, x, s->cin, data, true, s->cout, bias, add, y, y_type);
+    if (h.kind == KIND_GEMM) return pointwise(s, x, s->cin, data, true, s->cout, bias, add, y, y_type);
     if (h.kind == KIND_REF) {
         int64_t n = to * ho * wo * s->cout;
         float *sum = y, *dst = add ? frames(T3V_SCRATCH_CONV_Y, n) : y;
@@ -217,13 +240,14 @@ static t3v_status forward(const t3v_conv_shape *s, const void *x, const void *pa
     return T3V_OK;
 }
 
-t3v_status t3v_conv_forward(const t3v_conv_shape *s, const void *x, const void *packed, const float *bias, void *y,
-                            t3v_dtype y_type)
+t3v_status t3v_conv_forward(const t3v_conv_shape *s, const void *x, const void *packed, const float *bias,
+                            void *y, t3v_dtype y_type)
 {
     return forward(s, x, packed, bias, false, y, y_type);
 }
 
-t3v_status t3v_conv_forward_add(const t3v_conv_shape *s, const void *x, const void *packed, const float *bias, float *y)
+t3v_status t3v_conv_forward_add(const t3v_conv_shape *s, const void *x, const void *packed, const float *bias,
+                                float *y)
 {
     return forward(s, x, packed, bias, true, y, T3V_F32);
 }
@@ -270,7 +294,8 @@ static t3v_status add_bias_gradient(const void *dy, t3v_dtype type, int64_t rows
         for (int64_t c = 0; c < cout; c++) sum[c] = 0;
         for (int64_t r = rows * i / SLICES; r < rows * (i + 1) / SLICES; r++)
             if (type == T3V_BF16)
-                for (int64_t c = 0; c < cout; c++) sum[c] += t3v_bf16_to_f32(((const t3v_bf16 *)dy)[r * cout + c]);
+                for (int64_t c = 0; c < cout; c++)
+                    sum[c] += t3v_bf16_to_f32(((const t3v_bf16 *)dy)[r * cout + c]);
             else
                 for (int64_t c = 0; c < cout; c++) sum[c] += ((const float *)dy)[r * cout + c];
     }
@@ -283,8 +308,8 @@ static t3v_status add_bias_gradient(const void *dy, t3v_dtype type, int64_t rows
 }
 
 /* Gradient of one slice of output frames into this thread's buffer; NULL and a recorded message on failure. */
-static float *slice_gradient(const t3v_conv_shape *s, t3v_dtype type, const void *x, const void *dy, int64_t o0,
-                             int64_t o1, int64_t out_frame)
+static float *slice_gradient(const t3v_conv_shape *s, t3v_dtype type, const void *x, const void *dy,
+                             int64_t o0, int64_t o1, int64_t out_frame)
 {
     int64_t first, in_frame = s->h * s->w * s->cin;
     t3v_conv_shape p = part(s, o0, o1, &first);
@@ -304,7 +329,8 @@ static float *slice_gradient(const t3v_conv_shape *s, t3v_dtype type, const void
     return t3v_dnn_conv_backward_weights(&p, type, px, py, dw) ? NULL : dw;
 }
 
-t3v_status t3v_conv_backward_weights(const t3v_conv_shape *s, const void *x, const void *dy, float *dw, float *dbias)
+t3v_status t3v_conv_backward_weights(const t3v_conv_shape *s, const void *x, const void *dy, float *dw,
+                                     float *dbias)
 {
     int64_t to, ho, wo, n = weight_count(s);
     T3V_TRY(t3v_conv_out(s, &to, &ho, &wo));
@@ -315,9 +341,21 @@ t3v_status t3v_conv_backward_weights(const t3v_conv_shape *s, const void *x, con
     if (dbias) T3V_TRY(add_bias_gradient(dy, s->type, to * ho * wo, s->cout, dbias));
     if (!dw) return T3V_OK;
     if (is_pointwise(s)) {
-        t3v_gemm_args g = {.batch = 1, .m = s->cout, .n = s->cin, .k = to * ho * wo, .a = dy, .a_type = s->type,
-                           .lda = s->cout, .a_trans = true, .b = x, .b_type = s->type, .ldb = s->cin, .c = dw,
-                           .c_type = T3V_F32, .ldc = s->cin, .accumulate = true};
+        t3v_gemm_args g = {.batch = 1,
+                           .m = s->cout,
+                           .n = s->cin,
+                           .k = to * ho * wo,
+                           .a = dy,
+                           .a_type = s->type,
+                           .lda = s->cout,
+                           .a_trans = true,
+                           .b = x,
+                           .b_type = s->type,
+                           .ldb = s->cin,
+                           .c = dw,
+                           .c_type = T3V_F32,
+                           .ldc = s->cin,
+                           .accumulate = true};
         return t3v_gemm(&g);
     }
     t3v_dtype type = compute_type(s);
@@ -325,11 +363,14 @@ t3v_status t3v_conv_backward_weights(const t3v_conv_shape *s, const void *x, con
     atomic_int bad = 0;
 #pragma omp parallel for ordered schedule(static, 1)
     for (int64_t i = 0; i < slices; i++) {
-        const float *part_dw = slice_gradient(s, type, x, dy, to * i / slices, to * (i + 1) / slices, ho * wo * s->cout);
+        const float *part_dw = slice_gradient(s, type, x, dy, to * i / slices, to * (i + 1) / slices,
+                                              ho * wo * s->cout);
         if (!part_dw) atomic_store(&bad, 1);
 #pragma omp ordered
         for (int64_t j = 0; part_dw && j < n; j++) dw[j] += part_dw[j];
     }
-    if (bad) return t3v_fail(T3V_E_INTERNAL, "convolution: a slice of the weight gradient failed (memory, or oneDNN)");
+    if (bad)
+        return t3v_fail(T3V_E_INTERNAL,
+                        "convolution: a slice of the weight gradient failed (memory, or oneDNN)");
     return T3V_OK;
 }

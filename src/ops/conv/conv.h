@@ -30,24 +30,29 @@ t3v_status t3v_conv_out(const t3v_conv_shape *s, int64_t *to, int64_t *ho, int64
  * serve every t, h, w and padding; they are fastest at the shape they were packed for. */
 t3v_status t3v_conv_packed_size(const t3v_conv_shape *s, t3v_conv_dir dir, size_t *bytes);
 /* w: of w_type F32 or BF16 (rounded to, or widened to, what s->type needs). packed: 64-byte aligned. */
-t3v_status t3v_conv_pack(const t3v_conv_shape *s, t3v_conv_dir dir, const void *w, t3v_dtype w_type, void *packed);
+t3v_status t3v_conv_pack(const t3v_conv_shape *s, t3v_conv_dir dir, const void *w, t3v_dtype w_type,
+                         void *packed);
 
 /* bias may be NULL. y_type F32 or BF16. The result does not depend on the number of threads. */
-t3v_status t3v_conv_forward(const t3v_conv_shape *s, const void *x, const void *packed, const float *bias, void *y,
-                            t3v_dtype y_type);
+t3v_status t3v_conv_forward(const t3v_conv_shape *s, const void *x, const void *packed, const float *bias,
+                            void *y, t3v_dtype y_type);
 /* The same, added to what y [to,ho,wo,cout] holds. */
-t3v_status t3v_conv_forward_add(const t3v_conv_shape *s, const void *x, const void *packed, const float *bias, float *y);
+t3v_status t3v_conv_forward_add(const t3v_conv_shape *s, const void *x, const void *packed, const float *bias,
+                                float *y);
 /* dx [t,h,w,cin] of dx_type F32 or BF16 is overwritten; `packed` is for T3V_CONV_BACKWARD_DATA. */
 t3v_status t3v_conv_backward_data(const t3v_conv_shape *s, const void *dy, const void *packed, void *dx,
                                   t3v_dtype dx_type);
 /* dw [cout,cin,kt,kh,kw] += , dbias [cout] += (either may be NULL). Output frames are cut into at most 8 slices, one
  * thread each, summed in order: the result does not depend on the number of threads. */
-t3v_status t3v_conv_backward_weights(const t3v_conv_shape *s, const void *x, const void *dy, float *dw, float *dbias);
+t3v_status t3v_conv_backward_weights(const t3v_conv_shape *s, const void *x, const void *dy, float *dw,
+                                     float *dbias);
 
 /* The definitions: sums in double, one thread; w [cout,cin,kt,kh,kw] f32. dw and dbias are added to. */
 void t3v_conv_forward_ref(const t3v_conv_shape *s, const void *x, const float *w, const float *bias, void *y,
                           t3v_dtype y_type);
-void t3v_conv_backward_data_ref(const t3v_conv_shape *s, const void *dy, const float *w, void *dx, t3v_dtype dx_type);
-void t3v_conv_backward_weights_ref(const t3v_conv_shape *s, const void *x, const void *dy, float *dw, float *dbias);
+void t3v_conv_backward_data_ref(const t3v_conv_shape *s, const void *dy, const float *w, void *dx,
+                                t3v_dtype dx_type);
+void t3v_conv_backward_weights_ref(const t3v_conv_shape *s, const void *x, const void *dy, float *dw,
+                                   float *dbias);
 
 #endif

@@ -5,7 +5,8 @@
 
 static double load(const void *p, t3v_dtype type, int64_t i)
 {
-    return type == T3V_BF16 ? (double)t3v_bf16_to_f32(((const t3v_bf16 *)p)[i]) : (double)((const float *)p)[i];
+    return type == T3V_BF16 ? (double)t3v_bf16_to_f32(((const t3v_bf16 *)p)[i])
+                            : (double)((const float *)p)[i];
 }
 
 static void store(void *p, t3v_dtype type, int64_t i, double v)
@@ -49,7 +50,8 @@ void t3v_conv_forward_ref(const t3v_conv_shape *s, const void *x, const float *w
                 }
 }
 
-void t3v_conv_backward_data_ref(const t3v_conv_shape *s, const void *dy, const float *w, void *dx, t3v_dtype dx_type)
+void t3v_conv_backward_data_ref(const t3v_conv_shape *s, const void *dy, const float *w, void *dx,
+                                t3v_dtype dx_type)
 {
     int64_t to, ho, wo;
     if (t3v_conv_out(s, &to, &ho, &wo)) return;
@@ -73,7 +75,8 @@ void t3v_conv_backward_data_ref(const t3v_conv_shape *s, const void *dy, const f
                 }
 }
 
-void t3v_conv_backward_weights_ref(const t3v_conv_shape *s, const void *x, const void *dy, float *dw, float *dbias)
+void t3v_conv_backward_weights_ref(const t3v_conv_shape *s, const void *x, const void *dy, float *dw,
+                                   float *dbias)
 {
     int64_t to, ho, wo;
     if (t3v_conv_out(s, &to, &ho, &wo)) return;

@@ -21,31 +21,34 @@ typedef struct plan {
     t3v_dtype in, tmp_type;
     bool copy_a, copy_b, tmp_c;
     bool turn_a; /* A is transposed while it is copied */
-    bool fixed; /* row tiles are padded to mb and each runs on one thread */
+    bool fixed;  /* row tiles are padded to mb and each runs on one thread */
     int64_t mb, nb;
 } plan;
 
 static t3v_status check(const t3v_gemm_args *g)
 {
     if (g->batch < 1 || g->m < 0 || g->n < 0 || g->k < 0)
-        return t3v_fail(T3V_E_ARG, "gemm: batch %lld, sizes %lld x %lld x %lld", (long long)g->batch, (long long)g->m,
-                        (long long)g->n, (long long)g->k);
+        return t3v_fail(T3V_E_ARG, "gemm: batch %lld, sizes %lld x %lld x %lld", (long long)g->batch,
+                        (long long)g->m, (long long)g->n, (long long)g->k);
     bool a16 = g->a_type == T3V_BF16, b16 = g->b_type == T3V_BF16;
     if ((!a16 && g->a_type != T3V_F32) || (!b16 && g->b_type != T3V_F32) || (a16 && !b16) ||
         (g->c_type != T3V_F32 && g->c_type != T3V_BF16))
         return t3v_fail(T3V_E_DTYPE, "gemm: no product %s x %s -> %s", t3v_dtype_name(g->a_type),
                         t3v_dtype_name(g->b_type), t3v_dtype_name(g->c_type));
-    if (g->accumulate && g->c_type != T3V_F32) return t3v_fail(T3V_E_DTYPE, "gemm: accumulating needs an F32 result");
+    if (g->accumulate && g->c_type != T3V_F32)
+        return t3v_fail(T3V_E_DTYPE, "gemm: accumulating needs an F32 result");
     if (g->m == 0 || g->n == 0) return T3V_OK;
     if (!g->c || (g->k && (!g->a || !g->b))) return t3v_fail(T3V_E_ARG, "gemm: an operand is NULL");
     int64_t a_row = g->a_trans ? g->m : g->k, b_row = g->b_trans ? g->k : g->n, size;
     if (g->lda < a_row || g->ldb < b_row || g->ldc < g->n)
-        return t3v_fail(T3V_E_ARG, "gemm: leading dimensions %lld, %lld, %lld, at least %lld, %lld, %lld expected",
-                        (long long)g->lda, (long long)g->ldb, (long long)g->ldc, (long long)a_row, (long long)b_row,
-                        (long long)g->n);
-    if (!t3v_mul3(g->a_trans ? g->k : g->m, g->lda, 8, &size) || !t3v_mul3(g->b_trans ? g->n : g->k, g->ldb, 8, &size) ||
-        !t3v_mul3(g->m, g->ldc, 8, &size))
-        return t3v_fail(T3V_E_TOO_BIG, "gemm: %lld x %lld x %lld", (long long)g->m, (long long)g->n, (long long)g->k);
+        return t3v_fail(T3V_E_ARG,
+                        "gemm: leading dimensions %lld, %lld, %lld, at least %lld, %lld, %lld expected",
+                        (long long)g->lda, (long long)g->ldb, (long long)g->ldc, (long long)a_row,
+                        (long long)b_row, (long long)g->n);
+    if (!t3v_mul3(g->a_trans ? g->k : g->m, g->lda, 8, &size) ||
+        !t3v_mul3(g->b_trans ? g->n : g->k, g->ldb, 8, &size) || !t3v_mul3(g->m, g->ldc, 8, &size))
+        return t3v_fail(T3V_E_TOO_BIG, "gemm: %lld x %lld x %lld", (long long)g->m, (long long)g->n,
+                        (long long)g->k);
     return T3V_OK;
 }
 
@@ -92,7 +95,8 @@ static void widen(float *dst, const t3v_bf16 *src, int64_t n)
 }
 
 /* dst [rows, cols] of `to` without gaps <- src rows `ld` apart; F32 or BF16, never narrowing. */
-static void gather(void *dst, t3v_dtype to, const void *src, t3v_dtype from, int64_t rows, int64_t cols, int64_t ld)
+static void gather(void *dst, t3v_dtype to, const void *src, t3v_dtype from, int64_t rows, int64_t cols,
+                   int64_t ld)
 {
     size_t size = t3v_dtype_size(to);
 #pragma omp parallel for schedule(static) if (rows * cols > PARALLEL_ELEMENTS)
@@ -169,15 +173,23 @@ static t3v_status tile(const plan *p, int64_t i0, int64_t j0, int64_t cols, cons
             if (p->turn_a) turn((float *)(void *)copy, a, g->a_type, rows, g->k, g->lda);
             else if (a_trans) gather(copy, p->in, a, g->a_type, g->k, rows, g->lda);
             else gather(copy, p->in, a, g->a_type, rows, g->k, g->lda);
-            memset(copy + (size_t)(rows * g->k) * in_size, 0, (size_t)((kernel_rows - rows) * g->k) * in_size);
+            memset(copy + (size_t)(rows * g->k) * in_size, 0,
+                   (size_t)((kernel_rows - rows) * g->k) * in_size);
         }
         a = copy;
     }
     void *c = p->c + (size_t)(i0 * g->ldc + j0) * t3v_dtype_size(g->c_type);
     if (tmp_c) c = t3v_thread_scratch(T3V_SCRATCH_GEMM_C, (size_t)(kernel_rows * cols) * 4);
     if (!c) return t3v_fail(T3V_E_NOMEM, "gemm: no memory for a tile");
-    t3v_dnn_matmul mm = {.m = kernel_rows, .n = cols, .k = g->k, .in = p->in, .out = p->tmp_type, .a_trans = a_trans,
-                         .b_trans = g->b_trans, .accumulate = g->accumulate && !tmp_c, .act = g->act};
+    t3v_dnn_matmul mm = {.m = kernel_rows,
+                         .n = cols,
+                         .k = g->k,
+                         .in = p->in,
+                         .out = p->tmp_type,
+                         .a_trans = a_trans,
+                         .b_trans = g->b_trans,
+                         .accumulate = g->accumulate && !tmp_c,
+                         .act = g->act};
     T3V_TRY(t3v_dnn_gemm(&mm, a, b, g->bias ? g->bias + j0 : NULL, c));
     if (tmp_c) scatter(p, c, i0, rows, j0, cols);
     return T3V_OK;
@@ -190,7 +202,8 @@ static t3v_status run(const plan *p)
         int64_t cols = g->n - j0 < p->nb ? g->n - j0 : p->nb;
         const void *b = p->b;
         if (p->copy_b) {
-            void *copy = t3v_thread_scratch(T3V_SCRATCH_GEMM_B, (size_t)(cols * g->k) * t3v_dtype_size(p->in));
+            void *copy = t3v_thread_scratch(T3V_SCRATCH_GEMM_B,
+                                            (size_t)(cols * g->k) * t3v_dtype_size(p->in));
             if (!copy) return t3v_fail(T3V_E_NOMEM, "gemm: no memory for a tile");
             const char *from = p->b + (size_t)(g->b_trans ? j0 * g->ldb : j0) * t3v_dtype_size(g->b_type);
             if (g->b_trans) gather(copy, p->in, from, g->b_type, cols, g->k, g->ldb);
@@ -207,7 +220,9 @@ static t3v_status run(const plan *p)
             t3v_status st = tile(p, i0, j0, cols, b);
             if (st) atomic_store(&failed, (int)st);
         }
-        if (failed) return t3v_fail((t3v_status)failed, "gemm: a tile of %lld x %lld failed", (long long)g->m, (long long)g->n);
+        if (failed)
+            return t3v_fail((t3v_status)failed, "gemm: a tile of %lld x %lld failed", (long long)g->m,
+                            (long long)g->n);
     }
     return T3V_OK;
 }

@@ -7,7 +7,8 @@
 
 static double load(const void *p, t3v_dtype type, int64_t i)
 {
-    return type == T3V_BF16 ? (double)t3v_bf16_to_f32(((const t3v_bf16 *)p)[i]) : (double)((const float *)p)[i];
+    return type == T3V_BF16 ? (double)t3v_bf16_to_f32(((const t3v_bf16 *)p)[i])
+                            : (double)((const float *)p)[i];
 }
 
 static double gelu_tanh(double x)

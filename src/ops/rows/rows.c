@@ -43,16 +43,16 @@ static void *at(void *p, t3v_dtype t, int64_t i)
 static float *fat(float *p, int64_t i) { return p ? p + i : NULL; }
 
 /* Runs the statement for row blocks [i0, i0 + cnt) of n rows of d elements. */
-#define FOR_ROWS(n, d, stmt)                                                                                 \
-    do {                                                                                                     \
-        int64_t n_ = (n), rb_ = (d) < FLAT_BLOCK ? FLAT_BLOCK / ((d) > 0 ? (d) : 1) : 1;                     \
-        int64_t nb_ = blocks(n_, rb_);                                                                       \
-        bool worth_ = worth(n_ * (d));                                                                       \
-        _Pragma("omp parallel for schedule(static) if (worth_)") for (int64_t b_ = 0; b_ < nb_; b_++)        \
-        {                                                                                                    \
-            int64_t i0 = b_ * rb_, cnt = at_most(rb_, n_ - i0);                                              \
-            stmt;                                                                                            \
-        }                                                                                                    \
+#define FOR_ROWS(n, d, stmt)                                                                          \
+    do {                                                                                              \
+        int64_t n_ = (n), rb_ = (d) < FLAT_BLOCK ? FLAT_BLOCK / ((d) > 0 ? (d) : 1) : 1;              \
+        int64_t nb_ = blocks(n_, rb_);                                                                \
+        bool worth_ = worth(n_ * (d));                                                                \
+        _Pragma("omp parallel for schedule(static) if (worth_)") for (int64_t b_ = 0; b_ < nb_; b_++) \
+        {                                                                                             \
+            int64_t i0 = b_ * rb_, cnt = at_most(rb_, n_ - i0);                                       \
+            stmt;                                                                                     \
+        }                                                                                             \
     } while (0)
 #define FOR_FLAT(n, stmt) FOR_ROWS(n, 1, stmt)
 
@@ -164,9 +164,9 @@ void t3v_rows_qk_norm_rope(void *y, t3v_dtype yt, int64_t ldy, const void *x, t3
     T3V_ASSERT(!rope || (rope->hd > 0 && d % rope->hd == 0 && first >= 0 &&
                          first + n <= rope->grid[0] * rope->grid[1] * rope->grid[2]));
     const t3v_rows_impl *k = pick();
-    FOR_ROWS(
-        n, d,
-        k->qk(at(y, yt, i0 * ldy), yt, ldy, cat(x, xt, i0 * ldx), xt, ldx, g, eps, rope, first + i0, cnt, d));
+    FOR_ROWS(n, d,
+             k->qk(at(y, yt, i0 * ldy), yt, ldy, cat(x, xt, i0 * ldx), xt, ldx, g, eps, rope, first + i0, cnt,
+                   d));
 }
 
 static void qk_chunk(const t3v_rows_impl *k, const void *args, int64_t row, int64_t rows, float *s0,

@@ -72,10 +72,8 @@ INLINE vf v_load(const float *p, int n)
 }
 INLINE void v_store(float *p, int n, vf a)
 {
-    if (n == VL)
-        _mm256_storeu_ps(p, a);
-    else
-        _mm256_maskstore_ps(p, lanes(n), a);
+    if (n == VL) _mm256_storeu_ps(p, a);
+    else _mm256_maskstore_ps(p, lanes(n), a);
 }
 INLINE vf v_load_bf16(const t3v_bf16 *p, int n)
 {

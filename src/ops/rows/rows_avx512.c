@@ -49,10 +49,8 @@ INLINE vf v_load(const float *p, int n)
 }
 INLINE void v_store(float *p, int n, vf a)
 {
-    if (n == VL)
-        _mm512_storeu_ps(p, a);
-    else
-        _mm512_mask_storeu_ps(p, lanes(n), a);
+    if (n == VL) _mm512_storeu_ps(p, a);
+    else _mm512_mask_storeu_ps(p, lanes(n), a);
 }
 INLINE vf v_load_bf16(const t3v_bf16 *p, int n)
 {
@@ -67,10 +65,8 @@ INLINE void v_store_bf16(t3v_bf16 *p, int n, vf a)
     __m512i r = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd), 16);
     r = _mm512_mask_or_epi32(r, _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), hi, _mm512_set1_epi32(0x40));
     __m256i h = _mm512_cvtepi32_epi16(r);
-    if (n == VL)
-        _mm256_storeu_si256((__m256i *)p, h);
-    else
-        _mm256_mask_storeu_epi16(p, lanes(n), h);
+    if (n == VL) _mm256_storeu_si256((__m256i *)p, h);
+    else _mm256_mask_storeu_epi16(p, lanes(n), h);
 }
 
 INLINE vd vd_zero(void) { return _mm512_setzero_pd(); }

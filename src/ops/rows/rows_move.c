@@ -78,10 +78,8 @@ static float get(const void *p, t3v_dtype t, int64_t i)
 static void put(void *p, t3v_dtype t, int64_t i, float v, bool accumulate)
 {
     if (accumulate) v += get(p, t, i);
-    if (t == T3V_BF16)
-        ((t3v_bf16 *)p)[i] = t3v_f32_to_bf16(v);
-    else
-        ((float *)p)[i] = v;
+    if (t == T3V_BF16) ((t3v_bf16 *)p)[i] = t3v_f32_to_bf16(v);
+    else ((float *)p)[i] = v;
 }
 
 /* Both directions visit the same pairs (element of a row, cell of the latent). */
@@ -98,10 +96,8 @@ static void patches(void *rows_out, const void *rows_in, t3v_dtype rt, void *lat
             for (int64_t q = 0; q < 4; q++) {
                 int64_t cell = ((c * T + f) * H + 2 * i + q / 2) * W + 2 * j + q % 2;
                 int64_t e = row + (order == T3V_PATCH_IN ? c * 4 + q : q * C + c);
-                if (rows_out)
-                    put(rows_out, rt, e, get(latent_in, lt, cell), accumulate);
-                else
-                    put(latent_out, lt, cell, get(rows_in, rt, e), accumulate);
+                if (rows_out) put(rows_out, rt, e, get(latent_in, lt, cell), accumulate);
+                else put(latent_out, lt, cell, get(rows_in, rt, e), accumulate);
             }
     }
 }

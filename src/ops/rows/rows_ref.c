@@ -11,10 +11,8 @@ static double get(const void *p, t3v_dtype t, int64_t i)
 
 static void put(void *p, t3v_dtype t, int64_t i, double v)
 {
-    if (t == T3V_BF16)
-        ((t3v_bf16 *)p)[i] = t3v_f32_to_bf16((float)v);
-    else
-        ((float *)p)[i] = (float)v;
+    if (t == T3V_BF16) ((t3v_bf16 *)p)[i] = t3v_f32_to_bf16((float)v);
+    else ((float *)p)[i] = (float)v;
 }
 
 static void put_add(void *p, t3v_dtype t, int64_t i, double v, bool accumulate)
@@ -206,10 +204,8 @@ static void vae_norm_bwd(void *dx, t3v_dtype dxt, bool accumulate, float *dgamma
                 double h = get(x, xt, r * d + j) * inv[r];
                 double w = get(dy, dyt, r * d + j) * root * gamma[j];
                 if (silu) w *= silu_slope(h * root * gamma[j]);
-                if (pass == 0)
-                    m += w * h;
-                else
-                    put_add(dx, dxt, r * d + j, (w - (held[r] ? 0 : h * m)) * inv[r], accumulate);
+                if (pass == 0) m += w * h;
+                else put_add(dx, dxt, r * d + j, (w - (held[r] ? 0 : h * m)) * inv[r], accumulate);
             }
         }
     }

@@ -5,17 +5,17 @@
 #include <math.h>
 
 /* Runs the statements for vectors of m columns from j on: full ones, then the rest. */
-#define EACH(j, d, ...)                                                                                      \
-    do {                                                                                                     \
-        int64_t j = 0;                                                                                       \
-        for (; j + VL <= (d); j += VL) {                                                                     \
-            enum { m = VL };                                                                                 \
-            __VA_ARGS__                                                                                      \
-        }                                                                                                    \
-        if (j < (d)) {                                                                                       \
-            const int m = (int)((d)-j);                                                                      \
-            __VA_ARGS__                                                                                      \
-        }                                                                                                    \
+#define EACH(j, d, ...)                  \
+    do {                                 \
+        int64_t j = 0;                   \
+        for (; j + VL <= (d); j += VL) { \
+            enum { m = VL };             \
+            __VA_ARGS__                  \
+        }                                \
+        if (j < (d)) {                   \
+            const int m = (int)((d)-j);  \
+            __VA_ARGS__                  \
+        }                                \
     } while (0)
 
 INLINE vf get(const void *p, t3v_dtype t, int64_t i, int n)
@@ -25,10 +25,8 @@ INLINE vf get(const void *p, t3v_dtype t, int64_t i, int n)
 
 INLINE void put(void *p, t3v_dtype t, int64_t i, int n, vf a)
 {
-    if (t == T3V_BF16)
-        v_store_bf16((t3v_bf16 *)p + i, n, a);
-    else
-        v_store((float *)p + i, n, a);
+    if (t == T3V_BF16) v_store_bf16((t3v_bf16 *)p + i, n, a);
+    else v_store((float *)p + i, n, a);
 }
 
 INLINE void put_add(void *p, t3v_dtype t, int64_t i, int n, vf a, bool accumulate)
@@ -42,16 +40,12 @@ static void clear(float *p, int64_t d)
 }
 
 /* CALL(yt, xt) with the types as constants, so that each pair gets a loop of its own. */
-#define BY_TYPES(CALL, yt, xt)                                                                               \
-    do {                                                                                                     \
-        if ((yt) == T3V_BF16 && (xt) == T3V_BF16)                                                            \
-            CALL(T3V_BF16, T3V_BF16);                                                                        \
-        else if ((yt) == T3V_BF16)                                                                           \
-            CALL(T3V_BF16, T3V_F32);                                                                         \
-        else if ((xt) == T3V_BF16)                                                                           \
-            CALL(T3V_F32, T3V_BF16);                                                                         \
-        else                                                                                                 \
-            CALL(T3V_F32, T3V_F32);                                                                          \
+#define BY_TYPES(CALL, yt, xt)                                              \
+    do {                                                                    \
+        if ((yt) == T3V_BF16 && (xt) == T3V_BF16) CALL(T3V_BF16, T3V_BF16); \
+        else if ((yt) == T3V_BF16) CALL(T3V_BF16, T3V_F32);                 \
+        else if ((xt) == T3V_BF16) CALL(T3V_F32, T3V_BF16);                 \
+        else CALL(T3V_F32, T3V_F32);                                        \
     } while (0)
 
 /* ---- functions ------------------------------------------------------------------------------------- */
@@ -371,8 +365,8 @@ static void softmax(void *y, t3v_dtype yt, const void *x, t3v_dtype xt, float sc
         });
         vf inv = v_set(1.0f / v_hsum(sum));
         EACH(j, d, {
-            vf e =
-                yt == T3V_F32 ? v_load((float *)y + o + j, m) : v_exp(v_sub(score(x, xt, o, k, b, j, m), t));
+            vf e = yt == T3V_F32 ? v_load((float *)y + o + j, m)
+                                 : v_exp(v_sub(score(x, xt, o, k, b, j, m), t));
             put(y, yt, o + j, m, v_mul(e, inv));
         });
     }
@@ -429,12 +423,9 @@ static void act(t3v_rows_fn f, void *y, t3v_dtype yt, const void *x, t3v_dtype x
 {
 #define GELU(Y, X) act_typed(T3V_ROWS_GELU_TANH, y, Y, x, X, n)
 #define SILU(Y, X) act_typed(T3V_ROWS_SILU, y, Y, x, X, n)
-    if (f == T3V_ROWS_GELU_TANH)
-        BY_TYPES(GELU, yt, xt);
-    else if (f == T3V_ROWS_SILU)
-        BY_TYPES(SILU, yt, xt);
-    else
-        act_typed(f, y, yt, x, xt, n);
+    if (f == T3V_ROWS_GELU_TANH) BY_TYPES(GELU, yt, xt);
+    else if (f == T3V_ROWS_SILU) BY_TYPES(SILU, yt, xt);
+    else act_typed(f, y, yt, x, xt, n);
 #undef GELU
 #undef SILU
 }
