@@ -28,37 +28,6 @@ static t3v_status decode(void *user)
     return t3v_vae_decode(&c->vae, &c->clip, c->latent, drop, NULL);
 }
 
-static double macs(const t3v_tensor *w, int64_t positions)
-{
-    return (double)t3v_numel(w) * (double)positions;
-}
-
-static double res_macs(const t3v_vae_res *r, int64_t n)
-{
-    return macs(&r->conv1.w, n) + macs(&r->conv2.w, n) + (r->shortcut.w.ndim ? macs(&r->shortcut.w, n) : 0);
-}
-
-/* 2 * multiplications of the decoder as it is defined (an implementation may need fewer). */
-static double flop_of(const t3v_vae *v, int64_t frames, int64_t height, int64_t width)
-{
-    const t3v_vae_half *d = &v->decoder;
-    int64_t t = (frames - 1) / 4 + 1, area = height / 8 * (width / 8), c = d->conv_in.w.shape[0];
-    double sum = macs(&v->post_quant.w, t * area) + macs(&d->conv_in.w, t * area);
-    sum += res_macs(&d->middle0, t * area) + res_macs(&d->middle2, t * area);
-    sum += 4.0 * (double)(c * c) * (double)(t * area) + 2.0 * (double)(c * t) * (double)area * (double)area;
-    for (int i = 0; i < d->layers; i++) {
-        const t3v_vae_layer *l = &d->layer[i];
-        if (l->kind == T3V_VAE_RES) {
-            sum += res_macs(&l->res, t * area);
-            continue;
-        }
-        if (l->kind == T3V_VAE_UP3) sum += macs(&l->time.w, (t - 1) * area), t = 2 * t - 1;
-        area *= 4;
-        sum += macs(&l->resample.w, t * area);
-    }
-    return 2 * (sum + macs(&d->conv_out.w, t * area));
-}
-
 static int run(const bench_args *args)
 {
     bench_args own = *args;
@@ -71,12 +40,14 @@ static int run(const bench_args *args)
     t3v_params_options o = {.matrix = type};
     t3v_arena arena = {0};
     size_t bytes;
+    double flop = 0;
     int status = CLI_FAILED;
     t3v_status st = t3v_vae_open(&c.vae, 96);
     if (!st) st = t3v_arena_open(&arena, t3v_params_bytes(&c.vae.params, NULL, &o));
     if (!st) st = t3v_params_alloc(&c.vae.params, &o, &arena);
     if (!st) t3v_params_randomise(&c.vae.params, 1);
     if (!st) st = t3v_vae_decode_bytes(&c.vae, &c.clip, &bytes, NULL, NULL);
+    if (!st) st = t3v_vae_decode_flop(&c.vae, &c.clip, &flop);
     if (!st) {
         int64_t n = T3V_VAE_Z * ((c.clip.frames - 1) / 4 + 1) * (c.clip.height / 8) * (c.clip.width / 8);
         c.latent = malloc((size_t)n * sizeof *c.latent);
@@ -87,8 +58,7 @@ static int run(const bench_args *args)
     snprintf(what, sizeof what, "vae decode %lldx%lldx%lld", (long long)c.clip.width,
              (long long)c.clip.height, (long long)c.clip.frames);
     if (!st) snprintf(extra, sizeof extra, ",\"estimated_bytes\":%zu", bytes);
-    bench_result r = {what, st ? 0 : flop_of(&c.vae, c.clip.frames, c.clip.height, c.clip.width), type,
-                      t3v_isa_name(t3v_cpu()), extra};
+    bench_result r = {what, flop, type, t3v_isa_name(t3v_cpu()), extra};
     status = st ? cli_fail(st) : bench_measure(&own, &r, decode, &c);
     free(c.latent);
     t3v_vae_close(&c.vae);

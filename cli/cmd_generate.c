@@ -90,7 +90,7 @@ static const struct argp_option options[] = {
     {"text-encoder", OPT_TEXT, "FILE", 0, "Text encoder, when it is not in the model directory", 2},
     {"tokenizer", OPT_TOKENIZER, "FILE", 0, "spiece.model, when it is not in the model directory", 2},
     {0, 0, 0, 0, "Running:", 3},
-    {"dry-run", OPT_DRY, 0, 0, "Say what it would take, compute nothing", 3},
+    {"dry-run", OPT_DRY, 0, 0, "Say what it would take (work, memory, about how long), compute nothing", 3},
     {"resume", OPT_RESUME, 0, 0, "Go on from the last finished step of an interrupted run", 3},
     {"save-every", OPT_SAVE, "SECONDS", 0, "How often that step is kept on disk (default 10; 0: every step)",
      3},
@@ -206,6 +206,32 @@ static const struct argp argp = {
     0,
     0};
 
+/* "14 s", "3 min 5 s", "2 h 10 min": what an estimate is worth. */
+static const char *duration(double s, char text[32])
+{
+    long long n = (long long)(s + 0.5);
+    if (s < 9.95) snprintf(text, 32, "%.2g s", s);
+    else if (n < 60) snprintf(text, 32, "%lld s", n);
+    else if (n < 3600) snprintf(text, 32, "%lld min %lld s", n / 60, n % 60);
+    else snprintf(text, 32, "%lld h %lld min", n / 3600, n / 60 % 60);
+    return text;
+}
+
+static double seconds_of_all(const args *a, const t3v_result *r)
+{
+    return r->seconds_text + (double)a->job.outputs * (r->seconds_denoise + r->seconds_decode);
+}
+
+static void print_estimate(const args *a, const t3v_result *r)
+{
+    char all[32], denoise[32], decode[32], clips[64] = "";
+    if (!(seconds_of_all(a, r) > 0)) return;
+    if (a->job.outputs > 1)
+        snprintf(clips, sizeof clips, ", for each of %lld clips", (long long)a->job.outputs);
+    printf("time     about %s (denoise %s, decode %s%s)\n", duration(seconds_of_all(a, r), all),
+           duration(r->seconds_denoise, denoise), duration(r->seconds_decode, decode), clips);
+}
+
 static void print_result(const cli_common *common, const args *a, const t3v_result *r, const char *path)
 {
     if (common->json) {
@@ -216,6 +242,7 @@ static void print_result(const cli_common *common, const args *a, const t3v_resu
                               (json_int_t)r->passes, "peak_bytes", (json_int_t)r->peak_bytes, "flop", r->flop,
                               "seconds_text", r->seconds_text, "seconds_denoise", r->seconds_denoise,
                               "seconds_decode", r->seconds_decode);
+        if (a->job.dry_run) json_object_set_new(j, "seconds", json_real(seconds_of_all(a, r)));
         json_dumpf(j, stdout, JSON_INDENT(2));
         putchar('\n');
         json_decref(j);
@@ -227,6 +254,7 @@ static void print_result(const cli_common *common, const args *a, const t3v_resu
                (long long)(r->grid[0] * r->grid[1] * r->grid[2]), (long long)r->grid[0],
                (long long)r->grid[1], (long long)r->grid[2], (long long)r->passes, (long long)r->steps,
                r->flop / 1e12, (double)r->peak_bytes / 0x1p30);
+        print_estimate(a, r);
     } else if (path && strcmp(path, "-") != 0) {
         printf("%s\n", path);
         if (!common->quiet)

@@ -83,7 +83,7 @@ typedef struct t3v_job {
     const char *save_latent; /* file for the final latent; NULL: not saved */
     bool resume;             /* go on from an interrupted run's state, if there is one */
     double save_every;       /* seconds between saves of that state; < 0: 10; 0: after every step */
-    bool dry_run;            /* compute nothing; report memory and cost */
+    bool dry_run;            /* compute nothing; report memory, work and time */
     const char *codec;
     int64_t tile_h, tile_w; /* VAE tile in pixels; 0: automatic; < 0: no tiles */
     int64_t memory_limit;   /* bytes; 0: what the machine has free */
@@ -105,6 +105,8 @@ typedef struct t3v_result {
     int64_t passes;
     int64_t peak_bytes; /* estimated by --dry-run, measured (VmHWM) otherwise */
     double flop;        /* of those passes */
+    /* Measured; with --dry-run estimated for one clip from `flop` and a short measurement of the machine, without the
+     * text encoder's. All 0: a CPU for which there is no estimate. */
     double seconds_text, seconds_denoise, seconds_decode;
 } t3v_result;
 

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Memory and arithmetic of a job, before anything is allocated. */
+/* Memory, arithmetic and time of a job, before anything is allocated. */
 #include "pipe/cost.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "attn/peak.h"
 #include "base/log.h"
+#include "base/threads.h"
 #include "io/file.h"
 #include "pipe/lora_attach.h"
 #include "vae/clip.h"
@@ -14,6 +16,10 @@
 /* Measured with 2 threads: code, libraries, oneDNN's kernels and scratch; libav with an H.264 encoder, which holds frames
  * back to look ahead. */
 enum { PROGRAM = 32 << 20, ENCODER = 28 << 20, ENCODER_FRAMES = 64, ENCODER_PIXEL = 4 };
+
+/* Parts of the machine's peak that whole phases reach: forward passes of the 1.3B shape (products and attention were not
+ * timed apart) and the decoder's 701 Gflop/s, both in docs/results.md, beside 1,150 to 1,300 Gflop/s on two threads. */
+static const double dit_share = 0.6, vae_share = 0.57;
 
 double t3v_dit_flop(const t3v_dit_config *c, const t3v_plan *plan, int64_t tokens, int64_t text_rows,
                     const t3v_moment *moment)
@@ -159,11 +165,11 @@ static int64_t encoder_bytes(const t3v_job *job)
     return 0;
 }
 
-/* The VAE's phase. *held: what stays beside its working memory: weights, latents, encoder, program, and `others`. The
+/* The VAE's phase, and in a dry run the work of a clip. *held: what stays beside its working memory: weights, latents, encoder, program, and `others`. The
  * rest of the limit is *room, in which tiles are chosen. */
 static t3v_status vae_bytes(t3v_model *m, const t3v_model_paths *paths, const t3v_job *job,
                             const int64_t latent[4], int64_t others, int64_t limit, int64_t *bytes,
-                            size_t *room)
+                            size_t *room, double *flop)
 {
     T3V_TRY(t3v_model_load(m, paths, T3V_PART_VAE, false));
     int64_t n = latent[0] * latent[1] * latent[2] * latent[3];
@@ -181,6 +187,7 @@ static t3v_status vae_bytes(t3v_model *m, const t3v_model_paths *paths, const t3
     int64_t h = 0, w = 0;
     t3v_status st = t3v_vae_decode_bytes(&m->vae, &clip, &b, &h, &w);
     *bytes = (int64_t)b + held;
+    if (!st && job->dry_run) st = t3v_vae_decode_flop(&m->vae, &clip, flop);
     if (!st && (h < clip.height || w < clip.width))
         t3v_info("VAE in tiles of %lldx%lld", (long long)w, (long long)h);
     t3v_model_unload(m, T3V_PART_VAE);
@@ -197,6 +204,35 @@ static t3v_status refuse_above(int64_t bytes, int64_t limit, const t3v_job *job)
         (long long)job->width, (long long)job->height, (long long)job->frames, (double)bytes / 0x1p30,
         job->memory_limit > 0 ? "--memory-limit" : "what this machine has free", (double)limit / 0x1p30,
         job->compute == T3V_F32 ? ", or --precision bf16" : "");
+}
+
+/* Gflop/s of the machine in registers, all threads at once; 0 where its level has no fast loop. Of each thread's five short
+ * runs the best counts, so that what else the machine does disturbs little. Where bf16 products do not exist they are made
+ * in f32. */
+static double peak_gflops(t3v_dtype compute)
+{
+    double sum = 0;
+#pragma omp parallel num_threads(t3v_threads())
+    {
+        double best = 0;
+        for (int i = 0; i < 5; i++) {
+            double g = t3v_peak_gflops(compute, 1);
+            if (!(g > 0)) g = t3v_peak_gflops(T3V_F32, 1);
+            if (g > best) best = g;
+        }
+#pragma omp critical
+        sum += best;
+    }
+    return sum;
+}
+
+/* The seconds of a clip's phases. The text encoder's are left out: they depend on where its file lies. */
+static void estimate_seconds(t3v_result *r, double vae_flop, t3v_dtype compute)
+{
+    double flops = 1e9 * peak_gflops(compute);
+    if (!(flops > 0)) return;
+    r->seconds_denoise = r->flop / (dit_share * flops);
+    r->seconds_decode = vae_flop / (vae_share * flops);
 }
 
 t3v_status t3v_cost_check(t3v_model *m, const t3v_model_paths *paths, const t3v_job *job,
@@ -219,7 +255,10 @@ t3v_status t3v_cost_check(t3v_model *m, const t3v_model_paths *paths, const t3v_
     result->peak_bytes = dit > text ? dit : text;
     T3V_TRY(refuse_above(dit > own ? dit : own, limit, job));
     /* With more than one output the DiT stays while the VAE decodes. */
-    T3V_TRY(vae_bytes(m, paths, job, latent, job->outputs > 1 ? dit - PROGRAM : 0, limit, &vae, vae_room));
+    double flop = 0;
+    T3V_TRY(
+        vae_bytes(m, paths, job, latent, job->outputs > 1 ? dit - PROGRAM : 0, limit, &vae, vae_room, &flop));
+    if (job->dry_run) estimate_seconds(result, flop, job->compute);
     if (vae > result->peak_bytes) result->peak_bytes = vae;
     return refuse_above(vae, limit, job);
 }

@@ -7,8 +7,9 @@
 #include "pipe/schedule.h"
 #include "t3v/t3v.h"
 
-/* Fills result->peak_bytes and ->flop, and *vae_room: the bytes that the VAE's decoder may take. E_NOMEM when the peak
- * passes the job's memory limit, or what the machine has available if it sets none. */
+/* Fills result->peak_bytes, ->passes and ->flop, of a dry run the seconds of the phases, which takes some 50 ms, and
+ * *vae_room: the bytes that the VAE's decoder may take. E_NOMEM when the peak passes the job's memory limit, or what the
+ * machine has available if it sets none. */
 t3v_status t3v_cost_check(t3v_model *m, const t3v_model_paths *paths, const t3v_job *job,
                           const t3v_schedule *s, const int64_t latent[4], t3v_result *result,
                           size_t *vae_room);

@@ -215,6 +215,48 @@ t3v_status t3v_vae_encode_bytes(const t3v_vae *vae, const t3v_vae_clip *clip, si
     return bytes_of(vae, clip, false, bytes, tile_h, tile_w);
 }
 
+/* ---- work ------------------------------------------------------------------------------------------- */
+
+static double macs(const t3v_tensor *w, int64_t positions)
+{
+    return (double)t3v_numel(w) * (double)positions;
+}
+
+static double res_macs(const t3v_vae_res *r, int64_t n)
+{
+    return macs(&r->conv1.w, n) + macs(&r->conv2.w, n) + (r->shortcut.w.ndim ? macs(&r->shortcut.w, n) : 0);
+}
+
+/* Of `frames` frames of height x width pixels. */
+static double tile_flop(const t3v_vae *v, int64_t frames, int64_t height, int64_t width)
+{
+    const t3v_vae_half *d = &v->decoder;
+    int64_t t = (frames - 1) / 4 + 1, area = height / 8 * (width / 8), c = d->conv_in.w.shape[0];
+    double sum = macs(&v->post_quant.w, t * area) + macs(&d->conv_in.w, t * area);
+    sum += res_macs(&d->middle0, t * area) + res_macs(&d->middle2, t * area);
+    sum += 4.0 * (double)(c * c) * (double)(t * area) + 2.0 * (double)(c * t) * (double)area * (double)area;
+    for (int i = 0; i < d->layers; i++) {
+        const t3v_vae_layer *l = &d->layer[i];
+        if (l->kind == T3V_VAE_RES) {
+            sum += res_macs(&l->res, t * area);
+            continue;
+        }
+        if (l->kind == T3V_VAE_UP3) sum += macs(&l->time.w, (t - 1) * area), t = 2 * t - 1;
+        area *= 4;
+        sum += macs(&l->resample.w, t * area);
+    }
+    return 2 * (sum + macs(&d->conv_out.w, t * area));
+}
+
+t3v_status t3v_vae_decode_flop(const t3v_vae *vae, const t3v_vae_clip *clip, double *flop)
+{
+    job j;
+    T3V_TRY(plan(&j, vae, clip, true));
+    *flop = (double)(j.ty.count * j.tx.count) *
+            tile_flop(vae, clip->frames, STRIDE * j.ty.size, STRIDE * j.tx.size);
+    return T3V_OK;
+}
+
 /* ---- running ----------------------------------------------------------------------------------------- */
 
 typedef struct run {

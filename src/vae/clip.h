@@ -20,6 +20,10 @@ t3v_status t3v_vae_decode_bytes(const t3v_vae *vae, const t3v_vae_clip *clip, si
 t3v_status t3v_vae_encode_bytes(const t3v_vae *vae, const t3v_vae_clip *clip, size_t *bytes, int64_t *tile_h,
                                 int64_t *tile_w);
 
+/* Floating-point operations of t3v_vae_decode with these tiles, as the decoder is defined (a multiply-add counts two; an
+ * implementation may need fewer). */
+t3v_status t3v_vae_decode_flop(const t3v_vae *vae, const t3v_vae_clip *clip, double *flop);
+
 /* Receives frame `index` (in order), planar [3, height, width] F32 in [-1, 1]; gives frame `index`. */
 typedef t3v_status (*t3v_frame_out)(void *user, int64_t index, const float *rgb);
 typedef t3v_status (*t3v_frame_in)(void *user, int64_t index, float *rgb);

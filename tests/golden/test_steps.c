@@ -13,6 +13,7 @@
 #include <unistd.h>
 #include <cmocka.h>
 
+#include "base/cpu.h"
 #include "base/rng.h"
 #include "base/threads.h"
 #include "io/safetensors.h"
@@ -137,6 +138,44 @@ static void passes_and_results(void **state)
     dense.dense_steps = STEPS / 2;
     run_job(dense, other);
     assert_true(distance(other, plain, LATENT) > 1e-6);
+}
+
+static t3v_result dry_run(t3v_job job)
+{
+    t3v_output clip = {.prompt = "a", .sink.fn = ignore_frame};
+    t3v_result r;
+    job.output = &clip, job.outputs = 1, job.dry_run = true;
+    if (t3v_generate(&job, &r)) fail_msg("%s", t3v_error_text());
+    return r;
+}
+
+/* Of the estimates of two dry runs, each with a measurement of the machine of its own, ratios can be compared. */
+static void time_is_estimated(void **state)
+{
+    (void)state;
+    watch w;
+    double ratio[3];
+    for (int i = 0; i < 3; i++) {
+        t3v_job job = job_of(NULL, NULL, &w);
+        job.steps = i < 2 ? (1 + i) * STEPS : STEPS;
+        if (i == 2) job.compute = T3V_BF16, job.width = job.height = 128, job.tile_h = job.tile_w = 64;
+        t3v_result r = dry_run(job);
+        assert_true(r.seconds_text == 0);
+        if (t3v_cpu() < T3V_ISA_AVX2) { /* no yardstick */
+            assert_true(r.seconds_denoise == 0 && r.seconds_decode == 0);
+            continue;
+        }
+        assert_true(isfinite(r.seconds_denoise) && isfinite(r.seconds_decode));
+        assert_true(r.seconds_denoise > 0 && r.seconds_decode > 0);
+        ratio[i] = r.seconds_denoise / r.seconds_decode / r.flop;
+        if (i == 1) assert_float_equal(ratio[1] / ratio[0], 1, 1e-9); /* time goes with work, which doubles */
+        if (i < 2) continue;
+        job.tile_h = job.tile_w = -1;
+        r = dry_run(job);
+        double whole = r.seconds_denoise / r.seconds_decode / r.flop;
+        assert_true(ratio[2] < whole &&
+                    ratio[2] > 0.25 * whole); /* what tiles share is decoded more than once */
+    }
 }
 
 /* What is kept is counted: [tokens, dim] for each branch that keeps. */
@@ -344,7 +383,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_pass),           cmocka_unit_test(measure_of_change),
         cmocka_unit_test(passes_and_results), cmocka_unit_test(memory_is_counted),
-        cmocka_unit_test(resuming),
+        cmocka_unit_test(time_is_estimated),  cmocka_unit_test(resuming),
     };
     t3v_threads_set(1); /* the model is tiny, and no result depends on it */
     snprintf(dir, sizeof dir, "/tmp/t3v-steps-XXXXXX");
