@@ -131,6 +131,14 @@ char *t3v_path_join(const char *dir, const char *name)
     return p;
 }
 
+bool t3v_path_is_inside(const char *path)
+{
+    if (path[0] == '/') return false;
+    for (const char *p = path; p && *p; p = strchr(p, '/'), p = p ? p + 1 : NULL)
+        if (strncmp(p, "..", 2) == 0 && (p[2] == 0 || p[2] == '/')) return false;
+    return true;
+}
+
 /* ---- outputs --------------------------------------------------------------------------------- */
 
 enum { BUFFER = 1 << 16 };

@@ -29,6 +29,8 @@ bool t3v_is_file(const char *path);
 bool t3v_is_dir(const char *path);
 /* malloc'ed "dir/name" (caller frees); NULL when out of memory. */
 char *t3v_path_join(const char *dir, const char *name);
+/* A relative path without "..": stays below the directory it is joined to (but for links). */
+bool t3v_path_is_inside(const char *path);
 
 /* An output file: written under a temporary name in the directory of `path`, renamed by commit. */
 typedef struct t3v_out t3v_out;

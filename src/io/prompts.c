@@ -8,16 +8,7 @@
 
 #include "io/file.h"
 
-enum { FILE_MAX = 64 << 20, COUNT_MAX = 1000000 };
-
-/* Stays below the directory it is joined to? */
-static bool is_inside(const char *path)
-{
-    if (path[0] == '/') return false;
-    for (const char *p = path; p && *p; p = strchr(p, '/'), p = p ? p + 1 : NULL)
-        if (strncmp(p, "..", 2) == 0 && (p[2] == 0 || p[2] == '/')) return false;
-    return true;
-}
+enum { FILE_MAX = 64 << 20 };
 
 static t3v_status read_item(t3v_prompt *to, const json_t *from, const char *path, size_t index)
 {
@@ -26,7 +17,7 @@ static t3v_status read_item(t3v_prompt *to, const json_t *from, const char *path
     const char *file = name ? json_string_value(name) : "";
     if (!text || !*text)
         return t3v_fail(T3V_E_FORMAT, "%s: entry %zu: prompt_en: expected a text", path, index);
-    if (!file || !is_inside(file))
+    if (!file || !t3v_path_is_inside(file))
         return t3v_fail(T3V_E_FORMAT, "%s: entry %zu: data_file: expected a relative path without ..", path,
                         index);
     to->text = strdup(text);
@@ -44,9 +35,9 @@ t3v_status t3v_prompts_parse(t3v_prompts *p, const char *label, const void *text
         return t3v_fail(T3V_E_FORMAT, "%s: line %d, column %d: %s", label, error.line, error.column,
                         error.text);
     size_t n = json_array_size(list);
-    if (!json_is_array(list) || n > COUNT_MAX) {
+    if (!json_is_array(list) || n > T3V_PROMPTS_MAX) {
         st = t3v_fail(T3V_E_FORMAT, "%s: expected a list of at most %d {prompt_en, data_file}", label,
-                      COUNT_MAX);
+                      T3V_PROMPTS_MAX);
         goto done;
     }
     p->item = calloc(n ? n : 1, sizeof *p->item);

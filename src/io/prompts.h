@@ -8,6 +8,8 @@
 
 #include "base/status.h"
 
+enum { T3V_PROMPTS_MAX = 1000000 };
+
 typedef struct t3v_prompt {
     char *text; /* never empty */
     char *file; /* relative, without ".."; may be empty */
