@@ -5,9 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
 #include "base/checked.h"
+#include "base/memory.h"
 #include "cli.h"
 #include "clip.h"
 #include "io/safetensors.h"
@@ -93,23 +93,6 @@ static bool is_safetensors(const char *path)
     return dot && strcmp(dot, ".safetensors") == 0;
 }
 
-/* The limit less what the program already holds (weights, libraries). */
-static t3v_status rest_of_limit(int64_t limit, size_t *rest)
-{
-    *rest = 0;
-    if (!limit) return T3V_OK;
-    FILE *f = fopen("/proc/self/statm", "r");
-    long long pages = 0;
-    if (f && fscanf(f, "%*d %lld", &pages) != 1) pages = 0;
-    if (f) fclose(f);
-    int64_t held = (int64_t)pages * sysconf(_SC_PAGESIZE);
-    if (held >= limit)
-        return t3v_fail(T3V_E_NOMEM, "the model alone takes %lld MiB, --memory-limit is %lld MiB",
-                        (long long)(held >> 20), (long long)(limit >> 20));
-    *rest = (size_t)(limit - held);
-    return T3V_OK;
-}
-
 /* The trailing four axes of a tensor whose others are 1. */
 static t3v_status shape4(const t3v_tensor_entry *e, int64_t channels, int64_t shape[4])
 {
@@ -171,7 +154,7 @@ static t3v_status open_vae(const args *a, const cli_common *common, t3v_model **
     T3V_TRY(t3v_model_open(m, &a->paths, T3V_PART_VAE, common->bf16 ? T3V_BF16 : T3V_F32, false));
     clip->compute = (*m)->compute;
     clip->tile_h = a->tile_h, clip->tile_w = a->tile_w;
-    return rest_of_limit(a->limit, &clip->memory_limit);
+    return t3v_memory_rest(a->limit, &clip->memory_limit);
 }
 
 /* ---- encode ---------------------------------------------------------------------------------------- */

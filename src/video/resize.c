@@ -90,3 +90,36 @@ done:
     free(mid);
     return st;
 }
+
+t3v_status t3v_frame_cover(const float *src, int64_t c, int64_t H, int64_t W, float *dst, int64_t h,
+                           int64_t w)
+{
+    const int64_t side = T3V_VIDEO_MAX_SIDE;
+    if (c < 1 || H < 1 || W < 1 || h < 1 || w < 1 || c > 64 || H > side || W > side || h > side || w > side)
+        return t3v_fail(T3V_E_ARG, "cannot cover %lldx%lld with %lldx%lld", (long long)w, (long long)h,
+                        (long long)W, (long long)H);
+    int64_t rh = h, rw = w; /* the size that covers: one side fits, the other is rounded to the nearest */
+    if (W * h >= H * w) rw = (2 * W * h + H) / (2 * H);
+    else rh = (2 * H * w + W) / (2 * W);
+    if (rw > 8 * w || rh > 8 * h)
+        return t3v_fail(T3V_E_ARG, "%lldx%lld cannot cover %lldx%lld: more than 7/8 of it would be cut off",
+                        (long long)W, (long long)H, (long long)w, (long long)h);
+    float *whole = NULL;
+    if (rh != H || rw != W) {
+        if (!(whole = malloc((size_t)(c * rh * rw) * sizeof *whole)))
+            return t3v_fail(T3V_E_NOMEM, "no memory for a frame of %lldx%lld", (long long)rw, (long long)rh);
+        t3v_status st = t3v_frame_resize(src, c, H, W, whole, rh, rw);
+        if (st) {
+            free(whole);
+            return st;
+        }
+        src = whole;
+    }
+    for (int64_t p = 0; p < c; p++)
+        for (int64_t y = 0; y < h; y++) {
+            const float *s = src + (p * rh + (rh - h) / 2 + y) * rw + (rw - w) / 2;
+            for (int64_t x = 0; x < w; x++) *dst++ = s[x] < -1.0f ? -1.0f : s[x] > 1.0f ? 1.0f : s[x];
+        }
+    free(whole);
+    return T3V_OK;
+}

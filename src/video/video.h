@@ -71,6 +71,11 @@ void t3v_video_reader_close(t3v_video_reader **r); /* frees and nulls; NULL is f
 t3v_status t3v_frame_resize(const float *src, int64_t c, int64_t H, int64_t W, float *dst, int64_t h,
                             int64_t w);
 
+/* Resizes planes [C,H,W] by one factor, so that they just cover [C,h,w], cuts the middle out and clamps it to
+ * [-1,1]. Planes that are only cut keep their values. E_ARG when less than 1/8 would be kept. */
+t3v_status t3v_frame_cover(const float *src, int64_t c, int64_t H, int64_t W, float *dst, int64_t h,
+                           int64_t w);
+
 /* (x+1)*127.5 clipped and rounded to nearest; NaN gives 0. (The official Wan code truncates, half a level
  * darker on average.) */
 static inline uint8_t t3v_pixel_u8(float x)
