@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* t3v eval: scores. `synth` judges clips of procedural scenes by their captions. */
+/* t3v eval: scores. `synth` judges clips of procedural scenes by their captions; `video` is in eval_video.c. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,6 +12,7 @@
 #include "base/rng.h"
 #include "cli.h"
 #include "clip.h"
+#include "eval_video.h"
 #include "eval/metrics_synth.h"
 #include "eval/sheet.h"
 #include "eval/synth.h"
@@ -127,10 +128,10 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case OPT_SHEET: in->sheet = arg; return 0;
     case ARGP_KEY_ARG:
-        if (in->what || strcmp(arg, "synth") != 0) argp_error(state, "%s: expected synth", arg);
+        if (in->what || strcmp(arg, "synth") != 0) argp_error(state, "%s: expected synth or video", arg);
         in->what = arg;
         return 0;
-    case ARGP_KEY_NO_ARGS: argp_error(state, "say what to judge: synth"); return 0;
+    case ARGP_KEY_NO_ARGS: argp_error(state, "say what to judge: synth or video"); return 0;
     case ARGP_KEY_END:
         if ((in->videos != NULL) + (in->real > 0) + (in->noise > 0) + (in->job.model != NULL) != 1)
             argp_error(state, "give one of --model, --videos, --real and --noise");
@@ -423,10 +424,19 @@ static int run(int argc, char **argv)
         .options = options,
         .parser = parse,
         .args_doc = "synth",
-        .doc = "Scores videos.\v`synth' measures in the pixels what the caption of a procedural scene says "
-               "(VTC-S, 0 to 1) "
-               "and how well it is drawn (VQA-S, 0 to 100).",
+        .doc =
+            "Scores videos.\v`synth' measures in the pixels what the caption of a procedural scene says "
+            "(VTC-S, 0 to 1) "
+            "and how well it is drawn (VQA-S, 0 to 100). `video' measures any clips, against a reference or "
+            "alone, and sets of clips: its options are --test, --ref, --tile, --matrix and --pairs (see `t3v "
+            "eval "
+            "video --help').",
     };
+    if (argc > 1 && strcmp(argv[1], "video") == 0) {
+        static char name[] = "t3v eval video";
+        argv[1] = name;
+        return cli_eval_video(argc - 1, argv + 1);
+    }
     input in = {.job = T3V_JOB_INIT};
     cli_common common;
     int rc = cli_parse(&argp, argc, argv, &common, &in);
@@ -451,4 +461,5 @@ static int run(int argc, char **argv)
     return st ? cli_fail(st) : print(&j.r, common.json);
 }
 
-const cli_command cli_eval = {"eval", "score videos: VTC-S and VQA-S of procedural scenes", run};
+const cli_command cli_eval = {
+    "eval", "score videos: procedural scenes by their captions, any clips against a reference", run};
