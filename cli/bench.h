@@ -14,7 +14,8 @@ typedef struct bench_args {
     int64_t heads, dim, repeat;                    /* repeat 0: not given */
     int64_t layer;                                 /* of the plan, for attention and block */
     int64_t queries;                               /* of attention, the first; 0: all */
-    bool backward;
+    int64_t first_heads;                           /* of attention, those computed; 0: all */
+    bool backward, composed;
 } bench_args;
 
 /* One file bench_NAME.c defines one; cmd_bench.c lists them. */
@@ -35,5 +36,12 @@ typedef struct bench_result {
 
 /* Runs `fn` once or twice unmeasured, then `repeat` times in turn with the peak loop, and prints medians. */
 int bench_measure(const bench_args *args, const bench_result *what, t3v_status (*fn)(void *), void *user);
+
+/* Full attention (scale 1/sqrt(dim)) of `heads` heads in rows [tokens, width] of bf16, as oneDNN composes it: K and V
+ * packed once a head, then for each block of queries a product, a softmax and a product. */
+typedef struct bench_composed bench_composed;
+t3v_status bench_composed_make(bench_composed **out, int64_t tokens, int heads, int dim, int64_t width);
+t3v_status bench_composed_run(bench_composed *c, const void *q, const void *k, const void *v, void *y);
+void bench_composed_free(bench_composed *c); /* NULL is fine */
 
 #endif

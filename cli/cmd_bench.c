@@ -25,7 +25,9 @@ enum {
     OPT_SIZE,
     OPT_FRAMES,
     OPT_LAYER,
-    OPT_QUERIES
+    OPT_QUERIES,
+    OPT_FIRST_HEADS,
+    OPT_COMPOSED
 };
 
 static const struct argp_option options[] = {
@@ -36,6 +38,10 @@ static const struct argp_option options[] = {
     {"layer", OPT_LAYER, "I", 0, "Layer of the plan, for attention and block (default: 0)", 1},
     {"queries", OPT_QUERIES, "N", 0,
      "Attention of the first N queries over all keys, plan full: where all would take hours", 1},
+    {"first-heads", OPT_FIRST_HEADS, "N", 0,
+     "Attention of the first N heads alone, in rows as wide as all heads", 1},
+    {"composed", OPT_COMPOSED, 0, 0,
+     "Full attention once more, composed of oneDNN's products and softmax (bf16, AVX-512-BF16)", 1},
     {"repeat", OPT_REPEAT, "N", 0, "Measurements, of which the median counts (default: 7; vae: 1)", 1},
     {"backward", OPT_BACKWARD, 0, 0, "The gradient too", 1},
     {"config", OPT_CONFIG, "NAME", 0,
@@ -81,6 +87,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         if (!cli_int(arg, 1, INT32_MAX, &a->queries))
             argp_error(state, "--queries %s: expected a number above 0", arg);
         return 0;
+    case OPT_FIRST_HEADS:
+        if (!cli_int(arg, 1, 1024, &a->first_heads))
+            argp_error(state, "--first-heads %s: expected 1 to 1024", arg);
+        return 0;
+    case OPT_COMPOSED: a->composed = true; return 0;
     case OPT_BACKWARD: a->backward = true; return 0;
     case OPT_CONFIG: a->config = arg; return 0;
     case OPT_MODEL: a->model = arg; return 0;
@@ -127,15 +138,18 @@ static double median(double *x, int64_t n)
 
 int bench_measure(const bench_args *args, const bench_result *what, t3v_status (*fn)(void *), void *user)
 {
-    static double seconds[1000], cpu[1000], peaks[1000];
+    static double seconds[1000], cpu[1000], share[1000], cpu_share[1000];
+    static double peaks[1001], cpu_peaks[1001]; /* before the first measurement, and after each */
     int64_t repeat = args->repeat ? args->repeat : 7;
+    int threads = t3v_threads();
     double start = now(CLOCK_MONOTONIC), used = now(CLOCK_PROCESS_CPUTIME_ID), once;
     t3v_status st = fn(user);
     if (st) return cli_fail(st);
     once = now(CLOCK_MONOTONIC) - start;
     cpu[0] = now(CLOCK_PROCESS_CPUTIME_ID) - used;
+    peaks[0] = t3v_peak_by_cpu(what->type, threads, &cpu_peaks[0]);
     bool long_enough = repeat == 1 && once > 60; /* the first run is as good as a second */
-    if (long_enough) seconds[0] = once, peaks[0] = t3v_peak_gflops(what->type, t3v_threads());
+    if (long_enough) seconds[0] = once, peaks[1] = peaks[0], cpu_peaks[1] = cpu_peaks[0];
     /* Short work is repeated until a measurement takes about 50 ms. */
     if (once < 1) {
         start = now(CLOCK_MONOTONIC);
@@ -145,26 +159,35 @@ int bench_measure(const bench_args *args, const bench_result *what, t3v_status (
     int64_t inner = once < 0.05 ? (int64_t)(0.05 / (once + 1e-7)) + 1 : 1;
     for (int64_t i = long_enough ? 1 : 0; i < repeat && !st; i++) {
         if (cli_interrupted()) return CLI_CANCELLED;
-        peaks[i] = t3v_peak_gflops(what->type, t3v_threads());
         used = now(CLOCK_PROCESS_CPUTIME_ID);
         start = now(CLOCK_MONOTONIC);
         for (int64_t j = 0; j < inner && !st; j++) st = fn(user);
         seconds[i] = (now(CLOCK_MONOTONIC) - start) / (double)inner;
         cpu[i] = (now(CLOCK_PROCESS_CPUTIME_ID) - used) / (double)inner;
+        peaks[i + 1] = t3v_peak_by_cpu(what->type, threads, &cpu_peaks[i + 1]);
     }
     if (st) return cli_fail(st);
-    double s = median(seconds, repeat), p = median(peaks, repeat), gflops = what->flop / s * 1e-9;
+    for (int64_t i = 0; i < repeat; i++) {
+        double peak = (peaks[i] + peaks[i + 1]) / 2, cpu_peak = (cpu_peaks[i] + cpu_peaks[i + 1]) / 2;
+        share[i] = peak > 0 ? 1e-7 * what->flop / seconds[i] / peak : 0;
+        cpu_share[i] = cpu_peak > 0 ? 1e-7 * what->flop * threads / cpu[i] / cpu_peak : 0;
+    }
+    double s = median(seconds, repeat), p = median(peaks, repeat + 1), gflops = what->flop / s * 1e-9;
+    double percent = median(share, repeat), by_cpu = median(cpu_share, repeat);
     struct rusage use;
     getrusage(RUSAGE_SELF, &use);
     if (args->common.json)
         printf("{\"what\":\"%s\",\"seconds\":%.6g,\"cpu_seconds\":%.6g,\"flop\":%.0f,\"gflops\":%.4g,\"peak_"
-               "gflops\":%.4g,\"threads\":%d,\"isa\":\"%s\","
+               "gflops\":%.4g,\"percent_of_peak\":%.2f,\"percent_by_cpu_time\":%.2f,"
+               "\"percent_by_cpu_time_range\":[%.2f,%.2f],\"threads\":%d,\"isa\":\"%s\","
                "\"peak_rss_bytes\":%lld%s}\n",
-               what->what, s, median(cpu, repeat), what->flop, gflops, p, t3v_threads(), what->isa,
-               (long long)use.ru_maxrss * 1024, what->extra ? what->extra : "");
+               what->what, s, median(cpu, repeat), what->flop, gflops, p, percent, by_cpu, cpu_share[0],
+               cpu_share[repeat - 1], threads, what->isa, (long long)use.ru_maxrss * 1024,
+               what->extra ? what->extra : "");
     else
-        printf("%-20s %10.3f ms %8.1f Gflop/s  %5.1f %% of %.0f  (%s, %d threads)\n", what->what, s * 1e3,
-               gflops, p > 0 ? 100 * gflops / p : 0, p, what->isa, t3v_threads());
+        printf(
+            "%-20s %10.3f ms %8.1f Gflop/s  %5.1f %% of %.0f  %5.1f %% by processor time  (%s, %d threads)\n",
+            what->what, s * 1e3, gflops, percent, p, by_cpu, what->isa, threads);
     return CLI_OK;
 }
 

@@ -12,9 +12,8 @@
 #include "attn/bf16_avx512.h"
 
 enum {
-    KEYS = 96,  /* a block of keys */
+    KEYS = 192, /* a block of keys */
     STRIPS = 4, /* a block of queries, in strips */
-    P_STRIDE = STRIPS * T3V_STRIP + 32,
 };
 
 #define LOG2E 1.44269504088896341f
@@ -27,7 +26,7 @@ typedef struct tile_args {
     const t3v_bf16 *strip; /* K form of Q or dO */
     const float *lane;     /* [64] lse * log2(e), or D */
     const float *bias;     /* [keys] log-weight / scale */
-    t3v_bf16 *p, *ds;      /* [keys][P_STRIDE], pairs (q, q + 16) */
+    t3v_bf16 *p, *ds;      /* [keys][T3V_P_STRIDE], pairs (q, q + 16) */
     t3v_bf16 *ds2;         /* V form over queries: [2 or 1 panels][ds2_pairs][32][2] */
     int64_t ds2_panel;     /* elements of a panel */
     int dim;
@@ -87,10 +86,10 @@ static inline __attribute__((always_inline)) void tile_p(const int MR, const int
 #define OUT(r)                                                                                       \
     if (MR > r) {                                                                                    \
         __m512 u = exp2_of(_mm512_fmsub_ps(a##r, s, l0)), v = exp2_of(_mm512_fmsub_ps(b##r, s, l1)); \
-        _mm512_store_si512(p + r * P_STRIDE, join(u, v));                                            \
+        _mm512_store_si512(p + r * T3V_P_STRIDE, join(u, v));                                        \
         if (NR > 2) {                                                                                \
             u = exp2_of(_mm512_fmsub_ps(c##r, s, l2)), v = exp2_of(_mm512_fmsub_ps(d##r, s, l3));    \
-            _mm512_store_si512(p + r * P_STRIDE + 32, join(u, v));                                   \
+            _mm512_store_si512(p + r * T3V_P_STRIDE + 32, join(u, v));                               \
         }                                                                                            \
     }
     T3V_ROWS6(OUT)
@@ -116,18 +115,18 @@ static inline __attribute__((always_inline)) void tile_ds(const int MR, const in
     t3v_bf16 *restrict ds = x->ds, *restrict ds2 = x->ds2, *restrict ds3 = ds2 + x->ds2_panel;
     __m512 l0 = _mm512_load_ps(lane), l1 = _mm512_load_ps(lane + 16), l2 = l0, l3 = l0;
     if (NR > 2) l2 = _mm512_load_ps(lane + 32), l3 = _mm512_load_ps(lane + 48);
-#define TIMES_P(r)                                                        \
-    if (MR > r) {                                                         \
-        __m512i w = _mm512_load_si512(p + r * P_STRIDE);                  \
-        a##r = _mm512_mul_ps(_mm512_sub_ps(a##r, l0), low_half(w));       \
-        b##r = _mm512_mul_ps(_mm512_sub_ps(b##r, l1), high_half(w));      \
-        _mm512_store_si512(ds + r * P_STRIDE, join(a##r, b##r));          \
-        if (NR > 2) {                                                     \
-            w = _mm512_load_si512(p + r * P_STRIDE + 32);                 \
-            c##r = _mm512_mul_ps(_mm512_sub_ps(c##r, l2), low_half(w));   \
-            d##r = _mm512_mul_ps(_mm512_sub_ps(d##r, l3), high_half(w));  \
-            _mm512_store_si512(ds + r * P_STRIDE + 32, join(c##r, d##r)); \
-        }                                                                 \
+#define TIMES_P(r)                                                            \
+    if (MR > r) {                                                             \
+        __m512i w = _mm512_load_si512(p + r * T3V_P_STRIDE);                  \
+        a##r = _mm512_mul_ps(_mm512_sub_ps(a##r, l0), low_half(w));           \
+        b##r = _mm512_mul_ps(_mm512_sub_ps(b##r, l1), high_half(w));          \
+        _mm512_store_si512(ds + r * T3V_P_STRIDE, join(a##r, b##r));          \
+        if (NR > 2) {                                                         \
+            w = _mm512_load_si512(p + r * T3V_P_STRIDE + 32);                 \
+            c##r = _mm512_mul_ps(_mm512_sub_ps(c##r, l2), low_half(w));       \
+            d##r = _mm512_mul_ps(_mm512_sub_ps(d##r, l3), high_half(w));      \
+            _mm512_store_si512(ds + r * T3V_P_STRIDE + 32, join(c##r, d##r)); \
+        }                                                                     \
     }
     T3V_ROWS6(TIMES_P)
 #undef TIMES_P
@@ -157,7 +156,7 @@ static inline __attribute__((always_inline)) void strip_rows(const int NR, const
     } while (0)
     for (; rows >= 6; rows -= 6) {
         ONE(6);
-        x.row += 6 * x.dim, x.p += 6 * P_STRIDE, x.ds += 6 * P_STRIDE, x.ds2 += 3 * 64, x.bias += 6;
+        x.row += 6 * x.dim, x.p += 6 * T3V_P_STRIDE, x.ds += 6 * T3V_P_STRIDE, x.ds2 += 3 * 64, x.bias += 6;
     }
     switch (rows) {
     case 5: ONE(5); break;
@@ -194,8 +193,8 @@ typedef struct work_view {
     float *dqt;                  /* [strips][dim][64] */
     float *lse, *mean;           /* [strips * 64] */
     t3v_bf16 *k, *v;             /* [KEYS][dim] */
-    t3v_bf16 *kt;                /* [dim][KEYS], keys in pairs */
-    t3v_bf16 *p, *ds;            /* [KEYS][P_STRIDE] */
+    t3v_bf16 *kt;                /* [dim][T3V_P_STRIDE], keys in pairs */
+    t3v_bf16 *p, *ds;            /* [KEYS][T3V_P_STRIDE] */
     t3v_bf16 *ds2;               /* [STRIPS][64 * KEYS] */
     float *dk, *dv;              /* [KEYS][columns] */
     float *bias;                 /* [KEYS] */
@@ -220,9 +219,9 @@ static size_t lay_out(work_view *w, uintptr_t base, int64_t n_q, int dim)
     TAKE(mean, strips * T3V_STRIP);
     TAKE(k, KEYS * dim);
     TAKE(v, KEYS * dim);
-    TAKE(kt, KEYS * dim);
-    TAKE(p, KEYS * P_STRIDE);
-    TAKE(ds, KEYS * P_STRIDE);
+    TAKE(kt, T3V_P_STRIDE * dim);
+    TAKE(p, KEYS * T3V_P_STRIDE);
+    TAKE(ds, KEYS * T3V_P_STRIDE);
     TAKE(ds2, STRIPS * T3V_STRIP * KEYS);
     TAKE(dk, KEYS * columns);
     TAKE(dv, KEYS * columns);
@@ -296,7 +295,7 @@ static void prepare_keys(const t3v_attn_job *job, int64_t first, int64_t count, 
         memcpy(w->v + i * dim, (const t3v_bf16 *)job->v + token * job->v_stride, (size_t)dim * 2);
         w->bias[i] = job->key_log_weight ? job->key_log_weight[token] / job->scale : 0;
     }
-    t3v_bf16_pack_rows(w->kt, KEYS, w->k, count, dim);
+    t3v_bf16_pack_rows(w->kt, T3V_P_STRIDE, w->k, count, dim);
 }
 
 /* ---- */
@@ -341,8 +340,7 @@ static void key_block(const t3v_attn_job *job, const work_view *w, int64_t count
         int64_t last = t3v_strip_width(n, s1 - 1) / 2;
         for (int64_t i = 0; i < count; i += 12) {
             int rows = (int)(count - i < 12 ? count - i : 12);
-            t3v_pv_args x = {w->p + i * P_STRIDE,
-                             P_STRIDE,
+            t3v_pv_args x = {w->p + i * T3V_P_STRIDE,
                              w->gv + s0 * T3V_STRIP * columns,
                              s1 - s0,
                              T3V_STRIP * columns,
@@ -353,13 +351,12 @@ static void key_block(const t3v_attn_job *job, const work_view *w, int64_t count
                              panels,
                              s0 == 0};
             t3v_bf16_pv(rows, &x);
-            x.p = w->ds + i * P_STRIDE, x.v = w->qv + s0 * T3V_STRIP * columns, x.o = w->dk + i * columns;
+            x.p = w->ds + i * T3V_P_STRIDE, x.v = w->qv + s0 * T3V_STRIP * columns, x.o = w->dk + i * columns;
             t3v_bf16_pv(rows, &x);
         }
         for (int64_t s = s0; s < s1; s++)
             for (int d = 0; d < dim; d += 12) {
-                t3v_pv_args x = {w->kt + d * KEYS,
-                                 KEYS,
+                t3v_pv_args x = {w->kt + d * T3V_P_STRIDE,
                                  w->ds2 + (s - s0) * T3V_STRIP * KEYS,
                                  1,
                                  0,

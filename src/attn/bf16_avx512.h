@@ -65,8 +65,7 @@ void t3v_f32_transpose(float *dst, const float *src, int dim);
 
 /* One strip of a product O += P V over a key block. */
 typedef struct t3v_pv_args {
-    const t3v_bf16 *p; /* [rows][p_stride], pairs as in the V form */
-    int64_t p_stride;
+    const t3v_bf16 *p; /* [rows][T3V_P_STRIDE], pairs as in the V form; rows beyond are prefetched */
     const t3v_bf16 *v; /* first strip of the block */
     int64_t strips;
     int64_t strip_size;        /* elements from strip to strip */

@@ -299,7 +299,6 @@ static void attend(const t3v_attn_job *job, const packed_view *pk, const work_vi
             int64_t n = rows - i < 12 ? rows - i : 12;
             add_sums(w->p + i * T3V_P_STRIDE, width, n, w->sum + i * 16, b == 0);
             t3v_pv_args x = {w->p + i * T3V_P_STRIDE,
-                             T3V_P_STRIDE,
                              pk->v + s0 * pk->v_size,
                              s1 - s0,
                              pk->v_size,

@@ -125,7 +125,7 @@ void t3v_f32_transpose(float *dst, const float *src, int dim)
 /* MR rows x one panel over all strips of the block. */
 static inline __attribute__((always_inline)) void pv(const int MR, const t3v_pv_args *x, int64_t panel)
 {
-    const int64_t ps = x->p_stride, os = x->o_stride;
+    const int64_t ps = T3V_P_STRIDE, os = x->o_stride;
     float *restrict o = x->o + panel * T3V_PANEL;
 #define DECLARE(r) __m512 a##r = _mm512_setzero_ps(), b##r = a##r;
     T3V_ROWS12(DECLARE)
@@ -140,6 +140,11 @@ static inline __attribute__((always_inline)) void pv(const int MR, const t3v_pv_
     for (int64_t s = 0; s < x->strips; s++) {
         int64_t pairs = s + 1 == x->strips ? x->last_pairs : x->pairs;
         const t3v_bf16 *v = x->v + s * x->strip_size + panel * pairs * 64;
+        /* The rows of the next tile come from the second-level cache: some in each panel. */
+        if (MR == 12)
+            for (int64_t r = panel; r < 12; r += x->panels)
+                for (int64_t j = 0; j < 2 * pairs; j += 32)
+                    _mm_prefetch((const char *)(p + (12 + r) * ps + j), _MM_HINT_T0);
         for (int64_t j = 0; j < pairs; j++) {
             __m512bh v0 = (__m512bh)_mm512_load_si512(v), v1 = (__m512bh)_mm512_load_si512(v + 32);
 #define STEP(r)                                         \
@@ -167,13 +172,12 @@ static inline __attribute__((always_inline)) void pv(const int MR, const t3v_pv_
     {                                                        \
         for (int64_t i = 0; i < x->panels; i++) pv(n, x, i); \
     }
-/* clang-format off */
-INSTANCE(1) INSTANCE(2) INSTANCE(3) INSTANCE(4) INSTANCE(5) INSTANCE(6)
-INSTANCE(7) INSTANCE(8) INSTANCE(9) INSTANCE(10) INSTANCE(11) INSTANCE(12)
-/* clang-format on */
+#define INSTANCES(X) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12)
+INSTANCES(INSTANCE)
+#undef INSTANCES
 #undef INSTANCE
 
-        void t3v_bf16_pv(int rows, const t3v_pv_args *x)
+void t3v_bf16_pv(int rows, const t3v_pv_args *x)
 {
     static void (*const table[])(const t3v_pv_args *) = {pv_1, pv_2, pv_3, pv_4,  pv_5,  pv_6,
                                                          pv_7, pv_8, pv_9, pv_10, pv_11, pv_12};

@@ -9,7 +9,10 @@
 int64_t t3v_peak_f32_avx2(int64_t n, float *out)
 {
     __m256 x = _mm256_set1_ps(0.5f), y = _mm256_set1_ps(0.25f), sum = _mm256_setzero_ps();
-#define DECLARE(r) __m256 a##r = sum;
+    /* Opaque to the compiler, which else finds that all of them are equal and keeps one. */
+#define DECLARE(r)     \
+    __m256 a##r = sum; \
+    __asm__ volatile("" : "+x"(a##r));
     ALL(DECLARE)
     for (int64_t i = 0; i < n; i++) {
         __asm__ volatile("" : "+x"(x), "+x"(y));

@@ -11,7 +11,10 @@
 int64_t t3v_peak_f32_avx512(int64_t n, float *out)
 {
     __m512 x = _mm512_set1_ps(0.5f), y = _mm512_set1_ps(0.25f), sum = _mm512_setzero_ps();
-#define DECLARE(r) __m512 a##r = sum;
+    /* Opaque to the compiler, which else finds that all of them are equal and keeps one. */
+#define DECLARE(r)     \
+    __m512 a##r = sum; \
+    __asm__ volatile("" : "+v"(a##r));
     ALL(DECLARE)
     for (int64_t i = 0; i < n; i++) {
         __asm__ volatile("" : "+v"(x), "+v"(y));

@@ -12,7 +12,10 @@ int64_t t3v_peak_bf16_avx512bf16(int64_t n, float *out)
 {
     __m512bh x = (__m512bh)_mm512_set1_epi16(0x3c00), y = (__m512bh)_mm512_set1_epi16(0x3c01);
     __m512 sum = _mm512_setzero_ps();
-#define DECLARE(r) __m512 a##r = sum;
+    /* Opaque to the compiler, which else finds that all of them are equal and keeps one. */
+#define DECLARE(r)     \
+    __m512 a##r = sum; \
+    __asm__ volatile("" : "+v"(a##r));
     ALL(DECLARE)
     for (int64_t i = 0; i < n; i++) {
         __asm__ volatile("" : "+v"(x), "+v"(y));

@@ -41,6 +41,17 @@ done
 for what in "attention --grid 1,4,4 --heads 2 --dim 16 --backward" "block --config tiny --size 64x48" "step --config tiny --size 64x48"; do
     "$t3v" bench $what --plan hybrid --repeat 1 --json --quiet > /dev/null || fail "$what with hybrid failed"
 done
+line=$("$t3v" bench attention --grid 2,3,4 --heads 3 --dim 16 --first-heads 1 --repeat 2 --json) || fail "--first-heads failed"
+[ "$(number flop "$line")" = $((2 * 2 * 16 * 24 * 24)) ] || fail "attention of one head: $line"
+for key in percent_of_peak percent_by_cpu_time percent_by_cpu_time_range; do
+    grep -q "\"$key\":" <<<"$line" || fail "attention: no $key in $line"
+done
+if grep -q '"isa":"avx512bf16"' <<<"$line"; then # the composition must give what the kernel gives, else it fails
+    line=$("$t3v" bench attention --grid 1,6,8 --heads 2 --dim 32 --composed --repeat 1 --json) || fail "--composed failed"
+    grep -q '"what":"attention_composed"' <<<"$line" || fail "--composed: $line"
+fi
+expect 2 "divisor" attention --grid 1,1,31 --heads 1 --dim 16 --composed --precision bf16 --repeat 1
+expect 2 "there are 2" attention --heads 2 --first-heads 3
 expect 2 "0 to 4" block --config tiny --layer 5 --size 64x48
 expect 2 "goes with the plan full" attention --plan $t3 --queries 3
 expect 2 "known: wan2.1-t2v-1.3b" step --config nonsense
