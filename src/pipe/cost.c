@@ -17,9 +17,9 @@
  * back to look ahead. */
 enum { PROGRAM = 32 << 20, ENCODER = 28 << 20, ENCODER_FRAMES = 64, ENCODER_PIXEL = 4 };
 
-/* Parts of the machine's peak that whole phases reach: forward passes of the 1.3B shape (products and attention were not
- * timed apart) and the decoder's 701 Gflop/s, both in docs/results.md, beside 1,150 to 1,300 Gflop/s on two threads. */
-static const double dit_share = 0.6, vae_share = 0.57;
+/* Parts of the machine's peak that whole phases reach: forward passes of the 1.3B shape (734 Gflop/s, products and
+ * attention not timed apart) and the decoder (701 Gflop/s), both in docs/results.md, beside 904 Gflop/s on two threads. */
+static const double dit_share = 0.81, vae_share = 0.78;
 
 double t3v_dit_flop(const t3v_dit_config *c, const t3v_plan *plan, int64_t tokens, int64_t text_rows,
                     const t3v_moment *moment)
