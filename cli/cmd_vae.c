@@ -7,10 +7,10 @@
 #include <sys/resource.h>
 
 #include "base/checked.h"
-#include "base/memory.h"
 #include "cli.h"
 #include "clip.h"
 #include "io/safetensors.h"
+#include "pipe/cost.h"
 #include "pipe/model.h"
 #include "vae/clip.h"
 
@@ -149,12 +149,20 @@ static void print_result(const cli_common *common, const char *path, const t3v_v
                (long long)tw, (long long)use.ru_maxrss * 1024);
 }
 
-static t3v_status open_vae(const args *a, const cli_common *common, t3v_model **m, t3v_vae_clip *clip)
+static int64_t clip_bytes(int64_t frames, int64_t h, int64_t w)
 {
+    return 3 * frames * h * w * (int64_t)sizeof(float);
+}
+
+/* clip: its sizes are known. `others`: bytes that are held beside the model and the latent. */
+static t3v_status open_vae(const args *a, const cli_common *common, int64_t others, t3v_model **m,
+                           t3v_vae_clip *clip)
+{
+    int64_t held, latent = T3V_VAE_Z * ((clip->frames - 1) / 4 + 1) * (clip->height / 8) * (clip->width / 8);
     T3V_TRY(t3v_model_open(m, &a->paths, T3V_PART_VAE, common->bf16 ? T3V_BF16 : T3V_F32, false));
     clip->compute = (*m)->compute;
     clip->tile_h = a->tile_h, clip->tile_w = a->tile_w;
-    return t3v_memory_rest(a->limit, &clip->memory_limit);
+    return t3v_vae_room(*m, a->limit, others + 4 * latent, &held, &clip->memory_limit);
 }
 
 /* ---- encode ---------------------------------------------------------------------------------------- */
@@ -260,7 +268,7 @@ static int run_encode(int argc, char **argv)
     int64_t th, tw, n;
     t3v_status st = open_source(&s);
     if (!st) st = fit(&s, &clip);
-    if (!st) st = open_vae(&a, &common, &m, &clip);
+    if (!st) st = open_vae(&a, &common, s.clip ? clip_bytes(s.frames, s.h, s.w) : 0, &m, &clip);
     if (!st) st = t3v_vae_encode_bytes(&m->vae, &clip, &bytes, &th, &tw);
     if (!st) {
         int64_t shape[4] = {T3V_VAE_Z, (clip.frames - 1) / 4 + 1, clip.height / 8, clip.width / 8};
@@ -343,7 +351,10 @@ static int run_decode(int argc, char **argv)
             st = t3v_fail(T3V_E_TOO_BIG, "%s: latent has an axis of %lld", a.in, (long long)shape[i]);
     if (!st) {
         clip.frames = 4 * shape[1] - 3, clip.height = 8 * shape[2], clip.width = 8 * shape[3];
-        st = open_vae(&a, &common, &m, &clip);
+        int64_t others = is_safetensors(a.out)
+                             ? clip_bytes(clip.frames, clip.height, clip.width)
+                             : t3v_encoder_bytes(a.out, clip.frames, clip.height, clip.width);
+        st = open_vae(&a, &common, others, &m, &clip);
     }
     if (!st) st = t3v_vae_decode_bytes(&m->vae, &clip, &bytes, &th, &tw);
     if (!st) st = decode(&a, m, &m->vae, &clip, latent);

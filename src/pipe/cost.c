@@ -153,29 +153,50 @@ static t3v_status dit_bytes(t3v_model *m, const t3v_job *job, const t3v_schedule
     return st;
 }
 
-static int64_t encoder_bytes(const t3v_job *job)
+int64_t t3v_encoder_bytes(const char *path, int64_t frames, int64_t height, int64_t width)
 {
-    int64_t frames = job->frames < ENCODER_FRAMES ? job->frames : ENCODER_FRAMES;
-    for (int64_t i = 0; i < job->outputs; i++) {
-        const t3v_output *o = &job->output[i];
-        const char *dot = o->path ? strrchr(o->path, '.') : NULL;
-        if (!o->sink.fn && dot && strcmp(dot, ".y4m") != 0 && strcmp(dot, ".png") != 0)
-            return ENCODER + ENCODER_PIXEL * frames * job->width * job->height;
-    }
-    return 0;
+    const char *dot = path ? strrchr(path, '.') : NULL;
+    if (!dot || strcmp(dot, ".y4m") == 0 || strcmp(dot, ".png") == 0 || strcmp(dot, ".safetensors") == 0)
+        return 0;
+    return ENCODER + ENCODER_PIXEL * (frames < ENCODER_FRAMES ? frames : ENCODER_FRAMES) * height * width;
 }
 
-/* The VAE's phase, and in a dry run the work of a clip. *held: what stays beside its working memory: weights, latents, encoder, program, and `others`. The
- * rest of the limit is *room, in which tiles are chosen. */
+/* The largest of the outputs' encoders; one is open at a time. */
+static int64_t encoder_bytes(const t3v_job *job)
+{
+    int64_t most = 0;
+    for (int64_t i = 0; i < job->outputs; i++) {
+        const t3v_output *o = &job->output[i];
+        int64_t n = o->sink.fn ? 0 : t3v_encoder_bytes(o->path, job->frames, job->height, job->width);
+        if (n > most) most = n;
+    }
+    return most;
+}
+
+t3v_status t3v_vae_room(const t3v_model *m, int64_t limit, int64_t others, int64_t *held, size_t *room)
+{
+    *held = weight_bytes(&m->vae.params, m->file[2], m->compute) + PROGRAM + others;
+    *room = 0;
+    if (!limit) return T3V_OK;
+    if (*held >= limit)
+        return t3v_fail(
+            T3V_E_NOMEM,
+            "%lld MiB are taken beside the VAE's work, the limit is %lld MiB; raise --memory-limit",
+            (long long)(*held >> 20) + 1, (long long)(limit >> 20));
+    *room = (size_t)(limit - *held);
+    return T3V_OK;
+}
+
+/* The VAE's phase, and in a dry run the work of a clip. `others` stay beside it; tiles are chosen in *room, the rest of
+ * the limit. */
 static t3v_status vae_bytes(t3v_model *m, const t3v_model_paths *paths, const t3v_job *job,
                             const int64_t latent[4], int64_t others, int64_t limit, int64_t *bytes,
                             size_t *room, double *flop)
 {
     T3V_TRY(t3v_model_load(m, paths, T3V_PART_VAE, false));
-    int64_t n = latent[0] * latent[1] * latent[2] * latent[3];
-    int64_t held = weight_bytes(&m->vae.params, m->file[2], job->compute) + 4 * 3 * n + encoder_bytes(job) +
-                   PROGRAM + others;
-    *room = held < limit ? (size_t)(limit - held) : 1; /* 1: nothing fits, and the message says so */
+    int64_t n = latent[0] * latent[1] * latent[2] * latent[3], held = 0, h = 0, w = 0;
+    size_t b = 0;
+    t3v_status st = t3v_vae_room(m, limit, 4 * 3 * n + encoder_bytes(job) + others, &held, room);
     t3v_vae_clip clip = {.frames = job->frames,
                          .height = 8 * latent[2],
                          .width = 8 * latent[3],
@@ -183,9 +204,7 @@ static t3v_status vae_bytes(t3v_model *m, const t3v_model_paths *paths, const t3
                          .tile_w = job->tile_w,
                          .memory_limit = *room,
                          .compute = job->compute};
-    size_t b = 0;
-    int64_t h = 0, w = 0;
-    t3v_status st = t3v_vae_decode_bytes(&m->vae, &clip, &b, &h, &w);
+    if (!st) st = t3v_vae_decode_bytes(&m->vae, &clip, &b, &h, &w);
     *bytes = (int64_t)b + held;
     if (!st && job->dry_run) st = t3v_vae_decode_flop(&m->vae, &clip, flop);
     if (!st && (h < clip.height || w < clip.width))

@@ -14,6 +14,12 @@ t3v_status t3v_cost_check(t3v_model *m, const t3v_model_paths *paths, const t3v_
                           const t3v_schedule *s, const int64_t latent[4], t3v_result *result,
                           size_t *vae_room);
 
+/* What a memory limit of the whole program (0: none) leaves for t3v_vae_decode or _encode: *room bytes (0: no limit).
+ * *held is what stays beside them: the loaded VAE's weights, the program, and `others`. E_NOMEM when that is all. */
+t3v_status t3v_vae_room(const t3v_model *m, int64_t limit, int64_t others, int64_t *held, size_t *room);
+/* Bytes of the encoder for a file of this name; 0 for formats that need none. */
+int64_t t3v_encoder_bytes(const char *path, int64_t frames, int64_t height, int64_t width);
+
 /* Floating-point operations of one forward pass (a multiply-add counts two) at a moment. text_rows: rows of the
  * context. */
 double t3v_dit_flop(const t3v_dit_config *c, const t3v_plan *plan, int64_t tokens, int64_t text_rows,

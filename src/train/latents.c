@@ -13,11 +13,11 @@
 #include <sys/stat.h>
 
 #include "base/log.h"
-#include "base/memory.h"
 #include "base/rng.h"
 #include "io/captions.h"
 #include "io/file.h"
 #include "io/safetensors.h"
+#include "pipe/cost.h"
 #include "pipe/fingerprint.h"
 #include "tensor/dtype.h"
 #include "text/utf8.h"
@@ -683,7 +683,8 @@ static t3v_status prepare(maker *m)
                              .tile_w = job->tile_w,
                              .compute = job->compute,
                              .progress = &m->inner};
-    T3V_TRY(t3v_memory_rest(job->memory_limit, &m->clip.memory_limit));
+    int64_t text = t3v_params_numel(&m->model->text.params) * (int64_t)t3v_dtype_size(job->compute), held;
+    T3V_TRY(t3v_vae_room(m->model, job->memory_limit, text, &held, &m->clip.memory_limit));
     T3V_TRY(t3v_vae_encode_bytes(&m->model->vae, &m->clip, &bytes, &m->tile_h, &m->tile_w));
     m->shape[0] = T3V_VAE_Z;
     m->shape[1] = (m->clip.frames - 1) / T3V_VAE_STRIDE_T + 1;
