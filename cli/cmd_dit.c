@@ -134,7 +134,8 @@ static t3v_status write_grads(const char *path, const t3v_params *p, float *cons
     return st;
 }
 
-static t3v_status forward(const args *a, t3v_dtype compute, const t3v_progress *progress, float *loss)
+static t3v_status forward(const args *a, t3v_dtype compute, const t3v_progress *progress, float *loss,
+                          t3v_attend_met *met)
 {
     t3v_model *m = NULL;
     t3v_plan *plan = NULL;
@@ -179,6 +180,7 @@ static t3v_status forward(const args *a, t3v_dtype compute, const t3v_progress *
                          .timestep = a->timestep,
                          .range = a->range,
                          .progress = progress,
+                         .met = met,
                          .moment = {a->step, a->steps, a->timestep / 1000, T3V_BRANCH_COND}};
     if (!(v = t3v_dit_forward(&ctx, &m->dit, x, &call))) {
         st = ctx.status;
@@ -216,11 +218,22 @@ static int run(int argc, char **argv)
     if (rc >= 0) return rc;
     t3v_progress progress = cli_progress();
     float loss = 0;
-    t3v_status st = forward(&a, common.bf16 ? T3V_BF16 : T3V_F32, &progress, &loss);
+    t3v_attend_met met = {0};
+    t3v_status st = forward(&a, common.bf16 ? T3V_BF16 : T3V_F32, &progress, &loss, &met);
     if (st) return cli_fail(st);
-    if (common.json && a.grad) printf("{\"loss\":%.9g}\n", (double)loss);
-    else if (common.json) printf("{}\n");
-    else printf("%s\n", a.out);
+    double density = met.all > 0 ? met.met / met.all : 0, counted = met.all > 0 ? met.counted / met.all : 0;
+    if (common.json) {
+        printf("{");
+        if (a.grad) printf("\"loss\":%.9g", (double)loss);
+        if (density > 0)
+            printf("%s\"density\":%.6g,\"density_counted\":%.6g", a.grad ? "," : "", density, counted);
+        printf("}\n");
+    } else {
+        printf("%s\n", a.out);
+        if (density > 0)
+            printf("density  %.4f of all pairs of queries and keys, the plan counts %.4f at least\n", density,
+                   counted);
+    }
     return CLI_OK;
 }
 

@@ -243,6 +243,10 @@ static void print_result(const cli_common *common, const args *a, const t3v_resu
                               "seconds_text", r->seconds_text, "seconds_denoise", r->seconds_denoise,
                               "seconds_decode", r->seconds_decode);
         if (a->job.dry_run) json_object_set_new(j, "seconds", json_real(seconds_of_all(a, r)));
+        if (r->density > 0) {
+            json_object_set_new(j, "density", json_real(r->density));
+            json_object_set_new(j, "density_counted", json_real(r->density_counted));
+        }
         json_dumpf(j, stdout, JSON_INDENT(2));
         putchar('\n');
         json_decref(j);
@@ -260,6 +264,9 @@ static void print_result(const cli_common *common, const args *a, const t3v_resu
         if (!common->quiet)
             fprintf(stderr, "text %.1fs, denoise %.1fs, decode %.1fs, peak %.2f GiB\n", r->seconds_text,
                     r->seconds_denoise, r->seconds_decode, (double)r->peak_bytes / 0x1p30);
+        if (!common->quiet && r->density > 0)
+            fprintf(stderr, "attention met %.2f %% of all pairs, the plan counts %.2f %% at least\n",
+                    100 * r->density, 100 * r->density_counted);
     }
 }
 

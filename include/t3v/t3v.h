@@ -105,6 +105,9 @@ typedef struct t3v_result {
     int64_t passes;
     int64_t peak_bytes; /* estimated by --dry-run, measured (VmHWM) otherwise */
     double flop;        /* of those passes */
+    /* Where attention chooses its keys by content: the share of all pairs of queries and keys that met, averaged over such
+     * layers, their heads and the passes of this run, and the least share that the plan counts. 0: nothing was chosen. */
+    double density, density_counted;
     /* Measured; with --dry-run estimated for one clip from `flop` and a short measurement of the machine, without the
      * text encoder's. All 0: a CPU for which there is no estimate. */
     double seconds_text, seconds_denoise, seconds_decode;

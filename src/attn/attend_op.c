@@ -2,6 +2,8 @@
 /* Attention as an op: memory and the tape around attn/attend.h. */
 #include "attn/attend_op.h"
 
+#include <string.h>
+
 typedef struct attend_attr {
     const t3v_site *site;
     const float *key_log_weight;
@@ -77,6 +79,15 @@ static void attend_backward(t3v_ctx *ctx, const t3v_record *r)
 
 static const t3v_op attend_op = {"attend", attend_backward};
 
+static void add_pairs(t3v_attend_met *met, const t3v_site *site, const t3v_attend_args *a)
+{
+    int64_t counted, macs;
+    if (!t3v_site_cost(site, a->n_q, a->n_k, a->heads, a->dim, &a->moment, &counted, &macs)) return;
+    met->met += (double)t3v_attend_pairs(site, a);
+    met->counted += (double)counted;
+    met->all += (double)a->heads * (double)a->n_q * (double)a->n_k;
+}
+
 t3v_tensor *t3v_attend(t3v_ctx *ctx, const t3v_site *site, int64_t heads, t3v_tensor *q, t3v_tensor *k,
                        t3v_tensor *v, const float *key_log_weight, const t3v_moment *moment,
                        const t3v_attend_own *own)
@@ -98,7 +109,14 @@ t3v_tensor *t3v_attend(t3v_ctx *ctx, const t3v_site *site, int64_t heads, t3v_te
     a.state = own ? own->state : NULL;
     a.scratch_bytes = t3v_attend_scratch(site, &a);
     a.scratch = t3v_temp(ctx, (int64_t)a.scratch_bytes, 1);
-    if (t3v_runs(ctx)) t3v_ctx_keep(ctx, t3v_attend_run(site, &a));
+    t3v_attend_met *met = own && t3v_site_selects(site) ? own->met : NULL;
+    size_t words = met ? t3v_attend_chosen_words(site, a.heads) : 0;
+    if (met) a.chosen = t3v_temp(ctx, (int64_t)words, sizeof *a.chosen);
+    if (t3v_runs(ctx)) {
+        if (met) memset(a.chosen, 0, words * sizeof *a.chosen);
+        t3v_ctx_keep(ctx, t3v_attend_run(site, &a));
+        if (met && !ctx->status) add_pairs(met, site, &a);
+    }
     t3v_arena_back(ctx->arena, mark);
     return ctx->status ? NULL : out;
 }

@@ -7,11 +7,18 @@
 #include "attn/plan.h"
 #include "ops/ctx.h"
 
+/* Pairs of queries and keys at sites that choose their keys by content, summed over calls: those that were met, the least
+ * that the plan counts, and all. Beyond 2^53 they are rounded. */
+typedef struct t3v_attend_met {
+    double met, counted, all;
+} t3v_attend_met;
+
 /* What a site has of its own in a layer: its parameters, as t3v_site_params lists them (NULL: none), and what it keeps
- * from step to step (t3v_attend_args.state; NULL: nothing is kept). */
+ * from step to step (t3v_attend_args.state; NULL: nothing is kept); met: NULL, or where its pairs are added. */
 typedef struct t3v_attend_own {
     t3v_tensor *param;
     void *state;
+    t3v_attend_met *met;
 } t3v_attend_own;
 
 /* out [n_q, heads * hd] of q [n_q, heads * hd] over k, v [n_k, heads * hd] as the site's terms say; all of the

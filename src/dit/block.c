@@ -50,7 +50,8 @@ t3v_tensor *t3v_dit_post(t3v_ctx *ctx, const t3v_dit *dit, const t3v_dit_block *
 
 t3v_attend_own t3v_dit_own(const t3v_dit *dit, const t3v_dit_call *call, int64_t layer)
 {
-    t3v_attend_own own = {.param = dit->own ? dit->own + layer * T3V_SITE_PARAMS_MAX : NULL};
+    t3v_attend_own own = {.param = dit->own ? dit->own + layer * T3V_SITE_PARAMS_MAX : NULL,
+                          .met = call->met};
     if (call->state)
         own.state = (char *)call->state + t3v_plan_state(call->plan, (int)layer, dit->config.heads,
                                                          dit->config.dim / dit->config.heads,

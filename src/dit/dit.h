@@ -67,8 +67,9 @@ typedef struct t3v_dit_call {
     t3v_moment moment; /* what the plan may depend on */
     /* t3v_plan_state bytes of this guidance branch, zero at first; NULL: the plan keeps nothing */
     void *state;
-    int state_number; /* bytes of a number in it: 4, or 2 for a run in BF16 */
-    int64_t range;    /* tokens walked at a time; 0: chosen */
+    int state_number;    /* bytes of a number in it: 4, or 2 for a run in BF16 */
+    t3v_attend_met *met; /* gets the pairs of self-attention that chooses its keys; NULL: not counted */
+    int64_t range;       /* tokens walked at a time; 0: chosen */
     /* [tokens, dim] of the compute type: what the blocks added to the residual stream. Not for a recorded pass; may be
      * NULL. */
     void *residual;

@@ -136,7 +136,8 @@ static t3v_status dit_bytes(t3v_model *m, const t3v_job *job, const t3v_schedule
         for (int i = 0; i < s->steps && !ctx.status; i++) {
             if (i && s->step[i].plan == s->step[i - 1].plan) continue;
             size_t mark = t3v_arena_mark(&arena);
-            t3v_dit_call call = {.plan = s->step[i].plan, .prompt = &prompt};
+            t3v_attend_met met = {0};
+            t3v_dit_call call = {.plan = s->step[i].plan, .prompt = &prompt, .met = &met};
             t3v_dit_forward(&ctx, &dit, x, &call);
             t3v_arena_back(&arena, mark);
         }

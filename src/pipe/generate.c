@@ -52,6 +52,7 @@ typedef struct run {
     void *residual[T3V_BRANCHES];
     void *kept[T3V_BRANCHES]; /* what attention keeps from step to step, `kept_bytes`; NULL: nothing */
     size_t kept_bytes;
+    t3v_attend_met met;        /* of the current output, where the plan chooses keys by content */
     int done_step, saved_step; /* of the current output: steps in x, steps in the state file (-1: no file) */
     size_t vae_room;           /* bytes the VAE's decoder may take */
     t3v_result result;
@@ -394,6 +395,7 @@ static t3v_status predict(run *r, int i, int branch, const t3v_dit_prompt *promp
                          .progress = progress,
                          .state = r->kept[branch],
                          .state_number = (int)t3v_dtype_size(r->want.compute),
+                         .met = &r->met,
                          .moment = {i, r->schedule.steps, s->sigma, branch},
                          .reuse = s->pass[branch] == T3V_PASS_REUSE,
                          .residual = s->pass[branch] == T3V_PASS_RUN ? NULL : r->residual[branch]};
@@ -470,6 +472,7 @@ static t3v_status denoise(run *r, int64_t index)
     }
     r->done_step = 0;
     r->result.passes = 0;
+    r->met = (t3v_attend_met){0};
     r->saved_step = -1;
     if (r->want.resume && !r->want.output[index].sink.fn) T3V_TRY(load_state(r, index));
     if (r->done_step == 0) T3V_TRY(first_noise(r, index));
@@ -483,6 +486,8 @@ static t3v_status denoise(run *r, int64_t index)
         T3V_TRY(save_state(r, index));
         saved = now();
     }
+    r->result.density = r->met.all > 0 ? r->met.met / r->met.all : 0;
+    r->result.density_counted = r->met.all > 0 ? r->met.counted / r->met.all : 0;
     T3V_TRY(t3v_report(&r->want.progress, "denoise", 1, 1));
     t3v_arena_back(&r->memory, mark);
     return T3V_OK;

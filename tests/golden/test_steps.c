@@ -178,6 +178,38 @@ static void time_is_estimated(void **state)
     }
 }
 
+/* Density: none where nothing is chosen, all in dense steps, the plan's count where that is exact. */
+static void density_is_measured(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *plan;
+        int64_t dense_steps;
+        double met, counted; /* < 0: between the count and 1 */
+    } c[] = {
+        {"full", 0, 0, 0},
+        {"layers 1 -> full; jenga:block=2,drop=0,later=0", 0, 1, 1},
+        {"rainfusion2:block=2,window=1,sparsity=0.5,dense=1", 0, 1, 1},
+        /* steps of the plan full are not of a plan that chooses */
+        {"jenga:block=2,drop=0,later=0", STEPS / 2, 1, 1},
+        /* 6 blocks: the 3 of the first frame meet all, the other 3 at least 3 */
+        {"rainfusion2:block=2,window=1,sparsity=0.5,dense=0", 0, -1, 0.75},
+        {"rainfusion2:block=2,window=1,sparsity=0.5,dense=0.5", 0, -1, 0.875},
+    };
+    for (size_t i = 0; i < sizeof c / sizeof *c; i++) {
+        watch w = {.stop = -1};
+        t3v_output clip = {.prompt = "a red circle", .sink.fn = ignore_frame};
+        t3v_job job = job_of(NULL, NULL, &w);
+        t3v_result r;
+        job.plan = c[i].plan, job.dense_steps = c[i].dense_steps;
+        job.output = &clip, job.outputs = 1;
+        if (t3v_generate(&job, &r)) fail_msg("%s", t3v_error_text());
+        assert_float_equal(r.density_counted, c[i].counted, 1e-12);
+        if (c[i].met < 0) assert_true(r.density >= r.density_counted && r.density < 1);
+        else assert_float_equal(r.density, c[i].met, 1e-12);
+    }
+}
+
 /* What is kept is counted: [tokens, dim] for each branch that keeps. */
 static void memory_is_counted(void **state)
 {
@@ -383,7 +415,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_pass),           cmocka_unit_test(measure_of_change),
         cmocka_unit_test(passes_and_results), cmocka_unit_test(memory_is_counted),
-        cmocka_unit_test(time_is_estimated),  cmocka_unit_test(resuming),
+        cmocka_unit_test(time_is_estimated),  cmocka_unit_test(density_is_measured),
+        cmocka_unit_test(resuming),
     };
     t3v_threads_set(1); /* the model is tiny, and no result depends on it */
     snprintf(dir, sizeof dir, "/tmp/t3v-steps-XXXXXX");
