@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "cli.h"
+#include "train_options.h"
 #include "io/file.h"
 #include "io/json.h"
 #include "io/pth.h"
@@ -56,39 +57,6 @@ static const struct argp argp = {options,
                                  0,
                                  0,
                                  0};
-
-/* The optimizer's part of a configuration. */
-static t3v_status read_options(const json_t *j, const char *f, t3v_train_options *o)
-{
-    int64_t seed = 1;
-    *o = (t3v_train_options){.batch = 8,
-                             .lr = 1e-3,
-                             .warmup = 100,
-                             .beta1 = 0.9,
-                             .beta2 = 0.99,
-                             .eps = 1e-8,
-                             .weight_decay = 0.01,
-                             .momentum = 0.95,
-                             .clip = 1.0,
-                             .ema = 0.999,
-                             .save_every = 500};
-    T3V_TRY(t3v_json_int(j, f, "steps", true, 1, INT64_MAX, &o->steps));
-    T3V_TRY(t3v_json_int(j, f, "batch", false, 1, 4096, &o->batch));
-    T3V_TRY(t3v_json_real(j, f, "lr", false, 1e-12, 1, &o->lr));
-    T3V_TRY(t3v_json_real(j, f, "lr_end", false, 0, 1, &o->lr_end));
-    T3V_TRY(t3v_json_int(j, f, "warmup", false, 0, INT64_MAX, &o->warmup));
-    T3V_TRY(t3v_json_real(j, f, "beta1", false, 0, 1, &o->beta1));
-    T3V_TRY(t3v_json_real(j, f, "beta2", false, 0, 1, &o->beta2));
-    T3V_TRY(t3v_json_real(j, f, "weight_decay", false, 0, 10, &o->weight_decay));
-    T3V_TRY(t3v_json_bool(j, f, "muon", false, &o->muon));
-    T3V_TRY(t3v_json_real(j, f, "momentum", false, 0, 0.9999, &o->momentum));
-    T3V_TRY(t3v_json_real(j, f, "clip", false, 0, 1e9, &o->clip));
-    T3V_TRY(t3v_json_real(j, f, "ema", false, 0, 0.999999, &o->ema));
-    T3V_TRY(t3v_json_int(j, f, "save_every", false, 1, INT64_MAX, &o->save_every));
-    T3V_TRY(t3v_json_int(j, f, "seed", false, 0, INT64_MAX, &seed));
-    o->seed = (uint64_t)seed;
-    return T3V_OK;
-}
 
 /* ---- VAE ----------------------------------------------------------------------------------------- */
 
@@ -170,18 +138,19 @@ static t3v_status train_dit(const json_t *j, const args *a, const cli_common *co
                             const char *settings, const t3v_progress *progress)
 {
     const char *f = a->config, *init = NULL, *cache = NULL, *plan = "full";
-    t3v_task_dit task = {.seed = o->seed, .size = 128, .frames = 17, .clips = 4096, .shift = 3, .drop = 0.1};
+    t3v_task_dit task = {
+        .seed = o->seed, .size = 128, .frames = 17, .clips = 4096, .flow = {.shift = 3}, .drop = 0.1};
     T3V_TRY(t3v_json_string(j, f, "init", true, &init));
     T3V_TRY(t3v_json_string(j, f, "cache", false, &cache));
     T3V_TRY(t3v_json_string(j, f, "plan", false, &plan));
     T3V_TRY(t3v_json_int(j, f, "size", false, 16, 4096, &task.size));
     T3V_TRY(t3v_json_int(j, f, "frames", false, 1, 1024, &task.frames));
     T3V_TRY(t3v_json_int(j, f, "clips", false, 1, 1 << 24, &task.clips));
-    T3V_TRY(t3v_json_real(j, f, "shift", false, 0.01, 100, &task.shift));
+    T3V_TRY(t3v_json_real(j, f, "shift", false, 0.01, 100, &task.flow.shift));
     T3V_TRY(t3v_json_real(j, f, "drop", false, 0, 1, &task.drop));
-    T3V_TRY(t3v_json_bool(j, f, "recompute", false, &task.recompute));
+    T3V_TRY(t3v_json_bool(j, f, "recompute", false, &task.flow.recompute));
     T3V_TRY(t3v_json_bool(j, f, "freeze_text", false, &task.freeze_text));
-    T3V_TRY(t3v_json_int(j, f, "range", false, 0, 1 << 30, &task.range));
+    T3V_TRY(t3v_json_int(j, f, "range", false, 0, 1 << 30, &task.flow.range));
     t3v_model_paths paths = {.model = init};
     t3v_status st = t3v_model_open(&task.model, &paths, T3V_PART_ALL, common->bf16 ? T3V_BF16 : T3V_F32,
                                    true);
@@ -207,7 +176,7 @@ static int run(int argc, char **argv)
     const char *task = NULL;
     t3v_status st = t3v_json_load(&j, a.config);
     if (!st) st = t3v_json_string(j, a.config, "task", true, &task);
-    if (!st) st = read_options(j, a.config, &o);
+    if (!st) st = cli_train_options(j, a.config, &o);
     char *settings = !st ? json_dumps(j, JSON_SORT_KEYS | JSON_COMPACT) : NULL;
     if (!st && !settings) st = T3V_E_NOMEM;
     if (!st && strcmp(task, "vae") == 0) st = train_vae(j, &a, &common, &o, settings, &progress);

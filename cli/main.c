@@ -16,6 +16,7 @@
     X(encode)       \
     X(decode)       \
     X(train)        \
+    X(tune)         \
     X(data)         \
     X(eval)         \
     X(attend)       \

@@ -44,6 +44,9 @@ void t3v_dit_close(t3v_dit *dit);
 /* The same with the time embedding alone, which is all that t3v_dit_time reads. */
 t3v_status t3v_dit_open_time(t3v_dit *dit, const t3v_dit_config *config);
 
+/* The layer whose matrix is `t`, one of dit->params; NULL: another parameter. */
+t3v_weight *t3v_dit_layer(t3v_dit *dit, const t3v_tensor *t);
+
 /* Lists the parameters that the plan's self sites have of their own and the model does not have yet, after all others,
  * without data. E_ARG: a layer has them in other shapes, from another plan. */
 t3v_status t3v_dit_adopt(t3v_dit *dit, const t3v_plan *plan);

@@ -124,6 +124,22 @@ void t3v_dit_close(t3v_dit *dit)
     *dit = (t3v_dit){0};
 }
 
+t3v_weight *t3v_dit_layer(t3v_dit *dit, const t3v_tensor *t)
+{
+    t3v_weight *ends[] = {&dit->patch_embedding, &dit->text_up,         &dit->text_down, &dit->time_up,
+                          &dit->time_down,       &dit->time_projection, &dit->head};
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
+        if (&ends[i]->w == t) return ends[i];
+    for (int64_t i = 0; i < dit->config.layers; i++) {
+        t3v_dit_block *b = &dit->block[i];
+        t3v_weight *in[] = {&b->q,       &b->k,       &b->v,       &b->o,      &b->cross_q,
+                            &b->cross_k, &b->cross_v, &b->cross_o, &b->ffn_up, &b->ffn_down};
+        for (size_t j = 0; j < sizeof in / sizeof *in; j++)
+            if (&in[j]->w == t) return in[j];
+    }
+    return NULL;
+}
+
 t3v_status t3v_dit_adopt(t3v_dit *dit, const t3v_plan *plan)
 {
     const t3v_dit_config *c = &dit->config;

@@ -83,7 +83,8 @@ t3v_status t3v_params_entries(const t3v_params *p, float *const *values, t3v_dty
         int64_t n = t3v_numel(t);
         void *data = t3v_arena_take(arena, (size_t)n, t3v_dtype_size(type));
         if (!data) return t3v_fail(T3V_E_NOMEM, "no memory to write %s", p->item[i].name);
-        T3V_TRY(t3v_convert(data, type, values ? values[i] : t->data, values ? T3V_F32 : t->type, n));
+        const float *value = values ? values[i] : NULL;
+        T3V_TRY(t3v_convert(data, type, value ? value : t->data, value ? T3V_F32 : t->type, n));
         list[i] = (t3v_tensor_entry){.name = p->item[i].name,
                                      .dtype = type,
                                      .ndim = t->ndim,

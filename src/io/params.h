@@ -25,7 +25,7 @@ t3v_status t3v_params_load(const t3v_params *p, const t3v_tensor_file *f, const 
 t3v_status t3v_params_alloc(const t3v_params *p, const t3v_params_options *o, t3v_arena *arena);
 
 /* Entries for a writer, converted to `type` (floats only) in memory from `arena`; *out has p->count entries. `values`
- * (NULL or [count] F32 arrays) replaces the parameters' own data, e.g. by a moving average. */
+ * (NULL or [count] of F32 arrays or NULL) replaces the parameters' own data, e.g. by a moving average. */
 t3v_status t3v_params_entries(const t3v_params *p, float *const *values, t3v_dtype type, t3v_arena *arena,
                               t3v_tensor_entry **out);
 

@@ -10,23 +10,6 @@
 #include "ops/rows/rows.h"
 #include "tensor/dtype.h"
 
-/* The layer whose matrix is `t`. */
-static t3v_weight *layer_of(t3v_dit *dit, const t3v_tensor *t)
-{
-    t3v_weight *ends[] = {&dit->patch_embedding, &dit->text_up,         &dit->text_down, &dit->time_up,
-                          &dit->time_down,       &dit->time_projection, &dit->head};
-    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
-        if (&ends[i]->w == t) return ends[i];
-    for (int64_t i = 0; i < dit->config.layers; i++) {
-        t3v_dit_block *b = &dit->block[i];
-        t3v_weight *in[] = {&b->q,       &b->k,       &b->v,       &b->o,      &b->cross_q,
-                            &b->cross_k, &b->cross_v, &b->cross_o, &b->ffn_up, &b->ffn_down};
-        for (size_t j = 0; j < sizeof in / sizeof *in; j++)
-            if (&in[j]->w == t) return in[j];
-    }
-    return NULL;
-}
-
 static t3v_status factor(t3v_tensor *out, const t3v_tensor_entry *e, int64_t rows, t3v_dtype type,
                          t3v_arena *arena)
 {
@@ -56,7 +39,7 @@ static t3v_status attach_item(t3v_loras *l, const t3v_lora_item *item, double st
 {
     t3v_tensor *t = dit->params.item[item->weight].tensor;
     if (item->kind == T3V_LORA_DIFF) return add_diff(t, item->diff, strength, &l->arena);
-    t3v_weight *w = layer_of(dit, t);
+    t3v_weight *w = t3v_dit_layer(dit, t);
     if (!w)
         return t3v_fail(T3V_E_FORMAT, "%s: low-rank updates go to linear layers",
                         dit->params.item[item->weight].name);
@@ -96,7 +79,7 @@ t3v_status t3v_loras_attach(t3v_loras *l, const t3v_lora_use *use, int64_t n, t3
             for (int64_t k = 0; k < file[i]->count && !st; k++)
                 if (file[i]->items[k].weight == w)
                     st = attach_item(l, &file[i]->items[k], use[i].strength, dit, &used);
-        t3v_weight *layer = used > first ? layer_of(dit, p->item[w].tensor) : NULL;
+        t3v_weight *layer = used > first ? t3v_dit_layer(dit, p->item[w].tensor) : NULL;
         if (layer) {
             layer->lora = &l->pair[first];
             layer->loras = (int)(used - first);
@@ -112,7 +95,7 @@ t3v_status t3v_loras_attach(t3v_loras *l, const t3v_lora_use *use, int64_t n, t3
 void t3v_loras_detach(t3v_loras *l, t3v_dit *dit)
 {
     for (int64_t i = 0; dit->block && i < dit->params.count; i++) {
-        t3v_weight *w = layer_of(dit, dit->params.item[i].tensor);
+        t3v_weight *w = t3v_dit_layer(dit, dit->params.item[i].tensor);
         if (w) {
             w->lora = NULL;
             w->loras = 0;

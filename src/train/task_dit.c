@@ -14,7 +14,6 @@
 #include "io/file.h"
 #include "io/pth.h"
 #include "io/safetensors.h"
-#include "ops/rows/rows.h"
 #include "tensor/dtype.h"
 
 /* ---- the latent cache ------------------------------------------------------------------------------- */
@@ -130,6 +129,10 @@ t3v_status t3v_task_dit_open(t3v_task_dit *s, const char *plan, const char *cach
     const t3v_dit_config *c = &s->model->config;
     T3V_TRY(t3v_plan_make_for(&s->plan, plan, (t3v_grid){T, n / 2, n / 2}, (int)c->layers, c->dim, c->heads));
     T3V_TRY(t3v_model_adopt(s->model, s->plan));
+    s->flow.dit = &s->model->dit;
+    s->flow.plan = s->plan;
+    s->flow.steps = s->model->defaults.steps;
+    t3v_flow_open(&s->flow);
     char *spiece = t3v_path_join(s->model->path, "google/umt5-xxl/spiece.model");
     t3v_status st = spiece ? T3V_OK : t3v_fail(T3V_E_NOMEM, "no memory for a path");
     for (int w = 0; w < t3v_threads() && w < T3V_TASK_WORKERS && !st; w++)
@@ -164,46 +167,18 @@ static t3v_status sample(void *self, t3v_ctx *ctx, int worker, int64_t step, int
     T3V_TRY(
         t3v_tokenizer_encode(s->tokenizer[worker], caption, T3V_CLEAN_FULL, ids, T3V_TEXT_LEN, &count, NULL));
 
-    double u = t3v_rng_uniform(&rng), sigma = s->shift * u / (1 + (s->shift - 1) * u);
-    t3v_tensor *x = t3v_new(ctx, T3V_F32, T3V_SHAPE(T3V_VAE_Z, T, n, n)), *x0 = t3v_new_like(ctx, x, T3V_F32);
-    t3v_tensor *eps = t3v_new_like(ctx, x, T3V_F32);
-    if (ctx->status) return ctx->status;
-    t3v_normal_fill(eps->data, s->latent_size, s->seed + 2, stream, 0);
-    t3v_rows_convert(x0->data, T3V_F32, s->latents + clip * s->latent_size, T3V_BF16, s->latent_size);
-    t3v_rows_lincomb(x->data, T3V_F32, (float)(1 - sigma), x0->data, T3V_F32, (float)sigma, eps->data,
-                     T3V_F32, s->latent_size);
-    /* target */
-    t3v_rows_lincomb(x0->data, T3V_F32, 1.0f, eps->data, T3V_F32, -1.0f, x0->data, T3V_F32, s->latent_size);
-
+    double sigma, u = t3v_rng_uniform(&rng);
     t3v_tensor *context = t3v_umt5_encode(ctx, &m->text, ids, count);
-    /* The step of the model's usual schedule that has this noise level. */
-    int64_t steps = m->defaults.steps, at = (int64_t)((1 - u) * (double)steps);
-    t3v_dit_call call = {.plan = s->plan,
-                         .timestep = 1000 * sigma,
-                         .range = s->range,
-                         .moment = {at < steps ? at : steps - 1, steps, sigma,
-                                    *caption ? T3V_BRANCH_COND : T3V_BRANCH_UNCOND}};
-    T3V_TRY(t3v_dit_loss(ctx, &m->dit, x, context, x0->data, scale, &call, s->recompute, loss));
-    int level = (int)(4 * sigma) < 3 ? (int)(4 * sigma) : 3;
-#pragma omp critical(t3v_levels)
-    {
-        s->by_level[level][0] += *loss;
-        s->by_level[level][1] += 1;
-    }
+    t3v_flow_noise noise = {u, s->seed + 2, stream, *caption != 0};
+    T3V_TRY(t3v_flow_sample(&s->flow, ctx, s->latents + clip * s->latent_size,
+                            (int64_t[]){T3V_VAE_Z, T, n, n}, context, &noise, scale, loss, &sigma));
+    t3v_flow_levels_add(&s->levels, sigma, *loss);
     return T3V_OK;
 }
 
 static void log_words(void *self, char *text, size_t n)
 {
-    t3v_task_dit *s = self;
-    size_t used = 0;
-    used += (size_t)snprintf(text, n, "\"by_sigma\":[");
-    for (int i = 0; i < 4; i++) {
-        double mean = s->by_level[i][1] > 0 ? s->by_level[i][0] / s->by_level[i][1] : 0;
-        used += (size_t)snprintf(text + used, n - used, "%s%.4g", i ? "," : "", mean);
-        s->by_level[i][0] = s->by_level[i][1] = 0;
-    }
-    snprintf(text + used, n - used, "]");
+    t3v_flow_levels_tell(&((t3v_task_dit *)self)->levels, text, n);
 }
 
 /* ---- saving ------------------------------------------------------------------------------------------- */

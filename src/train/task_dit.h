@@ -5,6 +5,7 @@
 
 #include "attn/plan.h"
 #include "pipe/model.h"
+#include "train/flow.h"
 #include "train/trainer.h"
 
 enum { T3V_TASK_WORKERS = 64 };
@@ -14,17 +15,14 @@ typedef struct t3v_task_dit {
     uint64_t seed;
     int64_t size, frames; /* of the clips */
     int64_t clips;        /* distinct scenes cached as latents */
-    double shift;         /* of the noise levels: sigma = shift u / (1 + (shift - 1) u), u uniform */
+    t3v_flow flow;        /* shift, recompute and range are the caller's, the rest is filled */
     double drop;          /* share of samples with the empty prompt, for CFG */
     bool freeze_text;     /* train the DiT alone */
-    /* keep only the blocks' inputs and run blocks again on the way back: less memory, 4/3 the time */
-    bool recompute;
-    int64_t range; /* tokens walked at a time; 0: chosen */
     t3v_plan *plan;
     uint16_t *latents;   /* BF16 [clips, 16, T, h, w] */
     int64_t latent_size; /* elements of one */
     t3v_tokenizer *tokenizer[T3V_TASK_WORKERS];
-    double by_level[4][2]; /* sum of losses and their number, by quarter of sigma, since the last log line */
+    t3v_flow_levels levels;
 } t3v_task_dit;
 
 /* Renders and encodes the clips (but those that `cache` holds already, a file this writes, of the same scenes at the same size;

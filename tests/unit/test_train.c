@@ -406,10 +406,8 @@ static void run_dit(const char *dir, bool resume, int64_t stop_after, bool recom
                          .size = 32,
                          .frames = 5,
                          .clips = 2,
-                         .shift = 1,
                          .drop = 0.1,
-                         .recompute = recompute,
-                         .range = 3};
+                         .flow = {.shift = 1, .recompute = recompute, .range = 3}};
     t3v_model_paths paths = {.model = "tests/golden/wan/tiny"};
     if (t3v_model_open(&task.model, &paths, T3V_PART_ALL, T3V_F32, true)) fail_msg("%s", t3v_error_text());
     t3v_params_randomise(&task.model->dit.params, 1);

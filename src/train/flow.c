@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Flow matching: x moves from data to noise on a straight line, the model learns its velocity. */
+#include "train/flow.h"
+
+#include <math.h>
+#include <stdio.h>
+
+#include "base/rng.h"
+#include "ops/rows/rows.h"
+
+enum { TIMESTEPS = 1000 };
+
+static double sigma_of(const t3v_flow *f, double u) { return f->shift * u / (1 + (f->shift - 1) * u); }
+
+static double bell(double t) { return exp(-2 * pow((t - 500) / 1000, 2)); }
+
+void t3v_flow_open(t3v_flow *f)
+{
+    double least = INFINITY, sum = 0;
+    for (int i = 0; i < TIMESTEPS; i++) {
+        double y = bell(1000 * sigma_of(f, 1 - i / (double)TIMESTEPS));
+        sum += y;
+        if (y < least) least = y;
+    }
+    f->weight_least = least;
+    f->weight_mean = sum / TIMESTEPS - least;
+}
+
+double t3v_flow_weight(const t3v_flow *f, double t)
+{
+    return f->weighting == T3V_WEIGHT_NONE ? 1 : (bell(t) - f->weight_least) / f->weight_mean;
+}
+
+/* target = (1 - teach) target + teach v of the teacher, which is not recorded. */
+static void ask_teacher(const t3v_flow *f, t3v_ctx *ctx, t3v_tensor *x, t3v_tensor *context,
+                        const t3v_dit_call *student, t3v_tensor *target)
+{
+    t3v_tape *tape = ctx->tape;
+    size_t mark = t3v_arena_mark(ctx->arena);
+    t3v_dit_prompt prompt = {0};
+    t3v_dit_call call = *student;
+    ctx->tape = NULL;
+    call.plan = f->teacher_plan;
+    call.prompt = &prompt;
+    if (!ctx->status && !t3v_dit_prompt_make(ctx, f->teacher, context, &prompt)) {
+        t3v_tensor *v = t3v_dit_forward(ctx, f->teacher, x, &call);
+        if (v && t3v_runs(ctx))
+            t3v_rows_lincomb(target->data, T3V_F32, (float)(1 - f->teach), target->data, T3V_F32,
+                             (float)f->teach, v->data, T3V_F32, t3v_numel(v));
+    }
+    t3v_arena_back(ctx->arena, mark);
+    ctx->tape = tape;
+}
+
+t3v_status t3v_flow_sample(const t3v_flow *f, t3v_ctx *ctx, const uint16_t *x0, const int64_t shape[4],
+                           t3v_tensor *context, const t3v_flow_noise *noise, double scale, double *loss,
+                           double *sigma)
+{
+    double s = *sigma = sigma_of(f, noise->u);
+    t3v_tensor *x = t3v_new(ctx, T3V_F32, 4, shape), *target = t3v_new(ctx, T3V_F32, 4, shape);
+    t3v_tensor *eps = t3v_new(ctx, T3V_F32, 4, shape);
+    if (ctx->status) return ctx->status;
+    int64_t n = t3v_numel(x);
+    t3v_normal_fill(eps->data, n, noise->seed, noise->stream, 0);
+    t3v_rows_convert(target->data, T3V_F32, x0, T3V_BF16, n);
+    t3v_rows_lincomb(x->data, T3V_F32, (float)(1 - s), target->data, T3V_F32, (float)s, eps->data, T3V_F32,
+                     n);
+    t3v_rows_lincomb(target->data, T3V_F32, 1.0f, eps->data, T3V_F32, -1.0f, target->data, T3V_F32, n);
+
+    /* The step of the usual schedule that has this noise level. */
+    int64_t at = (int64_t)((1 - noise->u) * (double)f->steps);
+    t3v_dit_call call = {.plan = f->plan,
+                         .timestep = 1000 * s,
+                         .range = f->range,
+                         .moment = {at < f->steps ? at : f->steps - 1, f->steps, s,
+                                    noise->cond ? T3V_BRANCH_COND : T3V_BRANCH_UNCOND}};
+    if (f->teacher) ask_teacher(f, ctx, x, context, &call, target);
+    double w = t3v_flow_weight(f, call.timestep);
+    T3V_TRY(t3v_dit_loss(ctx, f->dit, x, context, target->data, scale * w, &call, f->recompute, loss));
+    *loss *= w;
+    return T3V_OK;
+}
+
+void t3v_flow_levels_add(t3v_flow_levels *l, double sigma, double loss)
+{
+    int level = (int)(4 * sigma) < 3 ? (int)(4 * sigma) : 3;
+#pragma omp critical(t3v_levels)
+    {
+        l->sum[level] += loss;
+        l->count[level]++;
+    }
+}
+
+void t3v_flow_levels_tell(t3v_flow_levels *l, char *text, size_t n)
+{
+    size_t used = (size_t)snprintf(text, n, "\"by_sigma\":[");
+    for (int i = 0; i < 4; i++)
+        used += (size_t)snprintf(text + used, n - used, "%s%.4g", i ? "," : "",
+                                 l->count[i] ? l->sum[i] / (double)l->count[i] : 0.0);
+    snprintf(text + used, n - used, "]");
+    *l = (t3v_flow_levels){0};
+}

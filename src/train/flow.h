@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The flow-matching loss of one sample: noise level, target, weighting, and what a teacher says. */
+#ifndef T3V_TRAIN_FLOW_H
+#define T3V_TRAIN_FLOW_H
+
+#include "dit/dit.h"
+
+typedef enum t3v_weighting {
+    T3V_WEIGHT_NONE,
+    /* DiffSynth's: exp(-2 ((t - 500) / 1000)^2) minus its least value, of mean 1 over its 1,000 timesteps */
+    T3V_WEIGHT_DIFFSYNTH,
+} t3v_weighting;
+
+typedef struct t3v_flow {
+    const t3v_dit *dit;
+    const t3v_plan *plan;
+    double shift; /* of the noise levels: sigma = shift u / (1 + (shift - 1) u), u uniform */
+    t3v_weighting weighting;
+    int64_t steps; /* of the usual schedule: tells the plan which of its steps a noise level belongs to */
+    /* Keep only the blocks' inputs and run blocks again on the way back: less memory, 4/3 the time. */
+    bool recompute;
+    int64_t range; /* tokens walked at a time; 0: chosen */
+    /* A model whose velocity under `teacher_plan` is `teach` of the target; NULL: none. */
+    const t3v_dit *teacher;
+    const t3v_plan *teacher_plan;
+    double teach; /* 0 .. 1 */
+    /* Filled by t3v_flow_open. */
+    double weight_least, weight_mean;
+} t3v_flow;
+
+/* One sample's noise: its level and the stream (seed, stream) of normal numbers. */
+typedef struct t3v_flow_noise {
+    double u; /* 0 .. 1 */
+    uint64_t seed, stream;
+    bool cond; /* has a caption */
+} t3v_flow_noise;
+
+/* Normalises the weighting. */
+void t3v_flow_open(t3v_flow *f);
+/* The weight of timestep t (0 .. 1000). */
+double t3v_flow_weight(const t3v_flow *f, double t);
+
+/* *loss = w mean((v - target)^2) at x = (1 - sigma) x0 + sigma eps with target eps - x0, or the mixture with the teacher's
+ * velocity, and the gradient of scale * loss. x0: [C, T, h, w] BF16 of `shape`; context [L, text_dim] F32 on ctx. */
+t3v_status t3v_flow_sample(const t3v_flow *f, t3v_ctx *ctx, const uint16_t *x0, const int64_t shape[4],
+                           t3v_tensor *context, const t3v_flow_noise *noise, double scale, double *loss,
+                           double *sigma);
+
+/* Mean loss in each quarter of sigma, over the samples since it was last told. Safe from several threads. */
+typedef struct t3v_flow_levels {
+    double sum[4];
+    int64_t count[4];
+} t3v_flow_levels;
+void t3v_flow_levels_add(t3v_flow_levels *l, double sigma, double loss);
+/* `"by_sigma":[a,b,c,d]` for a log line; starts anew. */
+void t3v_flow_levels_tell(t3v_flow_levels *l, char *text, size_t n);
+
+#endif

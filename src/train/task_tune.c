@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Tuning: samples from the dataset, and saving with the plan and grid that the weights are now for. */
+#include "train/task_tune.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/rng.h"
+
+t3v_status t3v_task_tune_open(t3v_task_tune *s)
+{
+    const t3v_dit_config *c = &s->model->config;
+    const t3v_dataset *d = s->data;
+    const int64_t *shape = d->latent;
+    if (shape[0] != c->in_dim || d->dim != c->text_dim)
+        return t3v_fail(
+            T3V_E_SHAPE,
+            "%s has latents of %lld channels and contexts of %lld; the model takes %lld and %lld: make "
+            "them with this model (t3v data latents)",
+            d->path, (long long)shape[0], (long long)d->dim, (long long)c->in_dim, (long long)c->text_dim);
+    if (shape[2] % 2 || shape[3] % 2)
+        return t3v_fail(T3V_E_SHAPE,
+                        "%s has latents of %lldx%lld: height and width must be even; take sizes that are "
+                        "multiples of 16",
+                        d->path, (long long)shape[2], (long long)shape[3]);
+    t3v_grid grid = {shape[1], shape[2] / 2, shape[3] / 2};
+    T3V_TRY(t3v_plan_make_for(&s->plan, s->plan_text, grid, (int)c->layers, c->dim, c->heads));
+    T3V_TRY(t3v_model_adopt(s->model, s->plan));
+    T3V_TRY(t3v_trained_open(&s->trained, &s->model->dit, s->kind, &s->lora));
+    s->flow.dit = &s->model->dit;
+    s->flow.plan = s->plan;
+    s->flow.steps = s->model->defaults.steps;
+    if (s->teacher) {
+        T3V_TRY(t3v_plan_make_for(&s->full, "full", grid, (int)c->layers, c->dim, c->heads));
+        s->flow.teacher = &s->teacher->dit;
+        s->flow.teacher_plan = s->full;
+    }
+    t3v_flow_open(&s->flow);
+    s->empty = malloc((size_t)(d->empty.rows * d->dim) * sizeof *s->empty);
+    return s->empty ? t3v_dataset_read_empty(d, s->empty)
+                    : t3v_fail(T3V_E_NOMEM, "no memory for the empty prompt");
+}
+
+void t3v_task_tune_close(t3v_task_tune *s)
+{
+    t3v_trained_close(&s->trained);
+    t3v_plan_free(s->plan);
+    t3v_plan_free(s->full);
+    free(s->empty);
+}
+
+static t3v_status sample(void *self, t3v_ctx *ctx, int worker, int64_t step, int64_t index, double scale,
+                         double *loss)
+{
+    (void)worker;
+    t3v_task_tune *s = self;
+    const t3v_dataset *d = s->data;
+    uint64_t stream = (uint64_t)step * 4096 + (uint64_t)index;
+    t3v_rng rng = t3v_rng_make(s->seed + 1, stream);
+    int64_t clip = t3v_rng_below(&rng, d->count);
+    bool cond = t3v_rng_uniform(&rng) >= s->drop;
+    t3v_tensor *x0 = t3v_new(ctx, T3V_BF16, 4, d->latent);
+    t3v_tensor *context = t3v_new(ctx, T3V_F32, T3V_SHAPE(cond ? d->clip[clip].rows : d->empty.rows, d->dim));
+    if (ctx->status) return ctx->status;
+    T3V_TRY(t3v_dataset_read(d, clip, x0->data, cond ? context->data : NULL));
+    if (!cond) memcpy(context->data, s->empty, (size_t)t3v_numel(context) * sizeof *s->empty);
+    t3v_flow_noise noise = {t3v_rng_uniform(&rng), s->seed + 2, stream, cond};
+    double sigma;
+    T3V_TRY(t3v_flow_sample(&s->flow, ctx, x0->data, d->latent, context, &noise, scale, loss, &sigma));
+    t3v_flow_levels_add(&s->levels, sigma, *loss);
+    return T3V_OK;
+}
+
+static t3v_status save(void *self, const char *dir, float *const *values)
+{
+    t3v_task_tune *s = self;
+    const t3v_dataset *d = s->data;
+    char path[4096];
+    T3V_TRY(t3v_trained_save(&s->trained, dir, values));
+    if (s->merge) T3V_TRY(t3v_trained_merge(&s->trained, dir, values));
+    snprintf(path, sizeof path, "%s/config.json", dir);
+    T3V_TRY(t3v_dit_config_write(path, &s->model->config));
+    t3v_defaults now = s->model->defaults;
+    now.width = d->width;
+    now.height = d->height;
+    now.frames = d->frames;
+    now.plan_grid[0] = s->plan->grid.t;
+    now.plan_grid[1] = s->plan->grid.h;
+    now.plan_grid[2] = s->plan->grid.w;
+    if ((size_t)snprintf(now.plan, sizeof now.plan, "%s", s->plan_text) >= sizeof now.plan)
+        return t3v_fail(T3V_E_ARG, "a plan of more than %zu characters does not fit in t3v.json",
+                        sizeof now.plan - 1);
+    snprintf(path, sizeof path, "%s/t3v.json", dir);
+    return t3v_defaults_write(path, &now);
+}
+
+static void log_words(void *self, char *text, size_t n)
+{
+    t3v_flow_levels_tell(&((t3v_task_tune *)self)->levels, text, n);
+}
+
+t3v_task t3v_task_tune_make(t3v_task_tune *s)
+{
+    return (t3v_task){.self = s,
+                      .part = {&s->trained.params},
+                      .compute = s->model->compute,
+                      .sample = sample,
+                      .save = save,
+                      .log = log_words};
+}
