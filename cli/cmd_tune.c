@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* t3v tune: trains a model that is trained already, or a part of it, under an attention plan, on cached latents. */
 #include <jansson.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "cli.h"
 #include "io/json.h"
+#include "pipe/fingerprint.h"
 #include "train/task_tune.h"
 #include "train_options.h"
 
@@ -125,6 +127,23 @@ static t3v_status read_config(const json_t *j, const char *f, config *c, t3v_tas
     return T3V_OK;
 }
 
+/* The latents and contexts must be those of this model's VAE and text encoder. */
+static t3v_status check_origin(const t3v_dataset *data, const t3v_model_paths *paths, t3v_dtype compute)
+{
+    char mine[17] = "";
+    unsigned parts = T3V_PART_TEXT | T3V_PART_VAE;
+    t3v_model *m = NULL;
+    t3v_status st = t3v_model_open(&m, paths, parts, compute, false);
+    if (!st) st = t3v_fingerprint(m, paths, parts, mine);
+    if (!st && strcmp(mine, data->model) != 0)
+        st = t3v_fail(
+            T3V_E_ARG,
+            "%s was made with another VAE or text encoder than %s has: make it again (t3v data latents)",
+            data->path, paths->model);
+    t3v_model_close(m);
+    return st;
+}
+
 static t3v_status tune(const args *a, const json_t *j, const char *settings, t3v_dtype compute,
                        const t3v_progress *progress)
 {
@@ -136,6 +155,7 @@ static t3v_status tune(const args *a, const json_t *j, const char *settings, t3v
     t3v_model_paths paths = {.model = c.model}, teacher = {.model = c.teacher};
     T3V_TRY_GOTO(st, done, t3v_dataset_open(&data, a->data));
     task.data = data;
+    T3V_TRY_GOTO(st, done, check_origin(data, &paths, compute));
     T3V_TRY_GOTO(st, done, t3v_model_open(&task.model, &paths, T3V_PART_DIT, compute, true));
     if (c.teacher)
         T3V_TRY_GOTO(st, done, t3v_model_open(&task.teacher, &teacher, T3V_PART_DIT, compute, false));

@@ -104,6 +104,7 @@ static t3v_status add_dir(t3v_tensor_file *f, const char *path)
     enum { FILE_CAP = 4096 };
     char **names = NULL, *index = NULL;
     int count = 0, indexes = 0, shards = 0;
+    int whole = -1; /* number of the name that the original layout has: a LoRA may lie beside it */
     t3v_status st = T3V_OK;
     DIR *d = opendir(path);
     if (!d) return t3v_fail(T3V_E_IO, "%s: cannot list: %s", path, strerror(errno));
@@ -121,6 +122,7 @@ static t3v_status add_dir(t3v_tensor_file *f, const char *path)
             indexes++;
         } else {
             shards += shard_name(e->d_name);
+            if (strcmp(e->d_name, "diffusion_pytorch_model.safetensors") == 0) whole = count;
             names[count++] = full;
         }
     }
@@ -128,6 +130,8 @@ static t3v_status add_dir(t3v_tensor_file *f, const char *path)
     if (st) goto done;
     if (indexes == 1) {
         st = add_file(f, index);
+    } else if (indexes == 0 && whole >= 0) {
+        st = add_file(f, names[whole]);
     } else if (indexes == 0 && (count == 1 || (count > 1 && shards == count))) {
         qsort(names, (size_t)count, sizeof *names, by_string);
         for (int i = 0; !st && i < count; i++) st = add_file(f, names[i]);

@@ -160,12 +160,13 @@ void t3v_trained_close(t3v_trained *t)
 /* ---- saving ------------------------------------------------------------------------------------------- */
 
 /* The whole DiT, with values (F32) for some of its parameters and NULL for the others. */
-static t3v_status write_dit(const t3v_trained *t, const char *dir, float *const *values, t3v_arena *arena)
+static t3v_status write_dit(const t3v_trained *t, const char *dir, float *const *values, t3v_dtype type,
+                            t3v_arena *arena)
 {
     char path[4096];
     t3v_tensor_entry *e;
     snprintf(path, sizeof path, "%s/diffusion_pytorch_model.safetensors", dir);
-    T3V_TRY(t3v_params_entries(&t->dit->params, values, T3V_BF16, arena, &e));
+    T3V_TRY(t3v_params_entries(&t->dit->params, values, type, arena, &e));
     return t3v_safetensors_write(path, e, t->dit->params.count, NULL, 0);
 }
 
@@ -177,7 +178,7 @@ static t3v_status save_dit(const t3v_trained *t, const char *dir, float *const *
         bool trained = k < mine->count && mine->item[k].tensor == all->item[i].tensor;
         whole[i] = trained ? values[k++] : NULL;
     }
-    return write_dit(t, dir, whole, arena);
+    return write_dit(t, dir, whole, T3V_BF16, arena);
 }
 
 static t3v_status merge(const t3v_trained *t, const char *dir, float *const *values, t3v_arena *arena,
@@ -209,7 +210,7 @@ static t3v_status merge(const t3v_trained *t, const char *dir, float *const *val
         t3v_rows_lincomb(sum, T3V_F32, 1.0f, w->w.data, w->w.type, (float)t->scale, sum, T3V_F32, n);
         k += 2;
     }
-    return write_dit(t, dir, whole, arena);
+    return write_dit(t, dir, whole, t->pair[0].a.type, arena);
 }
 
 static t3v_status save_lora(const t3v_trained *t, const char *dir, float *const *values, t3v_arena *arena)

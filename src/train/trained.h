@@ -39,7 +39,8 @@ void t3v_trained_close(t3v_trained *t); /* the layers forget the updates; safe o
  * its own, in BF16; or `dir`/lora.safetensors: keys diffusion_model.LAYER.lora_A.weight and lora_B.weight in F32, alpha
  * multiplied into B, so that every reader's default scale of 1 is right. */
 t3v_status t3v_trained_save(const t3v_trained *t, const char *dir, float *const *values);
-/* After low-rank training: `dir`/diffusion_pytorch_model.safetensors, the DiT with W + alpha / rank B A, in BF16. */
+/* After low-rank training: `dir`/diffusion_pytorch_model.safetensors, the DiT with W + alpha / rank B A, in the type that
+ * its layers had in training. */
 t3v_status t3v_trained_merge(const t3v_trained *t, const char *dir, float *const *values);
 
 #endif

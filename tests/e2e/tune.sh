@@ -1,0 +1,104 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# t3v tune: each kind of training changes what it should and nothing else; a killed run ends in the bytes of an unbroken one;
+# a merged LoRA equals the one on the fly; the plan is written down; bad settings are refused and write nothing.
+# usage: tune.sh T3V
+set -eu
+t3v=$1
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+fail() { echo "tune: $*" >&2; exit 1; }
+same() { "$(dirname "$t3v")/tests/compare_tensors" "$1" "$3" "$2" "$3" "$4"; }
+
+"$t3v" init -q --config tiny --parts dit,vae,text,tokenizer --seed 3 --tokenizer tests/golden/wan/tiny/google/umt5-xxl/spiece.model \
+    -o "$dir/model" > /dev/null
+"$t3v" data synth -q --count 3 --seed 5 --size 64x48 --frames 5 --format y4m -o "$dir/v"
+"$t3v" data latents -q --model "$dir/model" --videos "$dir/v" --size 64x48 --frames 5 -o "$dir/data" > /dev/null
+plan="t3:blocks=1x3x2/2x1x1"
+config() { # FILE STEPS EXTRA
+    printf '{"model":"%s","plan":"%s","steps":%s,"batch":3,"lr":0.01,"warmup":2,"save_every":2%s}' "$dir/model" "$plan" "$2" "$3" > "$1"
+}
+tune() { # CONFIG OUT...
+    c=$1 o=$2
+    shift 2
+    "$t3v" tune -q --precision f32 --threads 2 --config "$c" --data "$dir/data" -o "$o" "$@"
+}
+
+# A killed run, with everything on.
+lora=',"train":"lora","rank":4,"alpha":8,"weighting":"diffsynth","teach":0.5,"ema":0.9'
+config "$dir/c.json" 40 "$lora"
+tune "$dir/c.json" "$dir/whole"
+tune "$dir/c.json" "$dir/killed" &
+pid=$!
+while ! grep -q '"step":7,' "$dir/killed/log.jsonl" 2> /dev/null; do sleep 0.02; done
+kill -9 $pid
+wait $pid 2> /dev/null || true
+tune "$dir/c.json" "$dir/killed" --resume --merge
+cmp "$dir/whole/state/train.safetensors" "$dir/killed/state/train.safetensors" || fail "a killed run differs"
+cmp "$dir/whole/lora.safetensors" "$dir/killed/lora.safetensors" || fail "the LoRA of a killed run differs"
+[ ! -e "$dir/whole/diffusion_pytorch_model.safetensors" ] || fail "a LoRA run wrote the weights without --merge"
+grep -q "\"plan\": \"$plan\"" "$dir/whole/t3v.json" || fail "t3v.json does not name the plan"
+tr -d ' \n' < "$dir/whole/t3v.json" | grep -q '"plan_grid":\[2,3,4\]' || fail "t3v.json does not name the grid"
+
+# On the fly and merged: the same velocity; and another one than before.
+"$t3v" encode -q --model "$dir/model" -i "$dir/v/clip_000000.y4m" -o "$dir/latent.safetensors"
+"$t3v" text -q --model "$dir/model" --prompt "a red cube" -o "$dir/context.safetensors"
+velocity() { # MODEL OUT EXTRA...
+    m=$1 o=$2
+    shift 2
+    "$t3v" dit -q --precision f32 --model "$m" --plan "$plan" --latent "$dir/latent.safetensors" --context "$dir/context.safetensors" \
+        --timestep 500 -o "$o" "$@"
+}
+velocity "$dir/model" "$dir/before.safetensors"
+velocity "$dir/model" "$dir/fly.safetensors" --lora "$dir/whole/lora.safetensors"
+velocity "$dir/killed" "$dir/merged.safetensors"
+same "$dir/fly.safetensors" "$dir/merged.safetensors" velocity 1e-5 || fail "a merged LoRA differs from the one on the fly"
+! same "$dir/fly.safetensors" "$dir/before.safetensors" velocity 1e-3 > /dev/null 2>&1 || fail "the LoRA changes nothing"
+
+# What is not trained stays: names of the tensors that changed.
+changed() {
+    /usr/bin/python3 - "$1" "$2" <<'PY'
+import json, struct, sys
+def read(path):
+    b = open(path, 'rb').read()
+    n = struct.unpack('<Q', b[:8])[0]
+    h = json.loads(b[8:8 + n])
+    return {k: b[8 + n + v['data_offsets'][0]:8 + n + v['data_offsets'][1]] for k, v in h.items() if k != '__metadata__'}
+a, b = read(sys.argv[1]), read(sys.argv[2])
+print(' '.join(sorted({k.split('.')[2] if k.startswith('blocks') else 'ends' for k in b if a.get(k) != b[k]})))
+PY
+}
+config "$dir/c.json" 2 ',"train":"self"'
+tune "$dir/c.json" "$dir/self"
+config "$dir/c.json" 2 ''
+tune "$dir/c.json" "$dir/full"
+"$t3v" init -q --config tiny --parts dit --seed 3 --dtype bf16 -o "$dir/bf16" > /dev/null
+[ "$(changed "$dir/bf16/diffusion_pytorch_model.safetensors" "$dir/self/diffusion_pytorch_model.safetensors")" = self_attn ] ||
+    fail "train self changed other tensors"
+case "$(changed "$dir/bf16/diffusion_pytorch_model.safetensors" "$dir/full/diffusion_pytorch_model.safetensors")" in
+    *cross_attn*ends*ffn*self_attn*) ;;
+    *) fail "train full left tensors as they were" ;;
+esac
+
+refused() { # STATUS WORDS EXTRA [OPTIONS...]
+    want=$1 words=$2 got=0
+    config "$dir/bad.json" 2 "$3"
+    shift 3
+    tune "$dir/bad.json" "$dir/bad" "$@" 2> "$dir/err" || got=$?
+    [ $got = "$want" ] || fail "exit $got, expected $want: $words"
+    grep -q -- "$words" "$dir/err" || fail "no '$words' in: $(cat "$dir/err")"
+    [ ! -e "$dir/bad" ] || fail "$words: something was written"
+}
+refused 2 'train is "lorra", expected one of "full", "self", "own", "lora"' ',"train":"lorra"'
+refused 2 'no parameters of its own' ',"train":"own"'
+refused 2 'target "wq"' ',"train":"lora","targets":"q,wq"'
+refused 1 'rank' ',"train":"lora","rank":0'
+refused 1 'lr' ',"lr":0'
+refused 2 'teach' ",\"teacher\":\"$dir/model\""
+refused 2 'goes with' '' --merge
+config "$dir/c.json" 41 "$lora"
+if tune "$dir/c.json" "$dir/whole" --resume 2> "$dir/err"; then fail "a resume with other settings was accepted"; fi
+grep -q "other settings" "$dir/err" || fail "other settings were not named"
+"$t3v" init -q --config tiny --parts dit,vae,text,tokenizer --seed 4 --tokenizer tests/golden/wan/tiny/google/umt5-xxl/spiece.model \
+    --force -o "$dir/model" > /dev/null
+refused 2 'another VAE or text encoder' ''
