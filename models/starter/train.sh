@@ -7,7 +7,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 first=${1:-1}
-last=${2:-7}
+last=${2:-8}
 stop=([1]=642 [2]=1631 [6]=2070)
 mkdir -p build/starter
 for n in $(seq "$first" "$last"); do
