@@ -30,8 +30,8 @@ config "$dir/c.json" 60 ""
 "$t3v" train -q --threads 2 --config "$dir/c.json" -o "$dir/long"
 "$t3v" train -q --threads 2 --config "$dir/c.json" -o "$dir/killed" &
 pid=$!
-while ! grep -q '"step":9,' "$dir/killed/log.jsonl" 2> /dev/null; do sleep 0.02; done
-kill -9 $pid
+while kill -0 $pid 2> /dev/null && ! grep -q '"step":9,' "$dir/killed/log.jsonl" 2> /dev/null; do sleep 0.02; done
+kill -9 $pid 2> /dev/null || true
 wait $pid 2> /dev/null || true
 "$t3v" train -q --threads 2 --config "$dir/c.json" -o "$dir/killed" --resume
 cmp "$dir/long/state/train.safetensors" "$dir/killed/state/train.safetensors" || fail "a killed run differs"

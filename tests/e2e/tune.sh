@@ -30,8 +30,8 @@ config "$dir/c.json" 40 "$lora"
 tune "$dir/c.json" "$dir/whole"
 tune "$dir/c.json" "$dir/killed" &
 pid=$!
-while ! grep -q '"step":7,' "$dir/killed/log.jsonl" 2> /dev/null; do sleep 0.02; done
-kill -9 $pid
+while kill -0 $pid 2> /dev/null && ! grep -q '"step":7,' "$dir/killed/log.jsonl" 2> /dev/null; do sleep 0.02; done
+kill -9 $pid 2> /dev/null || true
 wait $pid 2> /dev/null || true
 tune "$dir/c.json" "$dir/killed" --resume --merge
 cmp "$dir/whole/state/train.safetensors" "$dir/killed/state/train.safetensors" || fail "a killed run differs"
