@@ -19,9 +19,11 @@
 typedef struct layout {
     const t3v_attn_impl *impl;
     int threads;
-    bool shared, team;
+    bool shared, team,
+        once; /* once: a term's keys are packed once a head, and each thread has a list of its own */
     int64_t keys;
-    size_t packed, work, list, thread, sum, lse, top, source, linear, means, common, total; /* bytes */
+    size_t packed, work, list, strips, thread, sum, lse, top, source, linear, means, common,
+        total; /* bytes */
 } layout;
 
 /* Where the key summaries of a term begin; with term = site->terms the bytes of all. */
@@ -45,10 +47,12 @@ static layout lay_out(const t3v_site *site, const t3v_attend_args *a)
         int64_t u = t3v_attn_blocks(&site->term[i]) * (site->terms == 1 && !l.source ? a->heads : 1);
         if (u < units) units = u;
     }
-    l.shared = l.threads > 1 && (units < 4 * l.threads || l.keys > 8192);
+    for (int i = 0; i < site->terms; i++) l.once = l.once || t3v_attn_packs_once(l.impl, &site->term[i]);
+    l.shared = l.once || (l.threads > 1 && (units < 4 * l.threads || l.keys > 8192));
     l.packed = t3v_attn_align(l.impl->packed_bytes(l.keys, a->dim));
     l.work = t3v_attn_align(l.impl->work_bytes(a->dim));
     l.list = t3v_attn_list_bytes(site, a);
+    if (l.once) l.strips = t3v_attn_align((size_t)(a->n_k / l.impl->strip + 1) * sizeof(int32_t));
     if (site->combine != T3V_COMBINE_MEAN) {
         l.sum = t3v_attn_align((size_t)site->terms * (size_t)a->dim * row);
         if (!a->lse) l.lse = t3v_attn_align((size_t)site->terms * row);
@@ -63,7 +67,7 @@ static layout lay_out(const t3v_site *site, const t3v_attend_args *a)
         if (t3v_attn_needs_top(site)) l.top = t3v_attn_align(row);
     }
     l.means = means_before(site, site->terms, a->heads, a->dim);
-    l.thread = l.work + (l.shared ? 0 : l.packed + l.list);
+    l.thread = l.work + (l.shared ? 0 : l.packed + l.list) + (l.once ? l.list + l.strips : 0);
     l.common = (l.shared ? l.packed : 0) + (l.shared || l.team ? l.list : 0);
     l.total = l.sum + l.lse + l.top + l.source + l.linear + l.means + l.common +
               l.thread * (size_t)l.threads + T3V_ATTN_ALIGN;
@@ -102,20 +106,26 @@ static float *lse_of(const run *r, int index, int head)
     return r->l.lse ? (float *)(void *)r->lse + index * a->n_q : NULL;
 }
 
-/* The sink of term `index`: its own rows, the output itself, or for several terms their sum. */
-static t3v_attn_sink sink_of(const run *r, int index, int head, bool add)
+/* Which of several terms that are added up a term is. */
+typedef struct place {
+    bool first, last;
+} place;
+
+/* The sink of term `index`: its own rows, or for terms that are added up their sum, the last time the output. */
+static t3v_attn_sink sink_of(const run *r, int index, int head, place at)
 {
     const t3v_attend_args *a = r->a;
     t3v_attn_sink s = {.weight = r->site->term[index].weight, .lse = lse_of(r, index, head)};
     if (r->site->combine != T3V_COMBINE_MEAN) {
         s.out = (float *)(void *)r->sum + index * a->n_q * a->dim, s.type = T3V_F32, s.stride = a->dim,
         s.weight = 1;
-    } else if (r->only < 0) {
-        s.out = r->sum, s.type = T3V_F32, s.stride = a->dim, s.add = add;
-    } else {
+        return s;
+    }
+    if (!at.first) s.sum = (const float *)(const void *)r->sum;
+    if (at.last)
         s.out = (void *)t3v_attn_at_head(a->out, a->out_type, head, a->dim), s.type = a->out_type,
         s.stride = a->out_stride;
-    }
+    else s.out = r->sum, s.type = T3V_F32, s.stride = a->dim;
     return s;
 }
 
@@ -152,7 +162,7 @@ static void run_linear(run *r, int index, int head, char *mine)
         net[map] = t3v_phi_of(&t->phi, map, head, r->a->dim, r->a->params, NULL);
     for (int64_t b = 0; b < t->blocks; b++) {
         t3v_attn_job job = team_job(r, t, head, b);
-        if (!t3v_linear_forward(&job, net, r->linear, mine, sink_of(r, index, head, false).out,
+        if (!t3v_linear_forward(&job, net, r->linear, mine, sink_of(r, index, head, (place){true, true}).out,
                                 lse_of(r, index, head)))
             fails(r);
     }
@@ -206,12 +216,38 @@ static void find_top(run *r, int head, char *mine)
     }
 }
 
+/* The same of a term whose keys are packed once: the threads take blocks, each with a list of strips. */
+static void run_term_once(run *r, int index, int head, int heads, place at, char *mine)
+{
+    const t3v_term *t = &r->site->term[index];
+    const layout *l = &r->l;
+    char *list = mine + l->work;
+    int32_t *strip = (int32_t *)(void *)(list + l->list);
+    for (int h = head; h < head + heads; h++) {
+        t3v_attn_sink sink = sink_of(r, index, h, at);
+        t3v_attn_job all = t3v_attn_all_keys(r->site, t, r->a, h);
+        int64_t strips = t3v_attn_strips(l->impl, all.packed.count);
+#pragma omp for schedule(static)
+        for (int64_t s = 0; s < strips; s++) l->impl->pack(&all, r->common, s, s + 1);
+#pragma omp for schedule(dynamic)
+        for (int64_t b = 0; b < t->blocks; b++) {
+            t3v_attn_job job = t3v_attn_job_of(r->site, t, r->a, h, b, list, r->source, means_of(r, t, h));
+            t3v_attn_use_strips(l->impl, t, (const uint64_t *)(const void *)list, &all.packed, strip, &job);
+            t3v_attn_run_chunks(l->impl, &job, r->common, mine, &sink);
+        }
+    }
+}
+
 /* Heads [head, head + heads) of one softmax term; called by all threads of the team. */
-static void run_term(run *r, int index, int head, int heads, bool add, char *mine)
+static void run_term(run *r, int index, int head, int heads, place at, char *mine)
 {
     const t3v_term *t = &r->site->term[index];
     const layout *l = &r->l;
     int64_t units = heads * t3v_attn_blocks(t);
+    if (t3v_attn_packs_once(l->impl, t)) {
+        run_term_once(r, index, head, heads, at, mine);
+        return;
+    }
     make_source(r, t, head);
     if (!l->shared) {
         char *packed = mine + l->work;
@@ -220,7 +256,7 @@ static void run_term(run *r, int index, int head, int heads, bool add, char *min
             int h = head + (int)(u / t3v_attn_blocks(t));
             t3v_attn_job job = t3v_attn_job_of(r->site, t, r->a, h, u % t3v_attn_blocks(t),
                                                packed + l->packed, r->source, means_of(r, t, h));
-            t3v_attn_sink sink = sink_of(r, index, h, add);
+            t3v_attn_sink sink = sink_of(r, index, h, at);
             l->impl->pack(&job, packed, 0, t3v_attn_strips(l->impl, job.keys.count));
             t3v_attn_run_chunks(l->impl, &job, packed, mine, &sink);
         }
@@ -228,7 +264,7 @@ static void run_term(run *r, int index, int head, int heads, bool add, char *min
     }
     for (int64_t u = 0; u < units; u++) {
         int h = head + (int)(u / t3v_attn_blocks(t));
-        t3v_attn_sink sink = sink_of(r, index, h, add);
+        t3v_attn_sink sink = sink_of(r, index, h, at);
         t3v_attn_job job = team_job(r, t, h, u % t3v_attn_blocks(t));
         int64_t strips = t3v_attn_strips(l->impl, job.keys.count);
 #pragma omp for schedule(static)
@@ -239,18 +275,6 @@ static void run_term(run *r, int index, int head, int heads, bool add, char *min
             int64_t left = job.queries.count - i;
             l->impl->queries(&job, r->common, i, left < rows ? left : rows, mine, &sink);
         }
-    }
-}
-
-/* Row i of a head's output. */
-static void write_row(const t3v_attend_args *a, int head, int64_t i, const float *x)
-{
-    void *out = (void *)t3v_attn_at_head(a->out, a->out_type, head, a->dim);
-    if (a->out_type == T3V_F32) {
-        memcpy((float *)out + i * a->out_stride, x, (size_t)a->dim * sizeof *x);
-    } else {
-        t3v_bf16 *y = (t3v_bf16 *)out + i * a->out_stride;
-        for (int d = 0; d < a->dim; d++) y[d] = t3v_f32_to_bf16(x[d]);
     }
 }
 
@@ -276,22 +300,25 @@ static t3v_head_terms terms_of(const run *r, int head)
     return x;
 }
 
-static void write_head(const run *r, int head)
+/* A head's output from the terms' own rows. */
+static void combine_head(const run *r, int head)
 {
     const t3v_attend_args *a = r->a;
-    if (r->site->combine == T3V_COMBINE_MEAN) {
-#pragma omp for schedule(static)
-        for (int64_t i = 0; i < a->n_q; i++)
-            write_row(a, head, i, (const float *)(const void *)r->sum + i * a->dim);
-        return;
-    }
+    void *out = (void *)t3v_attn_at_head(a->out, a->out_type, head, a->dim);
     t3v_head_terms x = terms_of(r, head);
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < a->n_q; i++) {
         float y[T3V_HEAD_DIM_MAX];
         t3v_combine_row(&x, i, y);
-        write_row(a, head, i, y);
+        for (int d = 0; d < a->dim; d++)
+            if (a->out_type == T3V_F32) ((float *)out)[i * a->out_stride + d] = y[d];
+            else ((t3v_bf16 *)out)[i * a->out_stride + d] = t3v_f32_to_bf16(y[d]);
     }
+}
+
+static bool is_active(const run *r, int index, int head)
+{
+    return t3v_term_active(r->site, index, head, &r->a->moment) && uses(r->site, r->phase, index);
 }
 
 static void run_team(run *r, char *mine)
@@ -299,18 +326,21 @@ static void run_team(run *r, char *mine)
     const t3v_site *site = r->site;
     bool all_heads = r->only >= 0 && !r->l.source;
     summarise(r);
-    if (all_heads) run_term(r, r->only, 0, r->a->heads, false, mine);
+    if (all_heads) run_term(r, r->only, 0, r->a->heads, (place){true, true}, mine);
     for (int h = 0; h < r->a->heads; h++) {
-        bool add = false;
+        int first = -1, last = -1;
         for (int i = 0; i < site->terms; i++) {
-            bool active = t3v_term_active(site, i, h, &r->a->moment) && uses(site, r->phase, i);
+            if (!is_active(r, i, h)) continue;
+            if (first < 0) first = i;
+            last = i;
+        }
+        for (int i = 0; i < site->terms; i++) {
             if (site->term[i].kind == T3V_TERM_LINEAR) run_linear(r, i, h, mine);
-            else if (!active) run_nothing(r, i, h);
-            else if (!all_heads) run_term(r, i, h, 1, add, mine);
-            add = add || active;
+            else if (!is_active(r, i, h)) run_nothing(r, i, h);
+            else if (!all_heads) run_term(r, i, h, 1, (place){i == first, i == last}, mine);
         }
         if (r->l.top) find_top(r, h, mine);
-        if (r->only < 0) write_head(r, h);
+        if (site->combine != T3V_COMBINE_MEAN) combine_head(r, h);
     }
 }
 

@@ -61,8 +61,9 @@ void t3v_attn_ref_queries(const t3v_attn_job *job, const void *packed, int64_t f
         for (int d = 0; d < job->dim; d++) {
             float y = (float)(o[d] * (double)sink->weight);
             int64_t at = token * sink->stride + d;
+            if (sink->sum) y += sink->sum[token * job->dim + d];
             if (sink->type == T3V_BF16) ((t3v_bf16 *)sink->out)[at] = t3v_f32_to_bf16(y);
-            else ((float *)sink->out)[at] = sink->add ? ((float *)sink->out)[at] + y : y;
+            else ((float *)sink->out)[at] = y;
         }
     }
 }

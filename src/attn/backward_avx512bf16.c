@@ -12,8 +12,9 @@
 #include "attn/bf16_avx512.h"
 
 enum {
-    KEYS = 192, /* a block of keys */
-    STRIPS = 4, /* a block of queries, in strips */
+    KEYS = 192,      /* a block of keys */
+    STRIPS = 4,      /* a block of queries, in strips */
+    AHEAD_ROWS = 16, /* how far ahead rows are asked for */
 };
 
 #define LOG2E 1.44269504088896341f
@@ -30,7 +31,8 @@ typedef struct tile_args {
     t3v_bf16 *ds2;         /* V form over queries: [2 or 1 panels][ds2_pairs][32][2] */
     int64_t ds2_panel;     /* elements of a panel */
     int dim;
-    float c; /* scale * log2(e) */
+    float c;         /* scale * log2(e) */
+    t3v_ahead ahead; /* what is needed soon */
 } tile_args;
 
 /* 2^x, cubic: 7.5e-5 relative, far below the rounding of P. */
@@ -155,6 +157,7 @@ static inline __attribute__((always_inline)) void strip_rows(const int NR, const
         else tile_p(n, NR, &x);     \
     } while (0)
     for (; rows >= 6; rows -= 6) {
+        t3v_ahead_tile(&x.ahead);
         ONE(6);
         x.row += 6 * x.dim, x.p += 6 * T3V_P_STRIDE, x.ds += 6 * T3V_P_STRIDE, x.ds2 += 3 * 64, x.bias += 6;
     }
@@ -250,6 +253,14 @@ static __m512 load16(const void *base, t3v_dtype type, int64_t at)
                           16));
 }
 
+static void fetch_query(const t3v_attn_job *job, const t3v_attn_grad *g, int64_t token)
+{
+    const int64_t out = (int64_t)t3v_dtype_size(g->out_type), dout = (int64_t)t3v_dtype_size(g->dout_type);
+    t3v_fetch((const t3v_bf16 *)job->q + token * job->q_stride, job->dim * 2);
+    t3v_fetch((const char *)g->out + token * g->out_stride * out, job->dim * out);
+    t3v_fetch((const char *)g->dout + token * g->dout_stride * dout, job->dim * dout);
+}
+
 /* Packs the queries and their output gradients; lse and D of each. */
 static void prepare_queries(const t3v_attn_job *job, const t3v_attn_grad *g, const work_view *w)
 {
@@ -264,6 +275,7 @@ static void prepare_queries(const t3v_attn_job *job, const t3v_attn_grad *g, con
             w->lse[at] = HIDDEN, w->mean[at] = 0;
             if (at >= n) continue;
             int64_t token = t3v_row(&job->queries, at);
+            if (at + AHEAD_ROWS < n) fetch_query(job, g, t3v_row(&job->queries, at + AHEAD_ROWS));
             q[i] = (const t3v_bf16 *)job->q + token * job->q_stride;
             __m512 mean = _mm512_setzero_ps();
             for (int j = 0; j < dim; j += 16) {
@@ -291,6 +303,11 @@ static void prepare_keys(const t3v_attn_job *job, int64_t first, int64_t count, 
     const int dim = job->dim;
     for (int64_t i = 0; i < count; i++) {
         int64_t token = t3v_row(&job->keys, first + i);
+        if (first + i + AHEAD_ROWS < job->keys.count) {
+            int64_t next = t3v_row(&job->keys, first + i + AHEAD_ROWS);
+            t3v_fetch((const t3v_bf16 *)job->k + next * job->k_stride, dim * 2);
+            t3v_fetch((const t3v_bf16 *)job->v + next * job->v_stride, dim * 2);
+        }
         memcpy(w->k + i * dim, (const t3v_bf16 *)job->k + token * job->k_stride, (size_t)dim * 2);
         memcpy(w->v + i * dim, (const t3v_bf16 *)job->v + token * job->v_stride, (size_t)dim * 2);
         w->bias[i] = job->key_log_weight ? job->key_log_weight[token] / job->scale : 0;
@@ -306,6 +323,7 @@ static void add_rows(float *dst, int64_t stride, const t3v_token_list *rows, int
     __m512 f = _mm512_set1_ps(factor);
     for (int64_t i = 0; i < count; i++) {
         float *to = dst + t3v_row(rows, first + i) * stride;
+        if (i + AHEAD_ROWS < count) t3v_fetch(dst + t3v_row(rows, first + i + AHEAD_ROWS) * stride, dim * 4);
         for (int d = 0; d < dim; d += 16)
             _mm512_storeu_ps(to + d, _mm512_fmadd_ps(_mm512_load_ps(src + i * columns + d), f,
                                                      _mm512_loadu_ps(to + d)));
@@ -333,8 +351,16 @@ static void key_block(const t3v_attn_job *job, const work_view *w, int64_t count
                            .ds2_panel = pairs * 64,
                            .dim = dim,
                            .c = job->scale * LOG2E};
+            const int64_t form = T3V_STRIP * dim * 2, form_v = T3V_STRIP * columns * 2, tiles = count / 6;
+            const char *dqt = (const char *)(w->dqt + s * dim * T3V_STRIP);
+            t3v_ahead_add(&x.ahead, 0, w->gk + s * T3V_STRIP * dim, form, tiles);
+            t3v_ahead_add(&x.ahead, 1, w->gv + s * T3V_STRIP * columns, form_v, tiles);
+            t3v_ahead_add(&x.ahead, 2, dqt, form, tiles);
             (wide ? p_64 : p_32)(count, &x);
             x.row = w->v, x.strip = w->gk + s * T3V_STRIP * dim, x.lane = w->mean + s * T3V_STRIP;
+            t3v_ahead_add(&x.ahead, 0, w->qk + (s + 1 < strips ? s + 1 : 0) * T3V_STRIP * dim, form, tiles);
+            t3v_ahead_add(&x.ahead, 1, w->qv + s * T3V_STRIP * columns, form_v, tiles);
+            t3v_ahead_add(&x.ahead, 2, dqt + form, form, tiles);
             (wide ? ds_64 : ds_32)(count, &x);
         }
         int64_t last = t3v_strip_width(n, s1 - 1) / 2;
@@ -342,6 +368,7 @@ static void key_block(const t3v_attn_job *job, const work_view *w, int64_t count
             int rows = (int)(count - i < 12 ? count - i : 12);
             t3v_pv_args x = {w->p + i * T3V_P_STRIDE,
                              w->gv + s0 * T3V_STRIP * columns,
+                             NULL,
                              s1 - s0,
                              T3V_STRIP * columns,
                              T3V_STRIP / 2,
@@ -358,6 +385,7 @@ static void key_block(const t3v_attn_job *job, const work_view *w, int64_t count
             for (int d = 0; d < dim; d += 12) {
                 t3v_pv_args x = {w->kt + d * T3V_P_STRIDE,
                                  w->ds2 + (s - s0) * T3V_STRIP * KEYS,
+                                 NULL,
                                  1,
                                  0,
                                  pairs,

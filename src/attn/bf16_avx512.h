@@ -3,6 +3,7 @@
 #ifndef T3V_ATTN_BF16_AVX512_H
 #define T3V_ATTN_BF16_AVX512_H
 
+#include <immintrin.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -44,6 +45,34 @@ enum {
     T3V_P_STRIDE = T3V_STRIP * T3V_BLOCK_STRIPS + 32, /* elements; off a multiple of 4096 bytes */
 };
 
+/* Asks for memory that is needed soon: rows lie far apart and packed strips are cut at pages, so the processor does
+ * not see them come. */
+static inline __attribute__((always_inline)) void t3v_fetch(const void *p, int64_t bytes)
+{
+    for (int64_t i = 0; i < bytes; i += 64) _mm_prefetch((const char *)p + i, _MM_HINT_T1);
+}
+
+/* What a strip's tiles ask for, in equal parts. */
+enum { T3V_AHEAD = 3 };
+typedef struct t3v_ahead {
+    const char *at[T3V_AHEAD];
+    int64_t step[T3V_AHEAD]; /* bytes of one tile */
+} t3v_ahead;
+
+static inline void t3v_ahead_add(t3v_ahead *x, int i, const void *p, int64_t bytes, int64_t tiles)
+{
+    x->at[i] = p;
+    x->step[i] = (bytes / (tiles > 0 ? tiles : 1) + 63) / 64 * 64;
+}
+
+static inline __attribute__((always_inline)) void t3v_ahead_tile(t3v_ahead *x)
+{
+    for (int i = 0; i < T3V_AHEAD; i++) {
+        t3v_fetch(x->at[i], x->step[i]);
+        x->at[i] += x->step[i];
+    }
+}
+
 /* Columns of a packed V: whole panels. */
 static inline int64_t t3v_panels(int dim) { return (dim + T3V_PANEL - 1) / T3V_PANEL; }
 
@@ -65,8 +94,9 @@ void t3v_f32_transpose(float *dst, const float *src, int dim);
 
 /* One strip of a product O += P V over a key block. */
 typedef struct t3v_pv_args {
-    const t3v_bf16 *p; /* [rows][T3V_P_STRIDE], pairs as in the V form; rows beyond are prefetched */
-    const t3v_bf16 *v; /* first strip of the block */
+    const t3v_bf16 *p;    /* [rows][T3V_P_STRIDE], pairs as in the V form; rows beyond are prefetched */
+    const t3v_bf16 *v;    /* strips */
+    const int32_t *strip; /* which of them; NULL: from the first on */
     int64_t strips;
     int64_t strip_size;        /* elements from strip to strip */
     int64_t pairs, last_pairs; /* row pairs of a strip, of the last strip */

@@ -58,17 +58,22 @@ static size_t packed_bytes(int64_t n_k, int dim)
 
 static void pack(const t3v_attn_job *job, void *packed, int64_t first, int64_t last)
 {
-    packed_view p = view(packed, job->keys.count, job->dim);
+    packed_view p = view(packed, job->packed.count, job->dim);
     for (int64_t s = first; s < last; s++) {
         const t3v_bf16 *k[T3V_STRIP], *v[T3V_STRIP];
-        int64_t width = t3v_strip_width(job->keys.count, s), n = job->keys.count - s * T3V_STRIP;
+        int64_t width = t3v_strip_width(job->packed.count, s), n = job->packed.count - s * T3V_STRIP;
         float *bias = p.bias + s * T3V_STRIP, top = 0;
+        for (int64_t i = T3V_STRIP; i < n && i < 2 * T3V_STRIP; i++) { /* the next strip's rows */
+            int64_t token = t3v_row(&job->packed, s * T3V_STRIP + i);
+            t3v_fetch((const char *)((const t3v_bf16 *)job->k + token * job->k_stride), job->dim * 2);
+            t3v_fetch((const char *)((const t3v_bf16 *)job->v + token * job->v_stride), job->dim * 2);
+        }
         if (n > T3V_STRIP) n = T3V_STRIP;
         for (int64_t i = 0; i < width; i++) {
             k[i] = v[i] = NULL;
             bias[i] = -1e30f;
             if (i >= n) continue;
-            int64_t token = t3v_row(&job->keys, s * T3V_STRIP + i);
+            int64_t token = t3v_row(&job->packed, s * T3V_STRIP + i);
             k[i] = (const t3v_bf16 *)job->k + token * job->k_stride;
             v[i] = (const t3v_bf16 *)job->v + token * job->v_stride;
             float w = job->key_log_weight ? job->key_log_weight[token] : 0;
@@ -95,7 +100,8 @@ typedef struct tile_args {
     t3v_bf16 *p;        /* [rows][T3V_P_STRIDE] */
     float *top;         /* MAXIMUM: [rows][16] largest score so far */
     int dim;
-    float c; /* 128 * log2(e) * scale */
+    float c;         /* 128 * log2(e) * scale */
+    t3v_ahead ahead; /* what is needed soon */
 } tile_args;
 
 /* round(m - 128 (2^(m/128) - 1)): the mantissa m of a bf16 that is linear in the exponent, minus that of 2^x. */
@@ -174,6 +180,7 @@ static inline __attribute__((always_inline)) void strip_rows(const int NR, const
                                                              tile_args x)
 {
     for (; rows >= 6; rows -= 6) {
+        if (mode != MAXIMUM) t3v_ahead_tile(&x.ahead);
         tile(6, NR, mode, &x);
         x.q += 6 * x.dim, x.p += 6 * T3V_P_STRIDE, x.shift += 6, x.top += 6 * 16;
     }
@@ -278,29 +285,62 @@ static void add_sums(const t3v_bf16 *p, int64_t width, int64_t rows, float *sum,
     }
 }
 
-/* O and the row sums of `rows` queries over all keys. */
-static void attend(const t3v_attn_job *job, const packed_view *pk, const work_view *w, int64_t rows, int mode)
+/* Asks for rows [from, to) of what the block at `first` will write and add to, and of the next block's queries. */
+static void fetch_rows(const t3v_attn_job *job, const t3v_attn_sink *sink, int64_t first, int64_t rows,
+                       int64_t from, int64_t to)
 {
-    const int64_t panels = t3v_panels(job->dim),
-                  blocks = (pk->strips + T3V_BLOCK_STRIPS - 1) / T3V_BLOCK_STRIPS;
+    const int64_t size = (int64_t)t3v_dtype_size(sink->type), dim = job->dim;
+    for (int64_t i = first + from; i < first + to; i++) {
+        int64_t token = t3v_row(&job->queries, i);
+        t3v_fetch((const char *)sink->out + token * sink->stride * size, dim * size);
+        if (sink->sum && sink->sum != sink->out) t3v_fetch((const char *)(sink->sum + token * dim), dim * 4);
+        if (i + rows >= job->queries.count) continue;
+        t3v_fetch((const char *)((const t3v_bf16 *)job->q + t3v_row(&job->queries, i + rows) * job->q_stride),
+                  dim * 2);
+    }
+}
+
+static int64_t strip_count(const t3v_attn_job *job, const packed_view *pk)
+{
+    return job->strip ? job->strips : pk->strips;
+}
+
+static int64_t strip_at(const t3v_attn_job *job, int64_t i) { return job->strip ? job->strip[i] : i; }
+
+/* O and the row sums of the `rows` queries from `first` on over all keys. */
+static void attend(const t3v_attn_job *job, const packed_view *pk, const work_view *w, int64_t first,
+                   int64_t rows, int mode, const t3v_attn_sink *sink)
+{
+    const int64_t strips = strip_count(job, pk);
+    const int64_t panels = t3v_panels(job->dim), blocks = (strips + T3V_BLOCK_STRIPS - 1) / T3V_BLOCK_STRIPS;
     for (int64_t b = 0; b < blocks; b++) {
-        int64_t s0 = pk->strips * b / blocks, s1 = pk->strips * (b + 1) / blocks, width = 0;
-        for (int64_t s = s0; s < s1; s++) {
-            int64_t own = t3v_strip_width(job->keys.count, s);
-            bool whole = s * T3V_STRIP + own <= job->keys.count;
-            tile_args x = {
-                w->q,     pk->k + s * pk->k_size,  pk->bias + s * T3V_STRIP, w->shift, w->p + width, w->top,
-                job->dim, 128 * LOG2E * job->scale};
+        int64_t i0 = strips * b / blocks, i1 = strips * (b + 1) / blocks, width = 0;
+        for (int64_t i = i0; i < i1; i++) {
+            int64_t s = strip_at(job, i), next = strip_at(job, i + 1 < strips ? i + 1 : 0);
+            int64_t own = t3v_strip_width(job->packed.count, s);
+            bool whole = s * T3V_STRIP + own <= job->packed.count;
+            fetch_rows(job, sink, first, rows, rows * i / strips, rows * (i + 1) / strips);
+            tile_args x = {.q = w->q,
+                           .k = pk->k + s * pk->k_size,
+                           .bias = pk->bias + s * T3V_STRIP,
+                           .shift = w->shift,
+                           .p = w->p + width,
+                           .top = w->top,
+                           .dim = job->dim,
+                           .c = 128 * LOG2E * job->scale};
+            t3v_ahead_add(&x.ahead, 0, pk->k + next * pk->k_size, pk->k_size * 2, rows / 6);
+            t3v_ahead_add(&x.ahead, 1, pk->v + s * pk->v_size, pk->v_size * 2, rows / 6);
             run_strip(whole ? mode : GENERAL, own, rows, &x);
             width += own;
         }
-        int64_t last = t3v_strip_width(job->keys.count, s1 - 1) / 2;
+        int64_t last = t3v_strip_width(job->packed.count, strip_at(job, i1 - 1)) / 2;
         for (int64_t i = 0; i < rows; i += 12) {
             int64_t n = rows - i < 12 ? rows - i : 12;
             add_sums(w->p + i * T3V_P_STRIDE, width, n, w->sum + i * 16, b == 0);
             t3v_pv_args x = {w->p + i * T3V_P_STRIDE,
-                             pk->v + s0 * pk->v_size,
-                             s1 - s0,
+                             job->strip ? pk->v : pk->v + i0 * pk->v_size,
+                             job->strip ? job->strip + i0 : NULL,
+                             i1 - i0,
                              pk->v_size,
                              T3V_STRIP / 2,
                              last,
@@ -318,10 +358,16 @@ static void take_maximum(const t3v_attn_job *job, const packed_view *pk, const w
                          int64_t strips)
 {
     for (int64_t i = 0; i < rows * 16; i++) w->top[i] = -INFINITY;
-    for (int64_t s = 0; s < strips; s++) {
-        tile_args x = {
-            w->q, pk->k + s * pk->k_size, pk->bias + s * T3V_STRIP, w->shift, w->p, w->top, job->dim, 0};
-        run_strip(MAXIMUM, t3v_strip_width(job->keys.count, s), rows, &x);
+    for (int64_t i = 0; i < strips; i++) {
+        int64_t s = strip_at(job, i);
+        tile_args x = {.q = w->q,
+                       .k = pk->k + s * pk->k_size,
+                       .bias = pk->bias + s * T3V_STRIP,
+                       .shift = w->shift,
+                       .p = w->p,
+                       .top = w->top,
+                       .dim = job->dim};
+        run_strip(MAXIMUM, t3v_strip_width(job->packed.count, s), rows, &x);
     }
     for (int64_t i = 0; i < rows; i++) {
         float m = _mm512_reduce_max_ps(_mm512_load_ps(w->top + i * 16)) * job->scale * LOG2E;
@@ -365,30 +411,29 @@ static void logarithms(float *y, const float *x, int64_t n)
 static void write_row(const t3v_attn_sink *sink, int64_t token, const float *o, float factor, int dim)
 {
     __m512 f = _mm512_set1_ps(factor);
-    if (sink->type == T3V_BF16) {
-        t3v_bf16 *y = (t3v_bf16 *)sink->out + token * sink->stride;
-        for (int d = 0; d < dim; d += 16)
-            _mm256_storeu_si256((__m256i *)(void *)(y + d),
-                                (__m256i)_mm512_cvtneps_pbh(_mm512_mul_ps(_mm512_load_ps(o + d), f)));
-        return;
-    }
-    float *y = (float *)sink->out + token * sink->stride;
+    const float *sum = sink->sum ? sink->sum + token * dim : NULL;
     for (int d = 0; d < dim; d += 16) {
         __m512 x = _mm512_mul_ps(_mm512_load_ps(o + d), f);
-        if (sink->add) x = _mm512_add_ps(x, _mm512_loadu_ps(y + d));
-        _mm512_storeu_ps(y + d, x);
+        if (sum) x = _mm512_add_ps(x, _mm512_loadu_ps(sum + d));
+        int64_t at = token * sink->stride + d;
+        if (sink->type == T3V_BF16)
+            _mm256_storeu_si256((__m256i *)(void *)((t3v_bf16 *)sink->out + at),
+                                (__m256i)_mm512_cvtneps_pbh(x));
+        else _mm512_storeu_ps((float *)sink->out + at, x);
     }
 }
 
 static void queries(const t3v_attn_job *job, const void *packed, int64_t first, int64_t count, void *work,
                     const t3v_attn_sink *sink)
 {
-    packed_view pk = view((void *)packed, job->keys.count, job->dim);
+    packed_view pk = view((void *)packed, job->packed.count, job->dim);
     work_view w;
     lay_work(&w, work, job->dim);
     const int64_t columns = t3v_panels(job->dim) * T3V_PANEL;
     float q2 = load_queries(job, first, count, w.q), k2 = 0, value = 0, weight = 0;
-    for (int64_t s = 0; s < pk.strips; s++) {
+    const int64_t strips = strip_count(job, &pk);
+    for (int64_t i = 0; i < strips; i++) {
+        int64_t s = strip_at(job, i);
         k2 = larger(k2, pk.info[s].norm2);
         value = larger(value, pk.info[s].value);
         weight = larger(weight, pk.info[s].log_weight);
@@ -404,14 +449,14 @@ static void queries(const t3v_attn_job *job, const void *packed, int64_t first, 
     bool small = bound <= 80 && value * (float)job->keys.count < 0x1p40f;
     bool fast = small && !job->key_log_weight;
     if (fast) {
-        attend(job, &pk, &w, count, FAST);
+        attend(job, &pk, &w, first, count, FAST, sink);
     } else {
         if (!small) take_maximum(job, &pk, &w, count, 1), set_shifts(&w, count);
-        attend(job, &pk, &w, count, GENERAL);
+        attend(job, &pk, &w, first, count, GENERAL, sink);
         if (!all_usable(&w, count)) {
-            take_maximum(job, &pk, &w, count, pk.strips);
+            take_maximum(job, &pk, &w, count, strips);
             set_shifts(&w, count);
-            attend(job, &pk, &w, count, GENERAL);
+            attend(job, &pk, &w, first, count, GENERAL, sink);
         }
     }
     float *sums = w.top, *logs = w.top + Q_BLOCK;
@@ -442,6 +487,7 @@ const t3v_attn_impl t3v_attn_avx512bf16 = {
     .q_block = Q_BLOCK,
     .q_step = 12,
     .strip = T3V_STRIP,
+    .lists = true,
     .packed_bytes = packed_bytes,
     .work_bytes = work_bytes,
     .pack = pack,

@@ -207,12 +207,13 @@ t3v_attn_job t3v_attn_job_of(const t3v_site *site, const t3v_term *t, const t3v_
         .queries = {NULL, 0, a->n_q},
         .keys = {NULL, 0, a->n_k},
     };
+    job.packed = job.keys;
     if (!t->slots) return job;
     int64_t first = t->block_first[b];
     job.queries = (t3v_token_list){t->order ? t->order + first : NULL, first, t->block_first[b + 1] - first};
     int32_t *rows = (int32_t *)(void *)(list + pick_bytes(t, a->dim));
     if (t->select) {
-        job.keys = (t3v_token_list){rows, 0, pick(site, t, a, &job, head, b, means, list, rows)};
+        job.keys = job.packed = (t3v_token_list){rows, 0, pick(site, t, a, &job, head, b, means, list, rows)};
         return job;
     }
     const int64_t *lists = t3v_term_lists(t, head);
@@ -220,14 +221,46 @@ t3v_attn_job t3v_attn_job_of(const t3v_site *site, const t3v_term *t, const t3v_
     int64_t ranges = lists[b + 1] - lists[b];
     const int32_t *order = t->pool > 1 ? NULL : t->order;
     if (ranges == 1) {
-        job.keys = (t3v_token_list){order ? order + r->first : NULL, r->first, r->last - r->first};
+        job.keys = job.packed = (t3v_token_list){order ? order + r->first : NULL, r->first,
+                                                 r->last - r->first};
         return job;
     }
     int64_t n = 0;
     for (int64_t i = 0; i < ranges; i++)
         for (int32_t s = r[i].first; s < r[i].last; s++) rows[n++] = order ? order[s] : s;
-    job.keys = (t3v_token_list){rows, 0, n};
+    job.keys = job.packed = (t3v_token_list){rows, 0, n};
     return job;
+}
+
+/* ---- keys of all blocks packed once ---- */
+
+bool t3v_attn_packs_once(const t3v_attn_impl *impl, const t3v_term *t)
+{
+    if (!t->select || !impl->lists || t->pool > 1 || t->log_weight) return false;
+    for (int64_t b = 1; b < t->blocks; b++)
+        if (t->block_first[b] % impl->strip) return false;
+    return true;
+}
+
+t3v_attn_job t3v_attn_all_keys(const t3v_site *site, const t3v_term *t, const t3v_attend_args *a, int head)
+{
+    const t3v_term all = {0};
+    t3v_attn_job job = t3v_attn_job_of(site, &all, a, head, 0, NULL, NULL, NULL);
+    job.keys = job.packed = (t3v_token_list){t->order, 0, t->slots};
+    return job;
+}
+
+void t3v_attn_use_strips(const t3v_attn_impl *impl, const t3v_term *t, const uint64_t *met,
+                         const t3v_token_list *packed, int32_t *strip, t3v_attn_job *job)
+{
+    job->packed = *packed;
+    job->strip = strip;
+    job->strips = 0;
+    for (int64_t k = 0; k < t->blocks; k++) {
+        if (!(met[k / 64] >> (k % 64) & 1)) continue;
+        for (int64_t s = t->block_first[k] / impl->strip; s * impl->strip < t->block_first[k + 1]; s++)
+            strip[job->strips++] = (int32_t)s;
+    }
 }
 
 int64_t t3v_attn_strips(const t3v_attn_impl *impl, int64_t keys)

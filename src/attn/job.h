@@ -37,6 +37,14 @@ const char *t3v_attn_at_head(const void *base, t3v_dtype type, int head, int dim
 t3v_attn_job t3v_attn_job_of(const t3v_site *site, const t3v_term *t, const t3v_attend_args *a, int head,
                              int64_t b, char *list, void *source, const float *means);
 
+/* A term whose blocks choose among the same keys: are its blocks whole strips, so that a head's keys can be packed once?
+ * Then the job that packs them, and from `met`, the bits of a block's selection (which t3v_attn_job_of leaves at the
+ * beginning of `list`), the strips [slots / impl->strip + 1] that make up the job's keys. */
+bool t3v_attn_packs_once(const t3v_attn_impl *impl, const t3v_term *t);
+t3v_attn_job t3v_attn_all_keys(const t3v_site *site, const t3v_term *t, const t3v_attend_args *a, int head);
+void t3v_attn_use_strips(const t3v_attn_impl *impl, const t3v_term *t, const uint64_t *met,
+                         const t3v_token_list *packed, int32_t *strip, t3v_attn_job *job);
+
 /* Packed units of so many keys; rows of a call of impl->queries() for so many queries; all queries of a packed job. */
 int64_t t3v_attn_strips(const t3v_attn_impl *impl, int64_t keys);
 int64_t t3v_attn_chunk_rows(const t3v_attn_impl *impl, int64_t queries);

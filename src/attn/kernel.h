@@ -26,6 +26,10 @@ typedef struct t3v_attn_job {
     float scale;
     int dim;
     t3v_token_list queries, keys;
+    /* What is packed: the keys, or more of them when `strip` [strips] lists those of its strips that make up the keys. */
+    t3v_token_list packed;
+    const int32_t *strip;
+    int64_t strips;
 } t3v_attn_job;
 
 /* Where the rows of a block go, by token. */
@@ -33,9 +37,9 @@ typedef struct t3v_attn_sink {
     void *out;
     t3v_dtype type;
     int64_t stride;
-    float weight; /* factor of the result */
-    bool add;     /* add to out (F32 only) */
-    float *lse;   /* [token] or NULL */
+    float weight;     /* factor of the result */
+    const float *sum; /* what is added to it, rows of `dim` by token, or NULL; may be out */
+    float *lse;       /* [token] or NULL */
 } t3v_attn_sink;
 
 typedef struct t3v_attn_grad {
@@ -57,6 +61,7 @@ typedef struct t3v_attn_impl {
     const char *(*declines)(int dim, t3v_dtype type); /* NULL: accepts */
     int q_block, q_step; /* rows a call of queries() takes at most; blocks are cut at multiples of q_step */
     int64_t strip;       /* keys packed as one unit */
+    bool lists;          /* takes jobs with a list of strips */
     size_t (*packed_bytes)(int64_t n_k, int dim); /* 0: not packed */
     size_t (*work_bytes)(int dim);                /* of one thread */
     /* Packs key strips [first, last) of the job. Strips may be packed by different threads. */

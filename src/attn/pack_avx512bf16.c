@@ -139,7 +139,7 @@ static inline __attribute__((always_inline)) void pv(const int MR, const t3v_pv_
     const t3v_bf16 *p = x->p;
     for (int64_t s = 0; s < x->strips; s++) {
         int64_t pairs = s + 1 == x->strips ? x->last_pairs : x->pairs;
-        const t3v_bf16 *v = x->v + s * x->strip_size + panel * pairs * 64;
+        const t3v_bf16 *v = x->v + (x->strip ? x->strip[s] : s) * x->strip_size + panel * pairs * 64;
         /* The rows of the next tile come from the second-level cache: some in each panel. */
         if (MR == 12)
             for (int64_t r = panel; r < 12; r += x->panels)

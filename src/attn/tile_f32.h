@@ -439,16 +439,13 @@ static bool all_usable(const work_view *w, int64_t rows)
 
 static void write_row(const t3v_attn_sink *sink, int64_t token, const float *o, float factor, int dim)
 {
-    if (sink->type == T3V_BF16) {
-        t3v_bf16 *y = (t3v_bf16 *)sink->out + token * sink->stride;
-        for (int d = 0; d < dim; d++) y[d] = t3v_f32_to_bf16(o[d] * factor);
-        return;
+    const float *sum = sink->sum ? sink->sum + token * dim : NULL;
+    for (int d = 0; d < dim; d++) {
+        float y = o[d] * factor + (sum ? sum[d] : 0);
+        int64_t at = token * sink->stride + d;
+        if (sink->type == T3V_BF16) ((t3v_bf16 *)sink->out)[at] = t3v_f32_to_bf16(y);
+        else ((float *)sink->out)[at] = y;
     }
-    float *y = (float *)sink->out + token * sink->stride;
-    if (sink->add)
-        for (int d = 0; d < dim; d++) y[d] += o[d] * factor;
-    else
-        for (int d = 0; d < dim; d++) y[d] = o[d] * factor;
 }
 
 static void queries(const t3v_attn_job *job, const void *packed, int64_t first, int64_t count, void *work,

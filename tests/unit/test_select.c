@@ -282,6 +282,37 @@ static void chosen_lists_are_attended(void **state)
     }
 }
 
+/* Blocks of whole strips, whose keys are packed once a head: tails, a rule for some heads, scores that need a maximum; the
+ * same bytes with one thread and three. */
+static void keys_packed_once_are_attended(void **state)
+{
+    (void)state;
+    static const char *const texts[] = {"jenga:block=64,p=0.3", "rainfusion2:block=128,window=4,sparsity=0.8",
+                                        "heads 0 -> t3:blocks=1x2x2; jenga:block=64,p=0,drop=0.6"};
+    static const t3v_grid grids[] = {{3, 10, 11}, {2, 12, 17}, {3, 8, 16}};
+    for (int i = 0; i < 3; i++) {
+        t3v_plan *plan = make(texts[i], grids[i], 2);
+        const t3v_site *site = self_of(plan);
+        problem p[2];
+        for (int k = 0; k < 2; k++) {
+            t3v_threads_set(k ? 3 : 1);
+            p[k] = start(site, plan->tokens, 2, i ? 32 : 16, T3V_BF16, 70,
+                         (t3v_moment){.step = 3, .steps = 4});
+            if (i == 1) /* up to some hundred nats */
+                for (int64_t j = 0; j < plan->tokens * p[k].width; j += 7)
+                    ((uint16_t *)p[k].in[0])[j] += 5 << 7;
+            run_forward(site, &p[k]);
+        }
+        invariants(site, &p[0], texts[i]);
+        double e = distance(site, &p[0], false);
+        if (e > 1) fail_msg("'%s': %.3g tolerances", texts[i], e);
+        assert_memory_equal(p[0].out, p[1].out, (size_t)(plan->tokens * p[0].width) * sizeof(float));
+        finish(&p[0]), finish(&p[1]);
+        t3v_plan_free(plan);
+    }
+    t3v_threads_set(0);
+}
+
 static void threads_change_nothing(void **state)
 {
     (void)state;
@@ -592,13 +623,10 @@ static void lists_per_head(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(chosen_lists_are_attended),
-        cmocka_unit_test(threads_change_nothing),
-        cmocka_unit_test(keep_all_is_full),
-        cmocka_unit_test(the_best_are_chosen),
-        cmocka_unit_test(broken_selections_are_caught),
-        cmocka_unit_test(bad_descriptions),
-        cmocka_unit_test(lists_per_head),
+        cmocka_unit_test(chosen_lists_are_attended), cmocka_unit_test(keys_packed_once_are_attended),
+        cmocka_unit_test(threads_change_nothing),    cmocka_unit_test(keep_all_is_full),
+        cmocka_unit_test(the_best_are_chosen),       cmocka_unit_test(broken_selections_are_caught),
+        cmocka_unit_test(bad_descriptions),          cmocka_unit_test(lists_per_head),
     };
     return cmocka_run_group_tests_name("select", tests, NULL, NULL);
 }
