@@ -12,6 +12,7 @@
 #include "base/rng.h"
 #include "cli.h"
 #include "clip.h"
+#include "eval_attention.h"
 #include "eval_video.h"
 #include "eval/metrics_synth.h"
 #include "eval/sheet.h"
@@ -128,10 +129,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case OPT_SHEET: in->sheet = arg; return 0;
     case ARGP_KEY_ARG:
-        if (in->what || strcmp(arg, "synth") != 0) argp_error(state, "%s: expected synth or video", arg);
+        if (in->what || strcmp(arg, "synth") != 0)
+            argp_error(state, "%s: expected synth, video or attention", arg);
         in->what = arg;
         return 0;
-    case ARGP_KEY_NO_ARGS: argp_error(state, "say what to judge: synth or video"); return 0;
+    case ARGP_KEY_NO_ARGS: argp_error(state, "say what to judge: synth, video or attention"); return 0;
     case ARGP_KEY_END:
         if ((in->videos != NULL) + (in->real > 0) + (in->noise > 0) + (in->job.model != NULL) != 1)
             argp_error(state, "give one of --model, --videos, --real and --noise");
@@ -429,13 +431,19 @@ static int run(int argc, char **argv)
             "(VTC-S, 0 to 1) "
             "and how well it is drawn (VQA-S, 0 to 100). `video' measures any clips, against a reference or "
             "alone, and sets of clips: its options are --test, --ref, --tile, --matrix and --pairs (see `t3v "
+            "eval video --help'). `attention' compares a plan with full attention inside a model (see `t3v "
             "eval "
-            "video --help').",
+            "attention --help').",
     };
     if (argc > 1 && strcmp(argv[1], "video") == 0) {
         static char name[] = "t3v eval video";
         argv[1] = name;
         return cli_eval_video(argc - 1, argv + 1);
+    }
+    if (argc > 1 && strcmp(argv[1], "attention") == 0) {
+        static char name[] = "t3v eval attention";
+        argv[1] = name;
+        return cli_eval_attention(argc - 1, argv + 1);
     }
     input in = {.job = T3V_JOB_INIT};
     cli_common common;
@@ -462,4 +470,4 @@ static int run(int argc, char **argv)
 }
 
 const cli_command cli_eval = {
-    "eval", "score videos: procedural scenes by their captions, any clips against a reference", run};
+    "eval", "score videos by caption or reference, and attention plans against full attention", run};

@@ -88,6 +88,7 @@ t3v_tensor *t3v_dit_block_run(t3v_ctx *ctx, const t3v_dit *dit, int64_t layer, t
     const t3v_site *self = &call->plan->layer[layer].site[T3V_SITE_SELF];
     size_t start = t3v_arena_mark(ctx->arena);
     t3v_qkv p = t3v_dit_pre_all(ctx, dit, b, x, m, rope, range);
+    if (call->watch && t3v_runs(ctx)) t3v_ctx_keep(ctx, call->watch->fn(call->watch->user, layer, &p));
     t3v_attend_own own = t3v_dit_own(dit, call, layer);
     t3v_tensor *o = t3v_attend(ctx, self, dit->config.heads, p.q, p.k, p.v, NULL, &call->moment, &own);
     if (ctx->tape && range >= n) return t3v_dit_post(ctx, dit, b, x, o, m, call, layer);

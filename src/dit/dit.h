@@ -63,6 +63,17 @@ typedef struct t3v_dit_prompt {
 /* context [L, text_dim] F32, 1 <= L <= text_len. */
 t3v_status t3v_dit_prompt_make(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *context, t3v_dit_prompt *out);
 
+/* q, k, v [tokens, dim] as self-attention gets them. */
+typedef struct t3v_qkv {
+    t3v_tensor *q, *k, *v;
+} t3v_qkv;
+
+/* Is told what a layer's self-attention is about to run on. */
+typedef struct t3v_dit_watch {
+    t3v_status (*fn)(void *user, int64_t layer, const t3v_qkv *x);
+    void *user;
+} t3v_dit_watch;
+
 typedef struct t3v_dit_call {
     const t3v_plan *plan; /* for this grid */
     const t3v_dit_prompt *prompt;
@@ -76,6 +87,7 @@ typedef struct t3v_dit_call {
     /* [tokens, dim] of the compute type: what the blocks added to the residual stream. Not for a recorded pass; may be
      * NULL. */
     void *residual;
+    const t3v_dit_watch *watch;   /* may be NULL */
     bool reuse;                   /* add `residual` instead of running the blocks; else it is written */
     const t3v_progress *progress; /* told about blocks; may be NULL */
 } t3v_dit_call;
@@ -115,9 +127,6 @@ void t3v_dit_head_all(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *x, t3v_tenso
 /* m = modulation + e0: [6, dim]. */
 t3v_tensor *t3v_dit_modulation(t3v_ctx *ctx, const t3v_dit_block *b, t3v_tensor *e0);
 /* q, k, v of tokens [first, first + rows of x). */
-typedef struct t3v_qkv {
-    t3v_tensor *q, *k, *v;
-} t3v_qkv;
 t3v_qkv t3v_dit_pre(t3v_ctx *ctx, const t3v_dit *dit, const t3v_dit_block *b, t3v_tensor *x, t3v_tensor *m,
                     const t3v_rope *rope, int64_t first);
 /* x after self-attention's output o, cross-attention and FFN, for the rows given. */
