@@ -5,11 +5,11 @@
 #include <string.h>
 
 #include "attn/pattern.h"
-#include "base/checked.h"
 #include "base/log.h"
 #include "cli.h"
 #include "dit/configs.h"
 #include "pipe/plan_choice.h"
+#include "plan_figures.h"
 #include "plan_svg.h"
 
 enum {
@@ -153,38 +153,7 @@ static void list(bool json)
 
 /* ---- the figures ----------------------------------------------------------------------------------- */
 
-typedef struct figures {
-    int64_t full, sum, *macs; /* QK^T and AV of one pass, all heads; macs: [layers] */
-    double *keys;             /* [layers] keys that a query meets on average, over the terms */
-    int reach;
-    const char *source; /* of the block counts; NULL: there are none */
-    bool selects;       /* some keys are chosen by content */
-} figures;
-
-static t3v_status measure(const t3v_plan *p, int64_t dim, int64_t heads, const t3v_moment *moment, figures *f)
-{
-    f->macs = calloc((size_t)p->layers, sizeof *f->macs);
-    f->keys = calloc((size_t)p->layers, sizeof *f->keys);
-    if (!f->macs || !f->keys)
-        return t3v_fail(T3V_E_NOMEM, "no memory for the figures of %d layers", p->layers);
-    bool fits = t3v_mul3(p->tokens, p->tokens, 2 * dim, &f->full) && t3v_mul(f->full, p->layers, &f->full);
-    for (int i = 0; i < p->layers && fits; i++) {
-        const t3v_site *s = &p->layer[i].site[T3V_SITE_SELF];
-        int64_t pairs;
-        fits = t3v_site_cost(s, p->tokens, p->tokens, (int)heads, (int)(dim / heads), moment, &pairs,
-                             &f->macs[i]) &&
-               t3v_add(f->sum, f->macs[i], &f->sum);
-        f->keys[i] = (double)pairs / (double)heads / (double)p->tokens;
-        f->selects = f->selects || t3v_site_selects(s);
-        if (p->layer[i].source) f->source = p->layer[i].source;
-    }
-    if (!fits)
-        return t3v_fail(T3V_E_TOO_BIG, "%lld tokens: the multiply-adds do not fit in 63 bits",
-                        (long long)p->tokens);
-    return t3v_plan_reach(p, &f->reach);
-}
-
-static void print_json(const t3v_plan *p, const figures *f)
+static void print_json(const t3v_plan *p, const cli_plan_figures *f)
 {
     printf("{\"grid\":[%lld,%lld,%lld],\"tokens\":%lld,\"layers\":%d,\"macs_full\":%lld,\"macs_plan\":%lld,"
            "\"ratio\":%.6g,\"reach\":",
@@ -205,7 +174,7 @@ static void print_json(const t3v_plan *p, const figures *f)
                          : "");
 }
 
-static void print_text(const t3v_plan *p, const figures *f)
+static void print_text(const t3v_plan *p, const cli_plan_figures *f)
 {
     printf("grid     %lldx%lldx%lld, %lld tokens, %d layers\n", (long long)p->grid.t, (long long)p->grid.h,
            (long long)p->grid.w, (long long)p->tokens, p->layers);
@@ -242,7 +211,7 @@ static t3v_status show(args *a, bool json)
     t3v_plan *plan = NULL;
     t3v_dit_config config;
     t3v_defaults defaults = {.plan = "full"};
-    figures f = {0};
+    cli_plan_figures f = {0};
     t3v_moment moment = {.step = a->step, .steps = a->steps};
     t3v_status st = T3V_OK;
     if (a->model) {
@@ -265,7 +234,7 @@ static t3v_status show(args *a, bool json)
     const char *text = t3v_plan_text(&defaults, a->plan, grid);
     T3V_TRY_GOTO(st, done,
                  t3v_plan_make_for(&plan, text, grid, (int)config.layers, config.dim, config.heads));
-    T3V_TRY_GOTO(st, done, measure(plan, config.dim, config.heads, a->steps ? &moment : NULL, &f));
+    T3V_TRY_GOTO(st, done, cli_plan_measure(plan, config.dim, config.heads, a->steps ? &moment : NULL, &f));
     if (f.source && m && text == defaults.plan && strcmp(f.source, "given") == 0)
         f.source = "stored with the weights";
     if (a->svg) {
@@ -277,7 +246,7 @@ static t3v_status show(args *a, bool json)
     else print_text(plan, &f);
     if (m) t3v_plan_check_tuned(&defaults, text, plan);
 done:
-    free(f.macs), free(f.keys);
+    cli_plan_figures_free(&f);
     t3v_plan_free(plan);
     t3v_model_close(m);
     return st;

@@ -19,6 +19,7 @@
     X(tune)         \
     X(data)         \
     X(eval)         \
+    X(compare)      \
     X(attend)       \
     X(plan)         \
     X(bench)

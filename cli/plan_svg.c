@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "io/file.h"
+#include "markup.h"
 
 enum { ROWS_MAX = 12, THUMBS_MAX = 21, COLUMNS = 7, TERMS_MAX = 8 };
 enum {
@@ -35,16 +36,6 @@ typedef struct picture {
     int frames;
     double scale, thumb; /* pixels a token, in the panel and in the clip's frames */
 } picture;
-
-static void escaped(FILE *f, const char *s)
-{
-    for (; *s; s++) {
-        if (*s == '&') fputs("&amp;", f);
-        else if (*s == '<') fputs("&lt;", f);
-        else if (*s == '>') fputs("&gt;", f);
-        else if ((unsigned char)*s >= ' ') fputc(*s, f);
-    }
-}
 
 /* Marks the keys of the query in `seen`; returns their number. */
 static int64_t mark(const t3v_term *t, int64_t query, uint8_t *seen, int bit)
@@ -225,7 +216,7 @@ static t3v_status draw(picture *p, const char *title)
             "height=\"100%%\" fill=\"#fff\"/>\n",
             WIDTH, TOP + rows * row_high, WIDTH, TOP + rows * row_high);
     fprintf(p->f, "<text x=\"%d\" y=\"28\" font-size=\"17\" font-weight=\"bold\">", LABEL);
-    escaped(p->f, title);
+    cli_markup(p->f, title);
     fprintf(p->f,
             "</text>\n<text x=\"%d\" y=\"50\">%lld x %lld x %lld tokens (time, height, width); what the "
             "token at %lld, %lld, %lld "
@@ -241,22 +232,33 @@ static t3v_status draw(picture *p, const char *title)
     return T3V_OK;
 }
 
-t3v_status cli_plan_svg(const char *path, const t3v_plan *plan, const char *title, const int64_t query[3])
+t3v_status cli_plan_svg_text(const t3v_plan *plan, const char *title, const int64_t query[3], char **text,
+                             size_t *size)
 {
+    *text = NULL;
     if (query[0] >= plan->grid.t || query[1] >= plan->grid.h || query[2] >= plan->grid.w)
         return t3v_fail(T3V_E_ARG, "token %lld,%lld,%lld is outside the grid of %lld,%lld,%lld",
                         (long long)query[0], (long long)query[1], (long long)query[2],
                         (long long)plan->grid.t, (long long)plan->grid.h, (long long)plan->grid.w);
-    char *text = NULL;
-    size_t size = 0;
-    picture p = {.f = open_memstream(&text, &size),
+    picture p = {.f = open_memstream(text, size),
                  .plan = plan,
                  .query = query,
                  .seen = malloc((size_t)plan->tokens)};
     t3v_status st = p.f && p.seen ? draw(&p, title) : t3v_fail(T3V_E_NOMEM, "no memory for a picture");
     if (p.f && fclose(p.f) && !st) st = t3v_fail(T3V_E_NOMEM, "no memory for a picture");
-    if (!st) st = t3v_write_text(path, text, size);
-    free(text);
     free(p.seen);
+    if (!st) return T3V_OK;
+    free(*text);
+    *text = NULL;
+    return st;
+}
+
+t3v_status cli_plan_svg(const char *path, const t3v_plan *plan, const char *title, const int64_t query[3])
+{
+    char *text;
+    size_t size;
+    T3V_TRY(cli_plan_svg_text(plan, title, query, &text, &size));
+    t3v_status st = t3v_write_text(path, text, size);
+    free(text);
     return st;
 }

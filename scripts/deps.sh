@@ -5,7 +5,7 @@ set -euo pipefail
 
 run="make cmake ninja-build gcc g++ pkg-config libdnnl-dev libjansson-dev libpng-dev zlib1g-dev
      libavformat-dev libavcodec-dev libswscale-dev libavutil-dev libsentencepiece-dev libutf8proc-dev"
-test="libcmocka-dev ffmpeg clang clang-format libclang-rt-dev libomp-dev"
+test="libcmocka-dev ffmpeg clang clang-format libclang-rt-dev libomp-dev chromium"
 fixtures="python3-torch python3-numpy python3-sentencepiece sentencepiece"
 
 [ $# -gt 0 ] || { echo "usage: scripts/deps.sh SET... (SET: run, test, fixtures)" >&2; exit 2; }

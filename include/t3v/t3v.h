@@ -54,6 +54,8 @@ typedef struct t3v_lora_use {
     double strength;
 } t3v_lora_use;
 
+struct t3v_result;
+
 /* What to generate. Zero (or NULL, or a negative number where zero means something) takes the default of the model:
  * t3v.json beside the weights, else the model family's. */
 typedef struct t3v_job {
@@ -89,6 +91,10 @@ typedef struct t3v_job {
     int64_t memory_limit;   /* bytes; 0: what the machine has free */
     t3v_dtype compute;      /* T3V_BF16 or T3V_F32 */
     t3v_progress progress;
+    /* Called after each output that was made, with what making it took (peak_bytes: so far); anything but T3V_OK ends the
+     * run. NULL: not called. */
+    t3v_status (*made)(void *user, int64_t index, const struct t3v_result *result);
+    void *made_user;
 } t3v_job;
 
 #define T3V_JOB_INIT                                                            \

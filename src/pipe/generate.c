@@ -618,7 +618,10 @@ static t3v_status one_output(run *r, int64_t index)
     }
     r->result.seconds_decode = now() - start;
     drop_state(r, index);
-    return T3V_OK;
+    if (!r->job->made) return T3V_OK;
+    t3v_result made = r->result;
+    made.peak_bytes = peak_rss();
+    return r->job->made(r->job->made_user, index, &made);
 }
 
 /* Whether a file can be made at `path`. */
