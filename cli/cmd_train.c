@@ -58,6 +58,12 @@ static const struct argp argp = {options,
                                  0,
                                  0};
 
+static const char *const vae_keys[] = {CLI_TRAIN_KEYS, "task", "init", "dim",     "crop", "frames",
+                                       "kl",           "edge", "fold", "inflate", NULL};
+static const char *const dit_keys[] = {CLI_TRAIN_KEYS, "task",   "init",  "cache",       "plan",
+                                       "size",         "frames", "clips", "freeze_text", "shift",
+                                       "recompute",    "drop",   "range", NULL};
+
 /* ---- VAE ----------------------------------------------------------------------------------------- */
 
 static t3v_status fill_vae(t3v_vae *vae, const char *init, int64_t dim, uint64_t seed, t3v_arena *arena,
@@ -176,6 +182,8 @@ static int run(int argc, char **argv)
     const char *task = NULL;
     t3v_status st = t3v_json_load(&j, a.config);
     if (!st) st = t3v_json_string(j, a.config, "task", true, &task);
+    if (!st && strcmp(task, "vae") == 0) st = t3v_json_only(j, a.config, vae_keys);
+    if (!st && strcmp(task, "dit") == 0) st = t3v_json_only(j, a.config, dit_keys);
     if (!st) st = cli_train_options(j, a.config, &o);
     char *settings = !st ? json_dumps(j, JSON_SORT_KEYS | JSON_COMPACT) : NULL;
     if (!st && !settings) st = T3V_E_NOMEM;

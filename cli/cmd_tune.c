@@ -90,6 +90,10 @@ typedef struct config {
     t3v_train_options optimizer;
 } config;
 
+static const char *const keys[] = {CLI_TRAIN_KEYS, "model", "plan",      "train", "weighting",
+                                   "teacher",      "teach", "targets",   "rank",  "alpha",
+                                   "shift",        "drop",  "recompute", "range", NULL};
+
 static t3v_status read_config(const json_t *j, const char *f, config *c, t3v_task_tune *t)
 {
     static const char *const kinds[] = {"full", "self", "own", "lora"}, *const weightings[] = {"none",
@@ -100,6 +104,7 @@ static t3v_status read_config(const json_t *j, const char *f, config *c, t3v_tas
     t->drop = 0.1;
     t->flow = (t3v_flow){.shift = 5};
     t->lora.rank = 32;
+    T3V_TRY(t3v_json_only(j, f, keys));
     T3V_TRY(cli_train_options(j, f, &c->optimizer));
     T3V_TRY(t3v_json_string(j, f, "model", true, &c->model));
     T3V_TRY(t3v_json_string(j, f, "plan", false, &t->plan_text));

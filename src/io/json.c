@@ -127,6 +127,53 @@ t3v_status t3v_json_object(const json_t *obj, const char *label, const char *key
     return T3V_OK;
 }
 
+t3v_status t3v_json_array(const json_t *obj, const char *label, const char *key, bool required, json_t **out)
+{
+    const json_t *v;
+    T3V_TRY(get(obj, label, key, required, &v));
+    if (!v) return T3V_OK;
+    if (!json_is_array(v)) return wrong_type(label, key, v, "an array");
+    *out = json_object_get(obj, key);
+    return T3V_OK;
+}
+
+/* Characters to put in, leave out or change to make one of the other (Levenshtein). Of long texts the first ones. */
+static int edits(const char *a, const char *b)
+{
+    enum { LONG = 48 };
+    int row[LONG + 1], n = (int)strnlen(b, LONG);
+    for (int j = 0; j <= n; j++) row[j] = j;
+    for (int i = 0; i < LONG && a[i]; i++) {
+        int corner = row[0];
+        row[0] = i + 1;
+        for (int j = 0; j < n; j++) {
+            int change = corner + (a[i] != b[j]), least = row[j + 1] < row[j] ? row[j + 1] : row[j];
+            corner = row[j + 1];
+            row[j + 1] = least + 1 < change ? least + 1 : change;
+        }
+    }
+    return row[n];
+}
+
+t3v_status t3v_json_only(const json_t *obj, const char *label, const char *const *known)
+{
+    const char *key;
+    json_t *value;
+    json_object_foreach((json_t *)(uintptr_t)obj, key, value)
+    {
+        const char *nearest = known[0];
+        int least = edits(key, nearest);
+        for (int i = 1; known[i] && least; i++) {
+            int d = edits(key, known[i]);
+            if (d < least) least = d, nearest = known[i];
+        }
+        if (strcmp(key, nearest) != 0)
+            return t3v_fail(T3V_E_FORMAT, "%s: unknown key \"%s\"; the nearest known one is \"%s\"", label,
+                            key, nearest);
+    }
+    return T3V_OK;
+}
+
 t3v_status t3v_json_ints(const json_t *obj, const char *label, const char *key, bool required, int64_t lo,
                          int64_t hi, int64_t *out, int cap, int *n)
 {

@@ -23,11 +23,15 @@ t3v_status t3v_json_int(const json_t *obj, const char *label, const char *key, b
 t3v_status t3v_json_real(const json_t *obj, const char *label, const char *key, bool required, double lo,
                          double hi, double *out);
 t3v_status t3v_json_bool(const json_t *obj, const char *label, const char *key, bool required, bool *out);
-/* *out points into `obj`. */
+/* *out points into `obj`; so below. */
 t3v_status t3v_json_string(const json_t *obj, const char *label, const char *key, bool required,
                            const char **out);
 t3v_status t3v_json_object(const json_t *obj, const char *label, const char *key, bool required,
                            json_t **out);
+t3v_status t3v_json_array(const json_t *obj, const char *label, const char *key, bool required, json_t **out);
+/* E_FORMAT when `obj` has a key that is not in `known` (which ends with NULL); names the nearest one that is. */
+t3v_status t3v_json_only(const json_t *obj, const char *label, const char *const *known);
+
 /* An array of at most `cap` integers, each in [lo, hi]; *n receives their number. */
 t3v_status t3v_json_ints(const json_t *obj, const char *label, const char *key, bool required, int64_t lo,
                          int64_t hi, int64_t *out, int cap, int *n);

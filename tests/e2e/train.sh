@@ -64,4 +64,11 @@ refused() { # WORDS EXTRA
 refused muon ',"muon":3'
 refused momentum ',"momentum":1.5'
 refused lr_end ',"lr_end":-1'
+refused 'unknown key "warmpu"; the nearest known one is "warmup"' ',"warmpu":3'
+refused 'unknown key "crop"' ',"crop":64' # one of the other task
+for recipe in models/*/recipe/*.json; do # the first unknown key is named: every other is known
+    sed 's/}[ \n]*$/,"zzz":1}/' "$recipe" > "$dir/recipe.json"
+    if "$t3v" train -q --config "$dir/recipe.json" -o "$dir/bad" 2> "$dir/err"; then fail "$recipe: zzz was accepted"; fi
+    grep -q 'unknown key "zzz"' "$dir/err" || fail "$recipe: $(cat "$dir/err")"
+done
 echo "train: ok"

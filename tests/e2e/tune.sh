@@ -94,6 +94,7 @@ refused 2 'no parameters of its own' ',"train":"own"'
 refused 2 'target "wq"' ',"train":"lora","targets":"q,wq"'
 refused 1 'rank' ',"train":"lora","rank":0'
 refused 1 'lr' ',"lr":0'
+refused 1 'unknown key "trian"; the nearest known one is "train"' ',"trian":"self"'
 refused 2 'teach' ",\"teacher\":\"$dir/model\""
 refused 2 'goes with' '' --merge
 config "$dir/c.json" 41 "$lora"
