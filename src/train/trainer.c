@@ -22,7 +22,7 @@
 #include "tensor/dtype.h"
 #include "train/muon.h"
 
-enum { WORKERS_MAX = 64 };
+enum { WORKERS_MAX = 64, BAD_MOST = 10 };
 
 typedef struct worker {
     t3v_arena arena;    /* values of one sample */
@@ -39,6 +39,8 @@ typedef struct run {
     const t3v_param **param; /* [count] */
     int64_t *offset;         /* [count + 1] elements before each parameter */
     int64_t count, total, step, skipped;
+    int64_t bad;                 /* steps in a row, up to the last one, that were skipped */
+    int64_t saved;               /* step of the checkpoint that is there; -1: none */
     t3v_arena state;             /* huge pages: every step passes over all of it */
     float *master, *m, *v, *ema; /* [total] */
     int workers;
@@ -185,6 +187,7 @@ static t3v_status load_state(run *r)
             st = t3v_tensors_read(f, part[i].name, 1, (int64_t[]){r->total}, part[i].data, T3V_F32);
     r->step = strtoll(meta_of(f, "step"), NULL, 10);
     r->skipped = strtoll(meta_of(f, "skipped"), NULL, 10);
+    r->saved = r->step;
     t3v_tensors_close(f);
     if (!st) publish(r);
     return st;
@@ -198,6 +201,7 @@ static t3v_status save(run *r)
     for (int64_t i = 0; i < r->count; i++) values[i] = (r->ema ? r->ema : r->master) + r->offset[i];
     t3v_status st = r->task->save(r->task->self, r->dir, values);
     free(values);
+    if (!st) r->saved = r->step;
     return st;
 }
 
@@ -215,9 +219,10 @@ static t3v_status open_log(run *r, bool resume)
             if (!end || sscanf(text + at, "{\"step\":%lld", &step) != 1 || step > r->step) break;
             at = kept = (size_t)(end - text) + 1;
         }
-    r->log = fopen(path, "w");
-    if (r->log && kept) fwrite(text, 1, kept, r->log);
+    t3v_status st = t3v_write_text(path, text ? text : "", kept); /* a full disk leaves the old one */
     free(text);
+    if (st) return st;
+    r->log = fopen(path, "a");
     return r->log ? T3V_OK : t3v_fail(T3V_E_IO, "cannot write %s: %s", path, strerror(errno));
 }
 
@@ -326,7 +331,7 @@ static double now(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static void log_step(run *r, double loss, double norm, double seconds)
+static t3v_status log_step(run *r, double loss, double norm, double seconds)
 {
     char extra[512] = "";
     if (r->task->log) r->task->log(r->task->self, extra, sizeof extra);
@@ -338,7 +343,21 @@ static void log_step(run *r, double loss, double norm, double seconds)
             (long long)r->step, isfinite(loss) ? loss : -1.0, t3v_train_lr(r->o, r->step - 1),
             isfinite(norm) ? norm : -1.0, (long long)r->skipped, seconds, (long long)u.ru_maxrss * 1024,
             *extra ? "," : "", extra);
-    fflush(r->log);
+    if (fflush(r->log) == 0) return T3V_OK;
+    return t3v_fail(T3V_E_IO, "cannot write %s/log.jsonl: %s", r->dir, strerror(errno));
+}
+
+/* A few bad steps are noise; more in a row will not end by themselves. */
+static t3v_status check_finite(const run *r)
+{
+    char kept[64] = "there is no checkpoint yet";
+    if (r->bad < BAD_MOST) return T3V_OK;
+    if (r->saved >= 0) snprintf(kept, sizeof kept, "the checkpoint of step %lld stays", (long long)r->saved);
+    return t3v_fail(
+        T3V_E_INTERNAL,
+        "step %lld: loss or gradient is not finite for the %dth time in a row; %s. Try a lower lr, more "
+        "warmup or --precision f32, and see with t3v inspect whether the weights are whole",
+        (long long)r->step, BAD_MOST, kept);
 }
 
 static t3v_status check_options(const t3v_train_options *o)
@@ -363,6 +382,7 @@ t3v_status t3v_train(const t3v_task *task, const t3v_train_options *o, const cha
     r->o = o;
     r->dir = dir;
     r->settings = settings;
+    r->saved = -1;
     r->workers = t3v_threads() < o->batch ? t3v_threads() : (int)o->batch;
     if (r->workers > WORKERS_MAX) r->workers = WORKERS_MAX;
     t3v_status st = collect(r), stop = T3V_OK;
@@ -375,11 +395,14 @@ t3v_status t3v_train(const t3v_task *task, const t3v_train_options *o, const cha
         if ((stop = t3v_report(progress, "train", r->step, o->steps))) break;
         if ((st = gradients(r, &loss))) break;
         double norm = sqrt(t3v_rows_sumsq(r->worker[0].grads, T3V_F32, r->total));
-        if (!(isfinite(norm) && isfinite(loss))) r->skipped++;
-        else if ((st = update(r, norm))) break;
+        bool good = isfinite(norm) && isfinite(loss);
+        if (good && (st = update(r, norm))) break;
+        r->bad = good ? 0 : r->bad + 1;
+        r->skipped += !good;
         r->step++;
-        log_step(r, loss, norm, now() - start);
-        if (r->step % o->save_every == 0 && r->step < end) st = save(r);
+        st = log_step(r, loss, norm, now() - start);
+        if (!st) st = check_finite(r);
+        if (!st && r->step % o->save_every == 0 && r->step < end) st = save(r);
     }
     if (!st && (st = save(r)) == T3V_OK && !stop) st = t3v_report(progress, "train", r->step, o->steps);
     if (!st && stop) st = t3v_fail(stop, "stopped at step %lld; continue with --resume", (long long)r->step);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The training loop: data-parallel over samples (one thread walks one sample at a time), AdamW or Muon, warm-up and cosine
- * decay, clipping, a moving average, skipped non-finite steps, and checkpoints that resume to the same bytes. */
+ * decay, clipping, a moving average, skipped non-finite steps (ten in a row end the run), and checkpoints that resume to the same bytes. */
 #ifndef T3V_TRAIN_TRAINER_H
 #define T3V_TRAIN_TRAINER_H
 

@@ -40,6 +40,20 @@ cmp "$dir/whole/lora.safetensors" "$dir/killed/lora.safetensors" || fail "the Lo
 grep -q "\"plan\": \"$plan\"" "$dir/whole/t3v.json" || fail "t3v.json does not name the plan"
 tr -d ' \n' < "$dir/whole/t3v.json" | grep -q '"plan_grid":\[2,3,4\]' || fail "t3v.json does not name the grid"
 
+# A full disk: the checkpoint before stays, and the run goes on from it.
+config "$dir/c.json" 6 ',"train":"self"'
+tune "$dir/c.json" "$dir/roomy"
+tune "$dir/c.json" "$dir/narrow" --stop-after 3
+cp -r "$dir/narrow" "$dir/narrow.before"
+if (trap '' XFSZ && ulimit -f 8 && tune "$dir/c.json" "$dir/narrow" --resume 2> "$dir/err"); then fail "a full disk was not noticed"; fi
+grep -q "narrow/state/train.safetensors" "$dir/err" || fail "a full disk: $(cat "$dir/err")"
+for f in state/train.safetensors diffusion_pytorch_model.safetensors t3v.json; do
+    cmp "$dir/narrow.before/$f" "$dir/narrow/$f" || fail "a full disk changed $f"
+done
+[ "$(find "$dir/narrow" -type f | wc -l)" = "$(find "$dir/narrow.before" -type f | wc -l)" ] || fail "a full disk left files behind"
+tune "$dir/c.json" "$dir/narrow" --resume
+cmp "$dir/roomy/state/train.safetensors" "$dir/narrow/state/train.safetensors" || fail "a run that met a full disk differs"
+
 # On the fly and merged: the same velocity; and another one than before.
 "$t3v" encode -q --model "$dir/model" -i "$dir/v/clip_000000.y4m" -o "$dir/latent.safetensors"
 "$t3v" text -q --model "$dir/model" --prompt "a red cube" -o "$dir/context.safetensors"

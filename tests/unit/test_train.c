@@ -74,7 +74,7 @@ typedef struct toy {
     t3v_tensor matrix, vector;
     t3v_params params;
     float data[MATRIX + VECTOR];
-    int64_t nan_at, kill_at, full_at; /* steps; -1: never */
+    int64_t nan_at, nan_from, kill_at, full_at; /* steps; -1: never */
 } toy;
 
 static t3v_status toy_sample(void *self, t3v_ctx *ctx, int worker, int64_t step, int64_t index, double scale,
@@ -95,7 +95,7 @@ static t3v_status toy_sample(void *self, t3v_ctx *ctx, int worker, int64_t step,
             *loss += 0.5 * a * d * d;
         }
     }
-    if (step == t->nan_at) ctx->param_grad[0][3] = NAN;
+    if (step == t->nan_at || (t->nan_from >= 0 && step >= t->nan_from)) ctx->param_grad[0][3] = NAN;
     return T3V_OK;
 }
 
@@ -130,7 +130,7 @@ static const t3v_train_options defaults = {.steps = 9,
 
 static void toy_open(toy *t)
 {
-    *t = (toy){.nan_at = -1, .kill_at = -1, .full_at = -1};
+    *t = (toy){.nan_at = -1, .nan_from = -1, .kill_at = -1, .full_at = -1};
     assert_int_equal(t3v_params_add(&t->params, &t->matrix, true, T3V_SHAPE(MATRIX / 10, 10), "matrix"),
                      T3V_OK);
     assert_int_equal(t3v_params_add(&t->params, &t->vector, false, T3V_SHAPE(VECTOR), "vector"), T3V_OK);
@@ -344,6 +344,28 @@ static void a_nan_is_skipped_and_counted(void **state)
     t3v_params_free(&t.params);
 }
 
+static void ten_nans_in_a_row_end_the_run(void **state)
+{
+    (void)state;
+    toy t;
+    t3v_train_options o = defaults;
+    o.steps = 30;
+    toy_open(&t);
+    o.save_every = 4;
+    t.nan_from = 7;
+    assert_int_equal(toy_train(&t, &o, in_root("nans"), false, 0, "{}"), T3V_E_INTERNAL);
+    t3v_params_free(&t.params);
+    /* step 8 saved weights that were still good; 12 and 16 saved the same ones */
+    if (!strstr(t3v_error_text(), "step 17:") || !strstr(t3v_error_text(), "the checkpoint of step 16 stays"))
+        fail_msg("%s", t3v_error_text());
+    assert_int_equal(lines_of(in_root("nans")), 17);
+    toy_open(&t); /* what is there goes on */
+    if (toy_train(&t, &o, in_root("nans"), true, 0, "{}")) fail_msg("%s", t3v_error_text());
+    assert_int_equal(lines_of(in_root("nans")), 30);
+    for (int i = 0; i < MATRIX + VECTOR; i++) assert_true(isfinite(t.data[i]));
+    t3v_params_free(&t.params);
+}
+
 static void a_full_disk_keeps_the_last_checkpoint(void **state)
 {
     (void)state;
@@ -487,6 +509,7 @@ int main(void)
         cmocka_unit_test(steps_follow_the_formula),
         cmocka_unit_test(other_settings_are_refused),
         cmocka_unit_test(a_nan_is_skipped_and_counted),
+        cmocka_unit_test(ten_nans_in_a_row_end_the_run),
         cmocka_unit_test(a_full_disk_keeps_the_last_checkpoint),
         cmocka_unit_test(a_tiny_dit_learns_and_resumes),
         cmocka_unit_test(a_tiny_dit_learns_and_resumes_with_muon),
