@@ -131,7 +131,7 @@ static t3v_status train_vae(const json_t *j, const args *a, const cli_common *co
     t3v_status st = fill_vae(&vae, init, dim, o->seed, &arena, compute);
     if (!st && inflate) t3v_task_vae_inflate(&vae);
     t3v_task t = t3v_task_vae_make(&task, compute);
-    if (!st) st = t3v_train(&t, o, a->out, a->resume, a->stop_after, settings, progress);
+    if (!st) st = t3v_train(&t, o, 1, a->out, a->resume, a->stop_after, settings, progress);
     if (!st && fold) st = finish_vae(&task, a->out, progress);
     t3v_vae_close(&vae);
     t3v_arena_close(&arena);
@@ -163,7 +163,7 @@ static t3v_status train_dit(const json_t *j, const args *a, const cli_common *co
     if (!st) st = t3v_task_dit_open(&task, plan, cache, progress);
     if (!st) {
         t3v_task t = t3v_task_dit_make(&task);
-        st = t3v_train(&t, o, a->out, a->resume, a->stop_after, settings, progress);
+        st = t3v_train(&t, o, 1, a->out, a->resume, a->stop_after, settings, progress);
     }
     t3v_task_dit_close(&task);
     t3v_model_close(task.model);
@@ -184,7 +184,7 @@ static int run(int argc, char **argv)
     if (!st) st = t3v_json_string(j, a.config, "task", true, &task);
     if (!st && strcmp(task, "vae") == 0) st = t3v_json_only(j, a.config, vae_keys);
     if (!st && strcmp(task, "dit") == 0) st = t3v_json_only(j, a.config, dit_keys);
-    if (!st) st = cli_train_options(j, a.config, &o);
+    if (!st) st = cli_train_options(j, a.config, true, &o);
     char *settings = !st ? json_dumps(j, JSON_SORT_KEYS | JSON_COMPACT) : NULL;
     if (!st && !settings) st = T3V_E_NOMEM;
     if (!st && strcmp(task, "vae") == 0) st = train_vae(j, &a, &common, &o, settings, &progress);

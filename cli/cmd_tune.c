@@ -9,7 +9,7 @@
 #include "io/json.h"
 #include "pipe/fingerprint.h"
 #include "train/task_tune.h"
-#include "train_options.h"
+#include "tune_config.h"
 
 typedef struct args {
     const char *config, *data, *out;
@@ -21,7 +21,8 @@ enum { OPT_CONFIG = 0x100, OPT_DATA, OPT_RESUME, OPT_STOP, OPT_MERGE };
 
 static const struct argp_option options[] = {
     {"config", OPT_CONFIG, "F.json", 0, "What to tune and how (see docs/training.md)", 0},
-    {"data", OPT_DATA, "DIR", 0, "Latents and contexts, from t3v data latents", 0},
+    {"data", OPT_DATA, "DIR", 0, "Latents and contexts, from t3v data latents (where F.json does not say)",
+     0},
     {"output", 'o', "DIR", 0, "Gets the weights or lora.safetensors, t3v.json, log.jsonl and state/", 0},
     {"resume", OPT_RESUME, 0, 0, "Go on from DIR/state", 0},
     {"stop-after", OPT_STOP, "N", 0, "Stop after N more steps (a checkpoint is written)", 0},
@@ -44,7 +45,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case ARGP_KEY_ARG: argp_error(state, "unexpected argument '%s'", arg); return 0;
     case ARGP_KEY_END:
-        if (!a->config || !a->data || !a->out) argp_error(state, "--config, --data and -o are needed");
+        if (!a->config || !a->out) argp_error(state, "--config and -o are needed");
         return 0;
     default: return ARGP_ERR_UNKNOWN;
     }
@@ -56,8 +57,8 @@ static const struct argp argp = {
     NULL,
     "Tunes a trained model under another attention plan: all of it, its self-attention, a LoRA, or what the "
     "plan has "
-    "of its own; on latents that t3v data latents made. Ctrl-C writes a checkpoint; --resume goes on to the "
-    "same bytes.\v"
+    "of its own; on latents that t3v data latents made, in one stage or several. Ctrl-C writes a checkpoint; "
+    "--resume goes on to the same bytes.\v"
     "Example:\n"
     "  t3v data latents --model M --videos clips --size 832x480 --frames 81 -o latents\n"
     "  echo "
@@ -69,109 +70,73 @@ static const struct argp argp = {
     0,
     0};
 
-/* The number of `text` among `name`, an error that lists them. */
-static t3v_status choice(const char *path, const char *key, const char *text, const char *const *name, int n,
-                         int *out)
+static t3v_status in_stage(t3v_status st, int stages, int i)
 {
-    char all[128] = "";
-    for (int i = 0; i < n; i++) {
-        if (strcmp(text, name[i]) == 0) {
-            *out = i;
-            return T3V_OK;
-        }
-        size_t used = strlen(all);
-        snprintf(all + used, sizeof all - used, "%s\"%s\"", i ? ", " : "", name[i]);
-    }
-    return t3v_fail(T3V_E_ARG, "%s: %s is \"%s\", expected one of %s", path, key, text, all);
+    return st && stages > 1 ? t3v_fail_in(st, "stage %d", i + 1) : st;
 }
 
-typedef struct config {
-    const char *model, *teacher, *train, *weighting;
-    t3v_train_options optimizer;
-} config;
-
-static const char *const keys[] = {CLI_TRAIN_KEYS, "model", "plan",      "train", "weighting",
-                                   "teacher",      "teach", "targets",   "rank",  "alpha",
-                                   "shift",        "drop",  "recompute", "range", NULL};
-
-static t3v_status read_config(const json_t *j, const char *f, config *c, t3v_task_tune *t)
-{
-    static const char *const kinds[] = {"full", "self", "own", "lora"}, *const weightings[] = {"none",
-                                                                                               "diffsynth"};
-    int kind, weighting;
-    *c = (config){.train = "full", .weighting = "none"};
-    t->plan_text = "full";
-    t->drop = 0.1;
-    t->flow = (t3v_flow){.shift = 5};
-    t->lora.rank = 32;
-    T3V_TRY(t3v_json_only(j, f, keys));
-    T3V_TRY(cli_train_options(j, f, &c->optimizer));
-    T3V_TRY(t3v_json_string(j, f, "model", true, &c->model));
-    T3V_TRY(t3v_json_string(j, f, "plan", false, &t->plan_text));
-    T3V_TRY(t3v_json_string(j, f, "train", false, &c->train));
-    T3V_TRY(t3v_json_string(j, f, "weighting", false, &c->weighting));
-    T3V_TRY(t3v_json_string(j, f, "teacher", false, &c->teacher));
-    T3V_TRY(t3v_json_real(j, f, "teach", false, 0, 1, &t->flow.teach));
-    T3V_TRY(t3v_json_string(j, f, "targets", false, &t->lora.targets));
-    T3V_TRY(t3v_json_int(j, f, "rank", false, 1, 1 << 16, &t->lora.rank));
-    T3V_TRY(t3v_json_real(j, f, "alpha", false, 1e-6, 1e6, &t->lora.alpha));
-    T3V_TRY(t3v_json_real(j, f, "shift", false, 0.01, 100, &t->flow.shift));
-    T3V_TRY(t3v_json_real(j, f, "drop", false, 0, 1, &t->drop));
-    T3V_TRY(t3v_json_bool(j, f, "recompute", false, &t->flow.recompute));
-    T3V_TRY(t3v_json_int(j, f, "range", false, 0, 1 << 30, &t->flow.range));
-    T3V_TRY(choice(f, "train", c->train, kinds, 4, &kind));
-    T3V_TRY(choice(f, "weighting", c->weighting, weightings, 2, &weighting));
-    t->kind = (t3v_trained_kind)kind;
-    t->flow.weighting = (t3v_weighting)weighting;
-    t->seed = t->lora.seed = c->optimizer.seed;
-    if (t->flow.teach > 0 && !c->teacher) c->teacher = c->model;
-    if (c->teacher && !(t->flow.teach > 0))
-        return t3v_fail(T3V_E_ARG, "%s: a teacher needs its share of the target, \"teach\", above 0", f);
-    if (t->merge && t->kind != T3V_TRAIN_LORA)
-        return t3v_fail(T3V_E_ARG, "--merge goes with \"train\": \"lora\"; %s has \"%s\"", f, c->train);
-    return T3V_OK;
-}
-
-/* The latents and contexts must be those of this model's VAE and text encoder. */
-static t3v_status check_origin(const t3v_dataset *data, const t3v_model_paths *paths, t3v_dtype compute)
+/* Each stage's data. Latents and contexts must be those of this model's VAE and text encoder. */
+static t3v_status open_data(const tune_config *c, const char *option, const t3v_model_paths *paths,
+                            t3v_dtype compute, t3v_dataset **data)
 {
     char mine[17] = "";
     unsigned parts = T3V_PART_TEXT | T3V_PART_VAE;
     t3v_model *m = NULL;
-    t3v_status st = t3v_model_open(&m, paths, parts, compute, false);
+    t3v_status st = T3V_OK;
+    bool used = false;
+    for (int i = 0; i < c->stages && !st; i++) {
+        used |= !c->data[i];
+        if (c->data[i] || option) st = t3v_dataset_open(&data[i], c->data[i] ? c->data[i] : option);
+        else st = t3v_fail(T3V_E_ARG, "no data: give --data, or \"data\" in the configuration");
+        st = in_stage(st, c->stages, i);
+    }
+    if (!st && option && !used)
+        st = t3v_fail(T3V_E_ARG, "--data %s: the configuration names the data of every stage", option);
+    if (!st) st = t3v_model_open(&m, paths, parts, compute, false);
     if (!st) st = t3v_fingerprint(m, paths, parts, mine);
-    if (!st && strcmp(mine, data->model) != 0)
-        st = t3v_fail(
-            T3V_E_ARG,
-            "%s was made with another VAE or text encoder than %s has: make it again (t3v data latents)",
-            data->path, paths->model);
+    for (int i = 0; i < c->stages && !st; i++)
+        if (strcmp(mine, data[i]->model) != 0)
+            st = in_stage(
+                t3v_fail(T3V_E_ARG,
+                         "%s was made with another VAE or text encoder than %s has: make it again (t3v "
+                         "data latents)",
+                         data[i]->path, paths->model),
+                c->stages, i);
     t3v_model_close(m);
     return st;
 }
 
-static t3v_status tune(const args *a, const json_t *j, const char *settings, t3v_dtype compute,
-                       const t3v_progress *progress)
+static t3v_status tune(const args *a, const json_t *j, tune_config *c, const char *settings,
+                       t3v_dtype compute, const t3v_progress *progress)
 {
-    config c;
-    t3v_dataset *data = NULL;
+    t3v_dataset *data[TUNE_STAGES] = {0};
     t3v_task_tune task = {.merge = a->merge};
     t3v_status st;
-    T3V_TRY(read_config(j, a->config, &c, &task));
-    t3v_model_paths paths = {.model = c.model}, teacher = {.model = c.teacher};
-    T3V_TRY_GOTO(st, done, t3v_dataset_open(&data, a->data));
-    task.data = data;
-    T3V_TRY_GOTO(st, done, check_origin(data, &paths, compute));
-    T3V_TRY_GOTO(st, done, t3v_model_open(&task.model, &paths, T3V_PART_DIT, compute, true));
-    if (c.teacher)
+    T3V_TRY(tune_config_read(j, a->config, c, &task));
+    t3v_model_paths paths = {.model = c->model}, teacher = {.model = c->teacher};
+    T3V_TRY_GOTO(st, done, open_data(c, a->data, &paths, compute, data));
+    for (int i = 0; i < c->stages; i++) c->stage[i].data = data[i];
+    T3V_TRY_GOTO(st, done, t3v_model_open(&task.model, &paths, 0, compute, true));
+    if (c->preview.prompts) {
+        task.preview = &c->preview;
+        c->preview.model = task.model;
+        c->preview.paths = &paths;
+        T3V_TRY_GOTO(st, done, t3v_preview_open(&c->preview));
+    }
+    T3V_TRY_GOTO(st, done, t3v_model_load(task.model, &paths, T3V_PART_DIT, true));
+    if (c->teacher)
         T3V_TRY_GOTO(st, done, t3v_model_open(&task.teacher, &teacher, T3V_PART_DIT, compute, false));
     T3V_TRY_GOTO(st, done, t3v_task_tune_open(&task));
     t3v_task t = t3v_task_tune_make(&task);
-    T3V_TRY_GOTO(st, done, t3v_train(&t, &c.optimizer, a->out, a->resume, a->stop_after, settings, progress));
+    T3V_TRY_GOTO(st, done,
+                 t3v_train(&t, c->optimizer, c->stages, a->out, a->resume, a->stop_after, settings,
+                           progress));
 done:
     t3v_task_tune_close(&task);
+    t3v_preview_close(&c->preview);
     t3v_model_close(task.model);
     t3v_model_close(task.teacher);
-    t3v_dataset_close(data);
+    for (int i = 0; i < TUNE_STAGES; i++) t3v_dataset_close(data[i]);
     return st;
 }
 
@@ -183,11 +148,17 @@ static int run(int argc, char **argv)
     if (rc >= 0) return rc;
     t3v_progress progress = cli_progress();
     json_t *j = NULL;
-    t3v_status st = t3v_json_load(&j, a.config);
-    char *settings = !st ? json_dumps(j, JSON_SORT_KEYS | JSON_COMPACT) : NULL;
+    tune_config *c = calloc(1, sizeof *c);
+    t3v_status st = c ? t3v_json_load(&j, a.config)
+                      : t3v_fail(T3V_E_NOMEM, "no memory for the configuration");
+    json_t *kept = !st ? json_copy(j) : NULL; /* what is looked at is no setting of the run */
+    if (kept) json_object_del(kept, "samples");
+    char *settings = kept ? json_dumps(kept, JSON_SORT_KEYS | JSON_COMPACT) : NULL;
     if (!st && !settings) st = t3v_fail(T3V_E_NOMEM, "no memory for the configuration");
-    if (!st) st = tune(&a, j, settings, common.bf16 ? T3V_BF16 : T3V_F32, &progress);
+    if (!st) st = tune(&a, j, c, settings, common.bf16 ? T3V_BF16 : T3V_F32, &progress);
     free(settings);
+    free(c);
+    json_decref(kept);
     json_decref(j);
     return st ? cli_fail(st) : CLI_OK;
 }

@@ -4,7 +4,16 @@
 
 #include "io/json.h"
 
-t3v_status cli_train_options(const json_t *j, const char *f, t3v_train_options *o)
+t3v_status cli_train_stage(const json_t *j, const char *f, bool steps, t3v_train_options *o)
+{
+    T3V_TRY(t3v_json_int(j, f, "steps", steps, 1, INT64_MAX, &o->steps));
+    T3V_TRY(t3v_json_int(j, f, "batch", false, 1, 4096, &o->batch));
+    T3V_TRY(t3v_json_real(j, f, "lr", false, 1e-12, 1, &o->lr));
+    T3V_TRY(t3v_json_real(j, f, "lr_end", false, 0, 1, &o->lr_end));
+    return t3v_json_int(j, f, "warmup", false, 0, INT64_MAX, &o->warmup);
+}
+
+t3v_status cli_train_options(const json_t *j, const char *f, bool steps, t3v_train_options *o)
 {
     int64_t seed = 1;
     *o = (t3v_train_options){.batch = 8,
@@ -18,11 +27,7 @@ t3v_status cli_train_options(const json_t *j, const char *f, t3v_train_options *
                              .clip = 1.0,
                              .ema = 0.999,
                              .save_every = 500};
-    T3V_TRY(t3v_json_int(j, f, "steps", true, 1, INT64_MAX, &o->steps));
-    T3V_TRY(t3v_json_int(j, f, "batch", false, 1, 4096, &o->batch));
-    T3V_TRY(t3v_json_real(j, f, "lr", false, 1e-12, 1, &o->lr));
-    T3V_TRY(t3v_json_real(j, f, "lr_end", false, 0, 1, &o->lr_end));
-    T3V_TRY(t3v_json_int(j, f, "warmup", false, 0, INT64_MAX, &o->warmup));
+    T3V_TRY(cli_train_stage(j, f, steps, o));
     T3V_TRY(t3v_json_real(j, f, "beta1", false, 0, 1, &o->beta1));
     T3V_TRY(t3v_json_real(j, f, "beta2", false, 0, 1, &o->beta2));
     T3V_TRY(t3v_json_real(j, f, "weight_decay", false, 0, 10, &o->weight_decay));

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Tuning: samples from the dataset, and saving with the plan and grid that the weights are now for. */
+/* Tuning: samples from the data sets, and saving with the plan and grid that the weights are now for. */
 #include "train/task_tune.h"
 
 #include <stdio.h>
@@ -8,10 +8,31 @@
 
 #include "base/rng.h"
 
-t3v_status t3v_task_tune_open(t3v_task_tune *s)
+static t3v_status make_plan(const t3v_task_tune *s, t3v_plan **plan, const char *text, t3v_grid grid)
 {
     const t3v_dit_config *c = &s->model->config;
-    const t3v_dataset *d = s->data;
+    return t3v_plan_make_for(plan, text, grid, (int)c->layers, c->dim, c->heads);
+}
+
+/* The plan of clips that are looked at, where they are not of the data's size. */
+static t3v_status plan_look(const t3v_task_tune *s, t3v_tune_stage *g)
+{
+    const int64_t *size = s->preview_size;
+    int64_t w = size[0] ? size[0] : g->data->width, h = size[1] ? size[1] : g->data->height;
+    t3v_grid grid = g->plan->grid;
+    if (size[0]) grid.h = h / 16, grid.w = w / 16;
+    if (size[2]) grid.t = (size[2] - 1) / 4 + 1;
+    if (memcmp(&grid, &g->plan->grid, sizeof grid) == 0) return T3V_OK;
+    t3v_status st = make_plan(s, &g->look, g->plan_text, grid);
+    return st ? t3v_fail_in(st, "samples of %lldx%lldx%lld", (long long)w, (long long)h,
+                            (long long)(4 * grid.t - 3))
+              : st;
+}
+
+static t3v_status open_stage(t3v_task_tune *s, t3v_tune_stage *g)
+{
+    const t3v_dit_config *c = &s->model->config;
+    const t3v_dataset *d = g->data;
     const int64_t *shape = d->latent;
     if (shape[0] != c->in_dim || d->dim != c->text_dim)
         return t3v_fail(
@@ -25,29 +46,49 @@ t3v_status t3v_task_tune_open(t3v_task_tune *s)
                         "multiples of 16",
                         d->path, (long long)shape[2], (long long)shape[3]);
     t3v_grid grid = {shape[1], shape[2] / 2, shape[3] / 2};
-    T3V_TRY(t3v_plan_make_for(&s->plan, s->plan_text, grid, (int)c->layers, c->dim, c->heads));
-    T3V_TRY(t3v_model_adopt(s->model, s->plan));
-    T3V_TRY(t3v_trained_open(&s->trained, &s->model->dit, s->kind, &s->lora));
-    s->flow.dit = &s->model->dit;
-    s->flow.plan = s->plan;
-    s->flow.steps = s->model->defaults.steps;
-    if (s->teacher) {
-        T3V_TRY(t3v_plan_make_for(&s->full, "full", grid, (int)c->layers, c->dim, c->heads));
-        s->flow.teacher = &s->teacher->dit;
-        s->flow.teacher_plan = s->full;
+    T3V_TRY(make_plan(s, &g->plan, g->plan_text, grid));
+    T3V_TRY(t3v_model_adopt(s->model, g->plan));
+    if (s->preview) T3V_TRY(plan_look(s, g));
+    g->flow.dit = &s->model->dit;
+    g->flow.plan = g->plan;
+    g->flow.steps = s->model->defaults.steps;
+    if (s->teacher && g->flow.teach > 0) {
+        T3V_TRY(make_plan(s, &g->full, "full", grid));
+        g->flow.teacher = &s->teacher->dit;
+        g->flow.teacher_plan = g->full;
     }
-    t3v_flow_open(&s->flow);
-    s->empty = malloc((size_t)(d->empty.rows * d->dim) * sizeof *s->empty);
-    return s->empty ? t3v_dataset_read_empty(d, s->empty)
+    t3v_flow_open(&g->flow);
+    g->empty = malloc((size_t)(d->empty.rows * d->dim) * sizeof *g->empty);
+    return g->empty ? t3v_dataset_read_empty(d, g->empty)
                     : t3v_fail(T3V_E_NOMEM, "no memory for the empty prompt");
+}
+
+t3v_status t3v_task_tune_open(t3v_task_tune *s)
+{
+    for (int i = 0; i < s->stages; i++) {
+        t3v_status st = open_stage(s, &s->stage[i]);
+        if (st) return s->stages > 1 ? t3v_fail_in(st, "stage %d", i + 1) : st;
+    }
+    s->now = s->stage;
+    return t3v_trained_open(&s->trained, &s->model->dit, s->kind, &s->lora);
 }
 
 void t3v_task_tune_close(t3v_task_tune *s)
 {
     t3v_trained_close(&s->trained);
-    t3v_plan_free(s->plan);
-    t3v_plan_free(s->full);
-    free(s->empty);
+    for (int i = 0; i < s->stages; i++) {
+        t3v_plan_free(s->stage[i].plan);
+        t3v_plan_free(s->stage[i].full);
+        t3v_plan_free(s->stage[i].look);
+        free(s->stage[i].empty);
+    }
+}
+
+static t3v_status enter(void *self, int stage)
+{
+    t3v_task_tune *s = self;
+    s->now = &s->stage[stage];
+    return T3V_OK;
 }
 
 static t3v_status sample(void *self, t3v_ctx *ctx, int worker, int64_t step, int64_t index, double scale,
@@ -55,7 +96,8 @@ static t3v_status sample(void *self, t3v_ctx *ctx, int worker, int64_t step, int
 {
     (void)worker;
     t3v_task_tune *s = self;
-    const t3v_dataset *d = s->data;
+    const t3v_tune_stage *g = s->now;
+    const t3v_dataset *d = g->data;
     uint64_t stream = (uint64_t)step * 4096 + (uint64_t)index;
     t3v_rng rng = t3v_rng_make(s->seed + 1, stream);
     int64_t clip = t3v_rng_below(&rng, d->count);
@@ -64,10 +106,10 @@ static t3v_status sample(void *self, t3v_ctx *ctx, int worker, int64_t step, int
     t3v_tensor *context = t3v_new(ctx, T3V_F32, T3V_SHAPE(cond ? d->clip[clip].rows : d->empty.rows, d->dim));
     if (ctx->status) return ctx->status;
     T3V_TRY(t3v_dataset_read(d, clip, x0->data, cond ? context->data : NULL));
-    if (!cond) memcpy(context->data, s->empty, (size_t)t3v_numel(context) * sizeof *s->empty);
+    if (!cond) memcpy(context->data, g->empty, (size_t)t3v_numel(context) * sizeof *g->empty);
     t3v_flow_noise noise = {t3v_rng_uniform(&rng), s->seed + 2, stream, cond};
     double sigma;
-    T3V_TRY(t3v_flow_sample(&s->flow, ctx, x0->data, d->latent, context, &noise, scale, loss, &sigma));
+    T3V_TRY(t3v_flow_sample(&g->flow, ctx, x0->data, d->latent, context, &noise, scale, loss, &sigma));
     t3v_flow_levels_add(&s->levels, sigma, *loss);
     return T3V_OK;
 }
@@ -75,7 +117,8 @@ static t3v_status sample(void *self, t3v_ctx *ctx, int worker, int64_t step, int
 static t3v_status save(void *self, const char *dir, float *const *values)
 {
     t3v_task_tune *s = self;
-    const t3v_dataset *d = s->data;
+    const t3v_tune_stage *g = s->now;
+    const t3v_dataset *d = g->data;
     char path[4096];
     T3V_TRY(t3v_trained_save(&s->trained, dir, values));
     if (s->merge) T3V_TRY(t3v_trained_merge(&s->trained, dir, values));
@@ -85,14 +128,23 @@ static t3v_status save(void *self, const char *dir, float *const *values)
     now.width = d->width;
     now.height = d->height;
     now.frames = d->frames;
-    now.plan_grid[0] = s->plan->grid.t;
-    now.plan_grid[1] = s->plan->grid.h;
-    now.plan_grid[2] = s->plan->grid.w;
-    if ((size_t)snprintf(now.plan, sizeof now.plan, "%s", s->plan_text) >= sizeof now.plan)
+    now.plan_grid[0] = g->plan->grid.t;
+    now.plan_grid[1] = g->plan->grid.h;
+    now.plan_grid[2] = g->plan->grid.w;
+    if ((size_t)snprintf(now.plan, sizeof now.plan, "%s", g->plan_text) >= sizeof now.plan)
         return t3v_fail(T3V_E_ARG, "a plan of more than %zu characters does not fit in t3v.json",
                         sizeof now.plan - 1);
     snprintf(path, sizeof path, "%s/t3v.json", dir);
     return t3v_defaults_write(path, &now);
+}
+
+static t3v_status render(void *self, const char *dir, int64_t step, const t3v_progress *progress)
+{
+    const t3v_task_tune *s = self;
+    const t3v_tune_stage *g = s->now;
+    int64_t width = s->preview_size[0] ? s->preview_size[0] : g->data->width;
+    int64_t height = s->preview_size[1] ? s->preview_size[1] : g->data->height;
+    return t3v_preview_render(s->preview, g->look ? g->look : g->plan, width, height, dir, step, progress);
 }
 
 static void log_words(void *self, char *text, size_t n)
@@ -107,5 +159,8 @@ t3v_task t3v_task_tune_make(t3v_task_tune *s)
                       .compute = s->model->compute,
                       .sample = sample,
                       .save = save,
+                      .enter = enter,
+                      .render = s->preview ? render : NULL,
+                      .render_every = s->preview_every,
                       .log = log_words};
 }

@@ -14,9 +14,11 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/checked.h"
 #include "base/log.h"
 #include "base/threads.h"
 #include "io/file.h"
+#include "io/json.h"
 #include "io/safetensors.h"
 #include "ops/rows/rows.h"
 #include "tensor/dtype.h"
@@ -35,7 +37,10 @@ typedef struct worker {
 
 typedef struct run {
     const t3v_task *task;
-    const t3v_train_options *o;
+    const t3v_train_options *o, *now; /* of the run, and of the current stage */
+    int stages, stage;
+    int64_t begin, end;      /* steps before and after the current stage */
+    int64_t steps;           /* of all stages */
     const t3v_param **param; /* [count] */
     int64_t *offset;         /* [count + 1] elements before each parameter */
     int64_t count, total, step, skipped;
@@ -43,7 +48,7 @@ typedef struct run {
     int64_t saved;               /* step of the checkpoint that is there; -1: none */
     t3v_arena state;             /* huge pages: every step passes over all of it */
     float *master, *m, *v, *ema; /* [total] */
-    int workers;
+    int workers, workers_most;   /* of the current stage, of all */
     worker worker[WORKERS_MAX];
     const char *dir, *settings;
     FILE *log;
@@ -74,12 +79,13 @@ static t3v_status collect(run *r)
         }
     r->total = r->offset[r->count];
     float **buffers[] = {&r->master, &r->m, &r->v, r->o->ema > 0 ? &r->ema : NULL};
-    T3V_TRY(t3v_arena_open(&r->state, (size_t)(4 + r->workers) * ((size_t)r->total * sizeof(float) + 4096)));
+    T3V_TRY(
+        t3v_arena_open(&r->state, (size_t)(4 + r->workers_most) * ((size_t)r->total * sizeof(float) + 4096)));
     for (int k = 0; k < 4; k++) /* fresh pages are zero */
         if (buffers[k] && !(*buffers[k] = t3v_arena_take(&r->state, (size_t)r->total, sizeof(float))))
             return t3v_fail(T3V_E_NOMEM, "no memory for the optimizer state of %lld weights",
                             (long long)r->total);
-    for (int w = 0; w < r->workers; w++) {
+    for (int w = 0; w < r->workers_most; w++) {
         worker *k = &r->worker[w];
         T3V_TRY(t3v_arena_open(&k->arena, r->o->arena_bytes ? r->o->arena_bytes : (size_t)4 << 30));
         k->grads = t3v_arena_take(&r->state, (size_t)r->total, sizeof(float));
@@ -105,7 +111,7 @@ static void release(run *r)
             r->param[i]->tensor->needs_grad = false;
             r->param[i]->tensor->param = 0;
         }
-    for (int w = 0; w < r->workers; w++) {
+    for (int w = 0; w < r->workers_most; w++) {
         t3v_arena_close(&r->worker[w].arena);
         free(r->worker[w].param_grad);
     }
@@ -115,12 +121,12 @@ static void release(run *r)
     if (r->log) fclose(r->log);
 }
 
-/* The weights as the forward pass uses them. */
-static void publish(run *r)
+/* Gives the forward pass these values. */
+static void publish(run *r, const float *values)
 {
     for (int64_t i = 0; i < r->count; i++) {
         t3v_tensor *t = r->param[i]->tensor;
-        t3v_rows_convert(t->data, t->type, r->master + r->offset[i], T3V_F32, t3v_numel(t));
+        t3v_rows_convert(t->data, t->type, values + r->offset[i], T3V_F32, t3v_numel(t));
     }
 }
 
@@ -139,13 +145,17 @@ static void state_path(const run *r, char *path, size_t n)
 
 static t3v_status save_state(run *r)
 {
-    char path[4096], step[32], skipped[32];
+    char path[4096], step[32], skipped[32], stage[32];
     snprintf(path, sizeof path, "%s/state", r->dir);
     T3V_TRY(make_dir(path));
     state_path(r, path, sizeof path);
     snprintf(step, sizeof step, "%lld", (long long)r->step);
     snprintf(skipped, sizeof skipped, "%lld", (long long)r->skipped);
-    const t3v_meta meta[] = {{"step", step}, {"skipped", skipped}, {"settings", r->settings}};
+    snprintf(stage, sizeof stage, "%d", r->stage + 1);
+    const t3v_meta meta[] = {{"step", step},
+                             {"skipped", skipped},
+                             {"settings", r->settings},
+                             {"stage", stage}};
     t3v_tensor_entry e[4] = {{.name = "master", .data = r->master},
                              {.name = "m", .data = r->m},
                              {.name = "v", .data = r->v},
@@ -157,7 +167,7 @@ static t3v_status save_state(run *r)
         e[i].shape[0] = e[i].numel = r->total;
         e[i].nbytes = r->total * 4;
     }
-    return t3v_safetensors_write(path, e, n, meta, 3);
+    return t3v_safetensors_write(path, e, n, meta, r->stages > 1 ? 4 : 3);
 }
 
 static const char *meta_of(const t3v_tensor_file *f, const char *key)
@@ -165,6 +175,27 @@ static const char *meta_of(const t3v_tensor_file *f, const char *key)
     for (int64_t i = 0; i < f->meta_count; i++)
         if (strcmp(f->meta[i].key, key) == 0) return f->meta[i].value;
     return "";
+}
+
+/* Says which key of two configurations differs. */
+static t3v_status other_settings(const run *r, const char *path, const char *there)
+{
+    json_t *old = NULL, *new = NULL, *value;
+    const char *key, *which = NULL;
+    if (!t3v_json_parse(&old, path, there, strlen(there)) &&
+        !t3v_json_parse(&new, path, r->settings, strlen(r->settings))) {
+        json_object_foreach(new, key, value) if (!which && !json_equal(value, json_object_get(old, key)))
+            which = key;
+        json_object_foreach(old, key, value) if (!which && !json_object_get(new, key)) which = key;
+    }
+    t3v_status st =
+        t3v_fail(T3V_E_ARG,
+                 "%s was made with other settings (\"%s\" differs); resume with the same configuration or "
+                 "use another -o",
+                 path, which ? which : "configuration");
+    json_decref(old);
+    json_decref(new);
+    return st;
 }
 
 static t3v_status load_state(run *r)
@@ -175,9 +206,7 @@ static t3v_status load_state(run *r)
     T3V_TRY(t3v_tensors_open(&f, path));
     t3v_status st = T3V_OK;
     if (strcmp(meta_of(f, "settings"), r->settings) != 0)
-        st = t3v_fail(T3V_E_ARG,
-                      "%s was made with other settings; resume with the same configuration or use another -o",
-                      path);
+        st = other_settings(r, path, meta_of(f, "settings"));
     struct {
         const char *name;
         float *data;
@@ -189,7 +218,7 @@ static t3v_status load_state(run *r)
     r->skipped = strtoll(meta_of(f, "skipped"), NULL, 10);
     r->saved = r->step;
     t3v_tensors_close(f);
-    if (!st) publish(r);
+    if (!st) publish(r, r->master);
     return st;
 }
 
@@ -238,7 +267,7 @@ static t3v_status gradients(run *r, double *loss)
         memset(k->grads, 0, (size_t)r->total * sizeof(float));
         k->loss = 0;
         k->status = T3V_OK;
-        for (int64_t i = me; i < r->o->batch && !k->status; i += r->workers) {
+        for (int64_t i = me; i < r->now->batch && !k->status; i += r->workers) {
             t3v_tape tape = {0};
             t3v_ctx ctx = {.arena = &k->arena,
                            .tape = &tape,
@@ -246,8 +275,8 @@ static t3v_status gradients(run *r, double *loss)
                            .param_grad = k->param_grad};
             double one = 0;
             t3v_arena_back(&k->arena, 0);
-            k->status = task->sample(task->self, &ctx, me, r->step, i, 1.0 / (double)r->o->batch, &one);
-            k->loss += one / (double)r->o->batch;
+            k->status = task->sample(task->self, &ctx, me, r->step, i, 1.0 / (double)r->now->batch, &one);
+            k->loss += one / (double)r->now->batch;
             if (k->status) snprintf(k->error, sizeof k->error, "%s", t3v_error_text());
         }
     }
@@ -287,9 +316,10 @@ static t3v_status update_muon(run *r, int64_t i, worker *k, const t3v_adamw *a)
 static t3v_status update(run *r, double norm)
 {
     const t3v_train_options *o = r->o;
-    /* the average starts with the last values, not the first: a decay that grows with the steps done */
-    double ema = (1.0 + (double)r->step) / (10.0 + (double)r->step);
-    t3v_adamw all = {.lr = (float)t3v_train_lr(o, r->step),
+    /* the average starts with the last values, not the first: a decay that grows with the steps done of the stage */
+    int64_t at_stage = r->step - r->begin;
+    double ema = (1.0 + (double)at_stage) / (10.0 + (double)at_stage);
+    t3v_adamw all = {.lr = (float)t3v_train_lr(r->now, at_stage),
                      .beta1 = (float)o->beta1,
                      .beta2 = (float)o->beta2,
                      .eps = (float)o->eps,
@@ -333,16 +363,17 @@ static double now(void)
 
 static t3v_status log_step(run *r, double loss, double norm, double seconds)
 {
-    char extra[512] = "";
+    char extra[512] = "", stage[32] = "";
     if (r->task->log) r->task->log(r->task->self, extra, sizeof extra);
+    if (r->stages > 1) snprintf(stage, sizeof stage, "\"stage\":%d,", r->stage + 1);
     struct rusage u;
     getrusage(RUSAGE_SELF, &u);
     fprintf(r->log,
-            "{\"step\":%lld,\"loss\":%.6g,\"lr\":%.4g,\"grad_norm\":%.5g,\"skipped\":%lld,\"seconds\":%.4g,"
-            "\"peak_rss_bytes\":%lld%s%s}\n",
-            (long long)r->step, isfinite(loss) ? loss : -1.0, t3v_train_lr(r->o, r->step - 1),
-            isfinite(norm) ? norm : -1.0, (long long)r->skipped, seconds, (long long)u.ru_maxrss * 1024,
-            *extra ? "," : "", extra);
+            "{\"step\":%lld,%s\"loss\":%.6g,\"lr\":%.4g,\"grad_norm\":%.5g,\"skipped\":%lld,\"samples\":%lld,"
+            "\"seconds\":%.4g,\"peak_rss_bytes\":%lld%s%s}\n",
+            (long long)r->step, stage, isfinite(loss) ? loss : -1.0,
+            t3v_train_lr(r->now, r->step - 1 - r->begin), isfinite(norm) ? norm : -1.0, (long long)r->skipped,
+            (long long)r->now->batch, seconds, (long long)u.ru_maxrss * 1024, *extra ? "," : "", extra);
     if (fflush(r->log) == 0) return T3V_OK;
     return t3v_fail(T3V_E_IO, "cannot write %s/log.jsonl: %s", r->dir, strerror(errno));
 }
@@ -360,9 +391,9 @@ static t3v_status check_finite(const run *r)
         (long long)r->step, BAD_MOST, kept);
 }
 
-static t3v_status check_options(const t3v_train_options *o)
+static t3v_status check_options(const t3v_train_options *o, int64_t save_every)
 {
-    if (o->steps < 1 || o->batch < 1 || o->save_every < 1)
+    if (o->steps < 1 || o->batch < 1 || save_every < 1)
         return t3v_fail(T3V_E_ARG, "training: steps, batch and save_every must be at least 1");
     if (!(o->lr > 0) || !(o->lr_end >= 0))
         return t3v_fail(T3V_E_ARG, "training: lr is %g, expected a number above 0", o->lr);
@@ -371,40 +402,100 @@ static t3v_status check_options(const t3v_train_options *o)
     return T3V_OK;
 }
 
-t3v_status t3v_train(const t3v_task *task, const t3v_train_options *o, const char *dir, bool resume,
-                     int64_t stop_after, const char *settings, const t3v_progress *progress)
+/* ---- stages ----------------------------------------------------------------------------------------- */
+
+static int workers_for(const t3v_train_options *o)
 {
-    T3V_TRY(check_options(o));
-    T3V_TRY(make_dir(dir));
-    run *r = calloc(1, sizeof *r);
-    if (!r) return t3v_fail(T3V_E_NOMEM, "no memory for the trainer");
-    r->task = task;
-    r->o = o;
-    r->dir = dir;
-    r->settings = settings;
-    r->saved = -1;
-    r->workers = t3v_threads() < o->batch ? t3v_threads() : (int)o->batch;
-    if (r->workers > WORKERS_MAX) r->workers = WORKERS_MAX;
-    t3v_status st = collect(r), stop = T3V_OK;
-    if (!st && resume) st = load_state(r);
-    if (!st) st = open_log(r, resume);
-    if (!st) publish(r);
-    int64_t end = stop_after > 0 && r->step + stop_after < o->steps ? r->step + stop_after : o->steps;
-    while (!st && r->step < end) {
+    int n = t3v_threads() < o->batch ? t3v_threads() : (int)o->batch;
+    return n < WORKERS_MAX ? n : WORKERS_MAX;
+}
+
+static t3v_status check_stages(run *r)
+{
+    for (int i = 0; i < r->stages; i++) {
+        t3v_status st = check_options(&r->o[i], r->o->save_every);
+        if (st) return r->stages > 1 ? t3v_fail_in(st, "stage %d", i + 1) : st;
+        if (!t3v_add(r->steps, r->o[i].steps, &r->steps))
+            return t3v_fail(T3V_E_TOO_BIG, "training: the steps of all stages are more than 2^63");
+        int n = workers_for(&r->o[i]);
+        if (n > r->workers_most) r->workers_most = n;
+    }
+    return T3V_OK;
+}
+
+/* The stage that step r->step is in; after the last step, the last. */
+static t3v_status enter(run *r)
+{
+    r->begin = 0;
+    r->stage = 0;
+    while (r->stage + 1 < r->stages && r->step >= r->begin + r->o[r->stage].steps)
+        r->begin += r->o[r->stage++].steps;
+    r->now = &r->o[r->stage];
+    r->end = r->begin + r->now->steps;
+    r->workers = workers_for(r->now);
+    t3v_status st = r->task->enter ? r->task->enter(r->task->self, r->stage) : T3V_OK;
+    return st && r->stages > 1 ? t3v_fail_in(st, "stage %d", r->stage + 1) : st;
+}
+
+/* Shows what the weights that would be saved now can do. They are put in the place of those in training and taken out
+ * again, so nothing of the run changes. What cannot be rendered is no reason to stop. */
+static t3v_status render(run *r, const t3v_progress *progress)
+{
+    const t3v_task *t = r->task;
+    if (!t->render || (r->step != r->end && r->step % t->render_every != 0)) return T3V_OK;
+    for (int w = 0; w < r->workers_most; w++) { /* its memory is not needed meanwhile */
+        t3v_arena_back(&r->worker[w].arena, 0);
+        t3v_arena_trim(&r->worker[w].arena);
+    }
+    if (r->ema) publish(r, r->ema);
+    t3v_status st = t->render(t->self, r->dir, r->step, progress);
+    if (r->ema) publish(r, r->master);
+    if (st && st != T3V_E_CANCEL) {
+        t3v_warn("the samples of step %lld could not be made: %s", (long long)r->step, t3v_error_text());
+        st = T3V_OK;
+    }
+    return st;
+}
+
+/* Steps until `end` of the run or of the stage; *stop: the run was cancelled. */
+static t3v_status run_steps(run *r, int64_t end, const t3v_progress *progress, t3v_status *stop)
+{
+    if (end > r->end) end = r->end;
+    while (r->step < end) {
         double start = now(), loss;
-        if ((stop = t3v_report(progress, "train", r->step, o->steps))) break;
-        if ((st = gradients(r, &loss))) break;
+        if ((*stop = t3v_report(progress, "train", r->step, r->steps))) return T3V_OK;
+        T3V_TRY(gradients(r, &loss));
         double norm = sqrt(t3v_rows_sumsq(r->worker[0].grads, T3V_F32, r->total));
         bool good = isfinite(norm) && isfinite(loss);
-        if (good && (st = update(r, norm))) break;
+        if (good) T3V_TRY(update(r, norm));
         r->bad = good ? 0 : r->bad + 1;
         r->skipped += !good;
         r->step++;
-        st = log_step(r, loss, norm, now() - start);
-        if (!st) st = check_finite(r);
-        if (!st && r->step % o->save_every == 0 && r->step < end) st = save(r);
+        T3V_TRY(log_step(r, loss, norm, now() - start));
+        T3V_TRY(check_finite(r));
+        if ((*stop = render(r, progress))) return T3V_OK;
+        if (r->step % r->o->save_every == 0 && r->step < end) T3V_TRY(save(r));
     }
-    if (!st && (st = save(r)) == T3V_OK && !stop) st = t3v_report(progress, "train", r->step, o->steps);
+    return T3V_OK;
+}
+
+t3v_status t3v_train(const t3v_task *task, const t3v_train_options *o, int stages, const char *dir,
+                     bool resume, int64_t stop_after, const char *settings, const t3v_progress *progress)
+{
+    run *r = calloc(1, sizeof *r);
+    if (!r) return t3v_fail(T3V_E_NOMEM, "no memory for the trainer");
+    *r = (run){.task = task, .o = o, .stages = stages, .dir = dir, .settings = settings, .saved = -1};
+    t3v_status st = check_stages(r), stop = T3V_OK;
+    if (!st) st = make_dir(dir);
+    if (!st) st = collect(r);
+    if (!st && resume) st = load_state(r);
+    if (!st) st = open_log(r, resume);
+    if (!st) publish(r, r->master);
+    int64_t end = stop_after > 0 && r->step + stop_after < r->steps ? r->step + stop_after : r->steps;
+    if (!st) st = enter(r);
+    while (!st && !(st = run_steps(r, end, progress, &stop)) && !stop && r->step < end)
+        if (!(st = save(r))) st = enter(r); /* the end of a stage */
+    if (!st && (st = save(r)) == T3V_OK && !stop) st = t3v_report(progress, "train", r->step, r->steps);
     if (!st && stop) st = t3v_fail(stop, "stopped at step %lld; continue with --resume", (long long)r->step);
     release(r);
     free(r);

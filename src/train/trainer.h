@@ -32,17 +32,25 @@ typedef struct t3v_task {
                          double *loss);
     /* Writes the model with `values[i]` (F32) for the i-th trained parameter into directory `dir`. */
     t3v_status (*save)(void *self, const char *dir, float *const *values);
+    /* A stage begins, or a resumed run is in one; may be NULL. */
+    t3v_status (*enter)(void *self, int stage);
+    /* Makes something to look at for `step` in directory `dir`, with the weights that `save` would get in the model's
+     * tensors: every `render_every` steps and at the end of each stage. Its failures are warnings. May be NULL. */
+    t3v_status (*render)(void *self, const char *dir, int64_t step, const t3v_progress *progress);
+    int64_t render_every;
     /* Words of JSON for a log line, e.g. "\"kl\":0.2"; may be NULL. */
     void (*log)(void *self, char *text, size_t n);
 } t3v_task;
 
-/* Runs until options->steps, or `stop_after` more steps (0: no limit), or cancellation; a checkpoint is written at
- * every stop. dir: gets log.jsonl, state/, and what task->save writes. resume: continue from dir/state (E_ARG when
+/* Runs `stages` stages, one for each of `o`, which may differ in steps, batch, lr, lr_end and warmup; the rest is the
+ * first's. The learning rate's course and the moving average start anew with a stage, moments go on. Runs to the end, or
+ * `stop_after` more steps (0: no limit), or cancellation; a checkpoint is written at every stop and at the end of each
+ * stage. dir: gets log.jsonl, state/, and what task->save writes. resume: continue from dir/state (E_ARG when
  * `settings`, the text of the configuration, differs from the one stored there). */
-t3v_status t3v_train(const t3v_task *task, const t3v_train_options *o, const char *dir, bool resume,
-                     int64_t stop_after, const char *settings, const t3v_progress *progress);
+t3v_status t3v_train(const t3v_task *task, const t3v_train_options *o, int stages, const char *dir,
+                     bool resume, int64_t stop_after, const char *settings, const t3v_progress *progress);
 
-/* The learning rate of step `step` (0-based). */
+/* The learning rate of step `step` (0-based) of a stage. */
 double t3v_train_lr(const t3v_train_options *o, int64_t step);
 
 #endif

@@ -74,6 +74,10 @@ typedef struct toy {
     t3v_tensor matrix, vector;
     t3v_params params;
     float data[MATRIX + VECTOR];
+    float shown[MATRIX + VECTOR]; /* by the last rendering */
+    bool looks;
+    char seen[64]; /* steps rendered */
+    int stage;
     int64_t nan_at, nan_from, kill_at, full_at; /* steps; -1: never */
 } toy;
 
@@ -114,6 +118,24 @@ static t3v_status toy_save(void *self, const char *dir, float *const *values)
     return t3v_safetensors_write(path, &e, 1, NULL, 0);
 }
 
+static t3v_status toy_enter(void *self, int stage)
+{
+    ((toy *)self)->stage = stage;
+    return T3V_OK;
+}
+
+/* Sees the average, and fails every other time. */
+static t3v_status toy_render(void *self, const char *dir, int64_t step, const t3v_progress *progress)
+{
+    (void)dir;
+    (void)progress;
+    toy *t = self;
+    size_t used = strlen(t->seen);
+    snprintf(t->seen + used, sizeof t->seen - used, "%lld ", (long long)step);
+    memcpy(t->shown, t->data, sizeof t->shown);
+    return step % 4 ? t3v_fail(T3V_E_IO, "no room for a picture") : T3V_OK;
+}
+
 static const t3v_train_options defaults = {.steps = 9,
                                            .batch = 3,
                                            .lr = 0.05,
@@ -139,12 +161,24 @@ static void toy_open(toy *t)
     t3v_normal_fill(t->data, MATRIX + VECTOR, 3, 0, 0);
 }
 
+static t3v_status toy_stages(toy *t, const t3v_train_options *o, int stages, const char *dir, bool resume,
+                             int64_t stop_after, const char *settings)
+{
+    t3v_task task = {.self = t,
+                     .part = {&t->params},
+                     .compute = T3V_F32,
+                     .sample = toy_sample,
+                     .save = toy_save,
+                     .enter = toy_enter,
+                     .render = t->looks ? toy_render : NULL,
+                     .render_every = 2};
+    return t3v_train(&task, o, stages, dir, resume, stop_after, settings, NULL);
+}
+
 static t3v_status toy_train(toy *t, const t3v_train_options *o, const char *dir, bool resume,
                             int64_t stop_after, const char *settings)
 {
-    t3v_task task = {
-        .self = t, .part = {&t->params}, .compute = T3V_F32, .sample = toy_sample, .save = toy_save};
-    return t3v_train(&task, o, dir, resume, stop_after, settings, NULL);
+    return toy_stages(t, o, 1, dir, resume, stop_after, settings);
 }
 
 /* ---- tests ------------------------------------------------------------------------------------------- */
@@ -319,8 +353,79 @@ static void other_settings_are_refused(void **state)
     toy_open(&t);
     assert_int_equal(toy_train(&t, &defaults, in_root("settings"), false, 2, "{\"lr\":1}"), T3V_OK);
     assert_int_equal(toy_train(&t, &defaults, in_root("settings"), true, 2, "{\"lr\":2}"), T3V_E_ARG);
-    assert_non_null(strstr(t3v_error_text(), "other settings"));
+    assert_non_null(strstr(t3v_error_text(), "other settings (\"lr\" differs)"));
     assert_non_null(strstr(t3v_error_text(), "settings/state/train.safetensors"));
+    t3v_params_free(&t.params);
+}
+
+/* Two stages of 4 and 5 steps; each has its own course of the learning rate. */
+static void stages_run_one_after_the_other(void **state)
+{
+    (void)state;
+    toy t;
+    t3v_train_options o[2] = {defaults, defaults};
+    o[0].steps = 4;
+    o[1] = (t3v_train_options){.steps = 5, .batch = 2, .lr = 0.02, .lr_end = 0.02, .warmup = 2};
+    toy_open(&t);
+    if (toy_stages(&t, o, 2, in_root("stages"), false, 0, "{}")) fail_msg("%s", t3v_error_text());
+    assert_int_equal(t.stage, 1);
+    t3v_params_free(&t.params);
+    size_t n;
+    char *log;
+    bytes_of(in_root("stages"), "log.jsonl", &log, &n);
+    static const char *const want[] = {"{\"step\":4,\"stage\":1,", "{\"step\":5,\"stage\":2,"};
+    for (int i = 0; i < 2; i++) assert_non_null(strstr(log, want[i]));
+    assert_non_null(strstr(strstr(log, want[1]), "\"lr\":0.01,"));
+    assert_non_null(strstr(strstr(log, want[1]), "\"samples\":2,"));
+    free(log);
+    char *whole;
+    bytes_of(in_root("stages"), "state/train.safetensors", &whole, &n);
+    assert_non_null(memmem(whole, n, "\"stage\":\"2\"", 11));
+    free(whole);
+
+    static const int64_t stops[] = {2, 4, 7};
+    for (int i = 0; i < 3; i++) {
+        char dir[300];
+        snprintf(dir, sizeof dir, "%s%lld", in_root("stages"), (long long)stops[i]);
+        toy_open(&t);
+        assert_int_equal(toy_stages(&t, o, 2, dir, false, stops[i], "{}"), T3V_OK);
+        t3v_params_free(&t.params);
+        toy_open(&t);
+        if (toy_stages(&t, o, 2, dir, true, 0, "{}")) fail_msg("%s", t3v_error_text());
+        assert_int_equal(t.stage, 1);
+        t3v_params_free(&t.params);
+        expect_same_file(in_root("stages"), dir, "state/train.safetensors");
+        expect_same_file(in_root("stages"), dir, "weights.safetensors");
+        assert_int_equal(lines_of(dir), 9);
+    }
+    toy_open(&t);
+    o[1].lr = 0;
+    assert_int_equal(toy_stages(&t, o, 2, in_root("stages"), false, 0, "{}"), T3V_E_ARG);
+    assert_non_null(strstr(t3v_error_text(), "stage 2: "));
+    t3v_params_free(&t.params);
+}
+
+/* Rendering sees what is saved, and leaves no trace in the run; nor does it when it fails. */
+static void a_run_that_is_looked_at_is_the_same(void **state)
+{
+    (void)state;
+    toy t;
+    toy_open(&t);
+    assert_int_equal(toy_train(&t, &defaults, in_root("unseen"), false, 0, "{}"), T3V_OK);
+    t3v_params_free(&t.params);
+    toy_open(&t);
+    t.looks = true;
+    if (toy_train(&t, &defaults, in_root("seen"), false, 0, "{}")) fail_msg("%s", t3v_error_text());
+    assert_string_equal(t.seen, "2 4 6 8 9 ");
+    expect_same_file(in_root("unseen"), in_root("seen"), "state/train.safetensors");
+    expect_same_file(in_root("unseen"), in_root("seen"), "weights.safetensors");
+    static float saved[MATRIX];
+    t3v_tensor_file *f = NULL;
+    assert_int_equal(t3v_tensors_open(&f, in_root("seen/weights.safetensors")), T3V_OK);
+    assert_int_equal(t3v_tensors_read(f, "matrix", 1, (int64_t[]){MATRIX}, saved, T3V_F32), T3V_OK);
+    t3v_tensors_close(f);
+    assert_memory_equal(saved, t.shown, sizeof saved);
+    assert_memory_not_equal(saved, t.data, sizeof saved);
     t3v_params_free(&t.params);
 }
 
@@ -435,7 +540,7 @@ static void run_dit(const char *dir, bool resume, int64_t stop_after, bool recom
     t3v_params_randomise(&task.model->dit.params, 1);
     t3v_status st = t3v_task_dit_open(&task, "full", in_root("latents.safetensors"), NULL);
     t3v_task t = t3v_task_dit_make(&task);
-    if (!st) st = t3v_train(&t, &o, dir, resume, stop_after, "{}", NULL);
+    if (!st) st = t3v_train(&t, &o, 1, dir, resume, stop_after, "{}", NULL);
     if (st) fail_msg("%s", t3v_error_text());
     t3v_task_dit_close(&task);
     t3v_model_close(task.model);
@@ -486,7 +591,7 @@ static void run_vae(const char *dir, bool resume, int64_t stop_after)
     t3v_params_randomise(&vae.params, 1);
     t3v_task_vae task = {.vae = &vae, .seed = 2, .crop = 16, .frames = 5, .kl = 1e-4, .edge = 1};
     t3v_task t = t3v_task_vae_make(&task, T3V_F32);
-    if (t3v_train(&t, &o, dir, resume, stop_after, "{}", NULL)) fail_msg("%s", t3v_error_text());
+    if (t3v_train(&t, &o, 1, dir, resume, stop_after, "{}", NULL)) fail_msg("%s", t3v_error_text());
     t3v_vae_close(&vae);
     t3v_arena_close(&memory);
 }
@@ -508,6 +613,8 @@ int main(void)
         cmocka_unit_test(killed_and_stopped_runs_resume_to_the_same_bytes),
         cmocka_unit_test(steps_follow_the_formula),
         cmocka_unit_test(other_settings_are_refused),
+        cmocka_unit_test(stages_run_one_after_the_other),
+        cmocka_unit_test(a_run_that_is_looked_at_is_the_same),
         cmocka_unit_test(a_nan_is_skipped_and_counted),
         cmocka_unit_test(ten_nans_in_a_row_end_the_run),
         cmocka_unit_test(a_full_disk_keeps_the_last_checkpoint),
