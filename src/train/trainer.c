@@ -23,6 +23,7 @@
 #include "ops/rows/rows.h"
 #include "tensor/dtype.h"
 #include "train/muon.h"
+#include "train/plot.h"
 
 enum { WORKERS_MAX = 64, BAD_MOST = 10 };
 
@@ -231,7 +232,7 @@ static t3v_status save(run *r)
     t3v_status st = r->task->save(r->task->self, r->dir, values);
     free(values);
     if (!st) r->saved = r->step;
-    return st;
+    return st ? st : t3v_train_plot(r->dir);
 }
 
 /* The log keeps the lines up to the step that a resume starts from. */
