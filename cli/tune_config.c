@@ -10,7 +10,7 @@
 #include "train_options.h"
 
 /* Keys of a stage; in the file itself they are the stages' defaults. */
-#define STAGE_KEYS "data", "plan", "shift", "weighting", "teach", "recompute", "range"
+#define STAGE_KEYS "data", "plan", "shift", "weighting", "teach", "teach_layers", "recompute", "range"
 
 static const char *const keys[] = {CLI_TRAIN_KEYS, STAGE_KEYS, "model", "train",  "teacher", "targets",
                                    "rank",         "alpha",    "drop",  "stages", "samples", NULL};
@@ -47,6 +47,7 @@ static t3v_status read_stage(const json_t *j, const char *f, tune_config *c, int
     T3V_TRY(choice(f, "weighting", name, names, 2, &weighting));
     s->flow.weighting = (t3v_weighting)weighting;
     T3V_TRY(t3v_json_real(j, f, "teach", false, 0, 1, &s->flow.teach));
+    T3V_TRY(t3v_json_real(j, f, "teach_layers", false, 0, 1e6, &s->flow.teach_layers));
     T3V_TRY(t3v_json_bool(j, f, "recompute", false, &s->flow.recompute));
     return t3v_json_int(j, f, "range", false, 0, 1 << 30, &s->flow.range);
 }
@@ -143,10 +144,13 @@ t3v_status tune_config_read(const json_t *j, const char *f, tune_config *c, t3v_
     t->seed = t->lora.seed = c->optimizer[0].seed;
     t->stage = c->stage;
     t->stages = c->stages;
-    for (int i = 0; i < c->stages; i++) teaches |= c->stage[i].flow.teach > 0;
+    for (int i = 0; i < c->stages; i++)
+        teaches |= c->stage[i].flow.teach > 0 || c->stage[i].flow.teach_layers > 0;
     if (teaches && !c->teacher) c->teacher = c->model;
     if (c->teacher && !teaches)
-        return t3v_fail(T3V_E_ARG, "%s: a teacher needs its share of the target, \"teach\", above 0", f);
+        return t3v_fail(T3V_E_ARG,
+                        "%s: a teacher needs its share of the target, \"teach\", or \"teach_layers\" above 0",
+                        f);
     if (t->merge && t->kind != T3V_TRAIN_LORA)
         return t3v_fail(T3V_E_ARG, "--merge goes with \"train\": \"lora\"; %s has \"%s\"", f, train);
     return T3V_OK;

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A DiT block in three parts: before attention, (attention), after attention. The first and the last work on
  * any range of tokens; and the walk over all ranges. */
+#include <string.h>
+
 #include "attn/attend_op.h"
 #include "attn/own.h"
 #include "dit/dit.h"
@@ -91,6 +93,9 @@ t3v_tensor *t3v_dit_block_run(t3v_ctx *ctx, const t3v_dit *dit, int64_t layer, t
     if (call->watch && t3v_runs(ctx)) t3v_ctx_keep(ctx, call->watch->fn(call->watch->user, layer, &p));
     t3v_attend_own own = t3v_dit_own(dit, call, layer);
     t3v_tensor *o = t3v_attend(ctx, self, dit->config.heads, p.q, p.k, p.v, NULL, &call->moment, &own);
+    if (call->attention && o && t3v_runs(ctx))
+        memcpy(call->attention[layer]->data, o->data, (size_t)t3v_numel(o) * t3v_dtype_size(o->type));
+    if (ctx->tape) t3v_dit_teach(ctx, dit, call, layer, o);
     if (ctx->tape && range >= n) return t3v_dit_post(ctx, dit, b, x, o, m, call, layer);
     t3v_tensor *next = ctx->tape ? t3v_new_like(ctx, x, T3V_F32) : into;
     for (int64_t r = 0; r < n && !ctx->status; r += range) {

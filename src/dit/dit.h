@@ -84,6 +84,12 @@ typedef struct t3v_dit_call {
     int state_number;    /* bytes of a number in it: 4, or 2 for a run in BF16 */
     t3v_attend_met *met; /* gets the pairs of self-attention that chooses its keys; NULL: not counted */
     int64_t range;       /* tokens walked at a time; 0: chosen */
+    /* [layers] of [tokens, dim], compute type: get what self-attention gives, before its output projection; or NULL */
+    t3v_tensor *const *attention;
+    /* The same of a teacher: t3v_dit_loss pulls self-attention towards it with this weight, and adds to *taught the mean
+     * over the layers of mean((own - teacher's)^2). NULL: no teacher. */
+    t3v_tensor *const *teacher;
+    double teach, *taught;
     /* [tokens, dim] of the compute type: what the blocks added to the residual stream. Not for a recorded pass; may be
      * NULL. */
     void *residual;
@@ -98,7 +104,8 @@ t3v_tensor *t3v_dit_forward(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *latent
 /* Forward, *loss = mean((v - target)^2), and the gradient of weight * loss: of the parameters in ctx->param_grad, of
  * latent and context in theirs if they need one. Everything on ctx->tape is walked back, also what made the context.
  * recompute: of the blocks only the inputs are kept; on the way back each is run again, recorded range by range. The
- * sums over ranges are in fixed order. call->prompt is not read: the prompt is made of `context` [L, text_dim]. */
+ * sums over ranges are in fixed order. With a call->teacher, the gradient of its term is added; *loss does not have it.
+ * call->prompt is not read: the prompt is made of `context` [L, text_dim]. */
 t3v_status t3v_dit_loss(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *latent, t3v_tensor *context,
                         const float *target, double weight, const t3v_dit_call *call, bool recompute,
                         double *loss);
@@ -134,6 +141,9 @@ t3v_tensor *t3v_dit_post(t3v_ctx *ctx, const t3v_dit *dit, const t3v_dit_block *
                          t3v_tensor *o, t3v_tensor *m, const t3v_dit_call *call, int64_t layer);
 /* What self-attention of a layer has of its own. */
 t3v_attend_own t3v_dit_own(const t3v_dit *dit, const t3v_dit_call *call, int64_t layer);
+/* Recorded self-attention o of a layer meets the call's teacher: the gradient of `teach` times the squared distance is
+ * added to that of o. */
+void t3v_dit_teach(t3v_ctx *ctx, const t3v_dit *dit, const t3v_dit_call *call, int64_t layer, t3v_tensor *o);
 /* q, k, v of all tokens, `range` at a time. */
 t3v_qkv t3v_dit_pre_all(t3v_ctx *ctx, const t3v_dit *dit, const t3v_dit_block *b, t3v_tensor *x,
                         t3v_tensor *m, const t3v_rope *rope, int64_t range);

@@ -15,6 +15,28 @@ static t3v_status plain(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *latent, co
     return t3v_backward(ctx, v, dv->data);
 }
 
+void t3v_dit_teach(t3v_ctx *ctx, const t3v_dit *dit, const t3v_dit_call *call, int64_t layer, t3v_tensor *o)
+{
+    enum { PART = 1 << 15 };
+    if (!call->teacher || !o || ctx->status) return;
+    const t3v_tensor *to = call->teacher[layer];
+    int64_t n = t3v_numel(o), size = (int64_t)t3v_dtype_size(o->type);
+    float *grad = t3v_grad(ctx, o); /* NULL: nothing before o is trained */
+    size_t mark = t3v_arena_mark(ctx->arena);
+    float *a = t3v_temp(ctx, PART, sizeof *a), *b = t3v_temp(ctx, PART, sizeof *b),
+          *d = t3v_temp(ctx, PART, sizeof *d);
+    double sum = 0, all = (double)n * (double)dit->config.layers;
+    for (int64_t i = 0; i < n && t3v_runs(ctx); i += PART) {
+        int64_t len = i + PART < n ? PART : n - i;
+        t3v_rows_convert(a, T3V_F32, (const char *)o->data + i * size, o->type, len);
+        t3v_rows_convert(b, T3V_F32, (const char *)to->data + i * size, to->type, len);
+        sum += t3v_rows_mse(d, (float)(call->teach * (double)len / all), a, b, len) * (double)len;
+        if (grad) t3v_rows_add(grad + i, grad + i, d, len);
+    }
+    *call->taught += sum / all;
+    t3v_arena_back(ctx->arena, mark);
+}
+
 /* A gradient buffer for x that outlives the marks to come. */
 static void give_grad(t3v_ctx *ctx, t3v_tensor *x, float *buffer)
 {
@@ -41,6 +63,7 @@ static void block_backward(t3v_ctx *ctx, const t3v_dit *dit, int64_t layer, t3v_
     t3v_tensor *o = t3v_attend(ctx, self, dit->config.heads, p.q, p.k, p.v, NULL, &call->moment, &own);
     t3v_tensor *grads[] = {o, p.q, p.k, p.v};
     for (int i = 0; i < 4; i++) (void)t3v_grad(ctx, grads[i]);
+    t3v_dit_teach(ctx, dit, call, layer, o);
     for (int64_t r = 0; r < n && !ctx->status; r += range) {
         size_t mark = t3v_arena_mark(ctx->arena);
         int64_t len = r + range < n ? range : n - r;

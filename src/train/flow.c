@@ -31,9 +31,21 @@ double t3v_flow_weight(const t3v_flow *f, double t)
     return f->weighting == T3V_WEIGHT_NONE ? 1 : (bell(t) - f->weight_least) / f->weight_mean;
 }
 
-/* target = (1 - teach) target + teach v of the teacher, which is not recorded. */
+/* Memory for self-attention's outputs of all layers. */
+static t3v_tensor **new_outputs(const t3v_flow *f, t3v_ctx *ctx)
+{
+    const t3v_dit_config *c = &f->dit->config;
+    const t3v_grid *g = &f->plan->grid;
+    t3v_tensor **out = t3v_temp(ctx, c->layers, sizeof *out);
+    for (int64_t i = 0; i < c->layers && out; i++)
+        out[i] = t3v_new(ctx, ctx->compute, T3V_SHAPE(g->t * g->h * g->w, c->dim));
+    return out;
+}
+
+/* target = (1 - teach) target + teach v of the teacher, which is not recorded; attention (or NULL) gets its
+ * self-attention. */
 static void ask_teacher(const t3v_flow *f, t3v_ctx *ctx, t3v_tensor *x, t3v_tensor *context,
-                        const t3v_dit_call *student, t3v_tensor *target)
+                        const t3v_dit_call *student, t3v_tensor *target, t3v_tensor **attention)
 {
     t3v_tape *tape = ctx->tape;
     size_t mark = t3v_arena_mark(ctx->arena);
@@ -42,9 +54,10 @@ static void ask_teacher(const t3v_flow *f, t3v_ctx *ctx, t3v_tensor *x, t3v_tens
     ctx->tape = NULL;
     call.plan = f->teacher_plan;
     call.prompt = &prompt;
+    call.attention = attention;
     if (!ctx->status && !t3v_dit_prompt_make(ctx, f->teacher, context, &prompt)) {
         t3v_tensor *v = t3v_dit_forward(ctx, f->teacher, x, &call);
-        if (v && t3v_runs(ctx))
+        if (v && f->teach > 0 && t3v_runs(ctx))
             t3v_rows_lincomb(target->data, T3V_F32, (float)(1 - f->teach), target->data, T3V_F32,
                              (float)f->teach, v->data, T3V_F32, t3v_numel(v));
     }
@@ -54,9 +67,10 @@ static void ask_teacher(const t3v_flow *f, t3v_ctx *ctx, t3v_tensor *x, t3v_tens
 
 t3v_status t3v_flow_sample(const t3v_flow *f, t3v_ctx *ctx, const uint16_t *x0, const int64_t shape[4],
                            t3v_tensor *context, const t3v_flow_noise *noise, double scale, double *loss,
-                           double *sigma)
+                           t3v_flow_told *told)
 {
-    double s = *sigma = sigma_of(f, noise->u);
+    double s = sigma_of(f, noise->u);
+    *told = (t3v_flow_told){.sigma = s};
     t3v_tensor *x = t3v_new(ctx, T3V_F32, 4, shape), *target = t3v_new(ctx, T3V_F32, 4, shape);
     t3v_tensor *eps = t3v_new(ctx, T3V_F32, 4, shape);
     if (ctx->status) return ctx->status;
@@ -74,20 +88,27 @@ t3v_status t3v_flow_sample(const t3v_flow *f, t3v_ctx *ctx, const uint16_t *x0, 
                          .range = f->range,
                          .moment = {at < f->steps ? at : f->steps - 1, f->steps, s,
                                     noise->cond ? T3V_BRANCH_COND : T3V_BRANCH_UNCOND}};
-    if (f->teacher) ask_teacher(f, ctx, x, context, &call, target);
+    t3v_tensor **attention = f->teacher && f->teach_layers > 0 ? new_outputs(f, ctx) : NULL;
+    if (f->teacher) ask_teacher(f, ctx, x, context, &call, target, attention);
+    if (attention) {
+        call.teacher = attention;
+        call.teach = scale * f->teach_layers;
+        call.taught = &told->attention;
+    }
     double w = t3v_flow_weight(f, call.timestep);
     T3V_TRY(t3v_dit_loss(ctx, f->dit, x, context, target->data, scale * w, &call, f->recompute, loss));
-    *loss *= w;
+    *loss = *loss * w + f->teach_layers * told->attention;
     return T3V_OK;
 }
 
-void t3v_flow_levels_add(t3v_flow_levels *l, double sigma, double loss)
+void t3v_flow_levels_add(t3v_flow_levels *l, const t3v_flow_told *told, double loss)
 {
-    int level = (int)(4 * sigma) < 3 ? (int)(4 * sigma) : 3;
+    int level = (int)(4 * told->sigma) < 3 ? (int)(4 * told->sigma) : 3;
 #pragma omp critical(t3v_levels)
     {
         l->sum[level] += loss;
         l->count[level]++;
+        l->attention += told->attention;
     }
 }
 
@@ -97,6 +118,8 @@ void t3v_flow_levels_tell(t3v_flow_levels *l, char *text, size_t n)
     for (int i = 0; i < 4; i++)
         used += (size_t)snprintf(text + used, n - used, "%s%.4g", i ? "," : "",
                                  l->count[i] ? l->sum[i] / (double)l->count[i] : 0.0);
-    snprintf(text + used, n - used, "]");
+    used += (size_t)snprintf(text + used, n - used, "]");
+    int64_t all = l->count[0] + l->count[1] + l->count[2] + l->count[3];
+    if (l->attention > 0) snprintf(text + used, n - used, ",\"attention\":%.4g", l->attention / (double)all);
     *l = (t3v_flow_levels){0};
 }

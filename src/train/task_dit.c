@@ -167,12 +167,13 @@ static t3v_status sample(void *self, t3v_ctx *ctx, int worker, int64_t step, int
     T3V_TRY(
         t3v_tokenizer_encode(s->tokenizer[worker], caption, T3V_CLEAN_FULL, ids, T3V_TEXT_LEN, &count, NULL));
 
-    double sigma, u = t3v_rng_uniform(&rng);
+    double u = t3v_rng_uniform(&rng);
+    t3v_flow_told told;
     t3v_tensor *context = t3v_umt5_encode(ctx, &m->text, ids, count);
     t3v_flow_noise noise = {u, s->seed + 2, stream, *caption != 0};
     T3V_TRY(t3v_flow_sample(&s->flow, ctx, s->latents + clip * s->latent_size,
-                            (int64_t[]){T3V_VAE_Z, T, n, n}, context, &noise, scale, loss, &sigma));
-    t3v_flow_levels_add(&s->levels, sigma, *loss);
+                            (int64_t[]){T3V_VAE_Z, T, n, n}, context, &noise, scale, loss, &told));
+    t3v_flow_levels_add(&s->levels, &told, *loss);
     return T3V_OK;
 }
 

@@ -52,7 +52,17 @@ static t3v_status open_stage(t3v_task_tune *s, t3v_tune_stage *g)
     g->flow.dit = &s->model->dit;
     g->flow.plan = g->plan;
     g->flow.steps = s->model->defaults.steps;
-    if (s->teacher && g->flow.teach > 0) {
+    if (s->teacher && (g->flow.teach > 0 || g->flow.teach_layers > 0)) {
+        const t3v_dit_config *t = &s->teacher->config;
+        if (t->in_dim != c->in_dim || t->text_dim != c->text_dim || t->out_dim != c->out_dim)
+            return t3v_fail(T3V_E_SHAPE, "the teacher %s takes other latents or contexts than %s",
+                            s->teacher->path, s->model->path);
+        if (g->flow.teach_layers > 0 && (t->layers != c->layers || t->dim != c->dim))
+            return t3v_fail(
+                T3V_E_SHAPE,
+                "teach_layers: the teacher %s has %lld layers of width %lld, the model %lld of %lld",
+                s->teacher->path, (long long)t->layers, (long long)t->dim, (long long)c->layers,
+                (long long)c->dim);
         T3V_TRY(make_plan(s, &g->full, "full", grid));
         g->flow.teacher = &s->teacher->dit;
         g->flow.teacher_plan = g->full;
@@ -108,9 +118,9 @@ static t3v_status sample(void *self, t3v_ctx *ctx, int worker, int64_t step, int
     T3V_TRY(t3v_dataset_read(d, clip, x0->data, cond ? context->data : NULL));
     if (!cond) memcpy(context->data, g->empty, (size_t)t3v_numel(context) * sizeof *g->empty);
     t3v_flow_noise noise = {t3v_rng_uniform(&rng), s->seed + 2, stream, cond};
-    double sigma;
-    T3V_TRY(t3v_flow_sample(&g->flow, ctx, x0->data, d->latent, context, &noise, scale, loss, &sigma));
-    t3v_flow_levels_add(&s->levels, sigma, *loss);
+    t3v_flow_told told;
+    T3V_TRY(t3v_flow_sample(&g->flow, ctx, x0->data, d->latent, context, &noise, scale, loss, &told));
+    t3v_flow_levels_add(&s->levels, &told, *loss);
     return T3V_OK;
 }
 

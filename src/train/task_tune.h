@@ -13,7 +13,7 @@
 typedef struct t3v_tune_stage {
     const t3v_dataset *data; /* latents and contexts made with the model's VAE and text encoder */
     const char *plan_text;
-    /* shift, weighting, recompute, range, teach are the caller's; the rest is filled */
+    /* shift, weighting, recompute, range, teach, teach_layers are the caller's; the rest is filled */
     t3v_flow flow;
     /* Filled: plans of training, of the teacher, of what is rendered where its size is not the data's. */
     t3v_plan *plan, *full, *look;

@@ -82,6 +82,8 @@ static void close_fixture(fixture *f)
     t3v_model_close(f->model);
 }
 
+static t3v_flow_told told; /* of the last sample */
+
 /* The loss of one fixed sample, its gradients added to f->grad. */
 static double loss_of(fixture *f, const t3v_flow *flow)
 {
@@ -93,8 +95,8 @@ static double loss_of(fixture *f, const t3v_flow *flow)
                           .ndim = 2,
                           .shape = {ROWS, f->model->config.text_dim}};
     t3v_flow_noise noise = {0.4, 7, 1, true};
-    double loss = 0, sigma;
-    OK(t3v_flow_sample(flow, &ctx, f->latent, shape, &context, &noise, 1.0, &loss, &sigma));
+    double loss = 0;
+    OK(t3v_flow_sample(flow, &ctx, f->latent, shape, &context, &noise, 1.0, &loss, &told));
     return loss;
 }
 
@@ -324,6 +326,74 @@ static void a_teacher_moves_the_target(void **state)
     close_fixture(&f);
 }
 
+/* Self-attention of all layers for the sample of loss_of, as it is before the output projection. */
+static t3v_tensor **attention_of(fixture *f, t3v_ctx *ctx, const t3v_plan *plan)
+{
+    const t3v_dit_config *c = &f->model->config;
+    float eps[LATENT], x0[LATENT];
+    double s = 3 * 0.4 / (1 + 2 * 0.4);
+    t3v_normal_fill(eps, LATENT, 7, 1, 0);
+    OK(t3v_convert(x0, T3V_F32, f->latent, T3V_BF16, LATENT));
+    t3v_tensor *x = t3v_new(ctx, T3V_F32, 4, shape), **out = t3v_temp(ctx, c->layers, sizeof *out);
+    for (int i = 0; i < LATENT; i++) ((float *)x->data)[i] = (float)((1 - s) * x0[i] + s * eps[i]);
+    for (int64_t i = 0; i < c->layers; i++) out[i] = t3v_new(ctx, T3V_F32, T3V_SHAPE(12, c->dim));
+    t3v_tensor *context = t3v_wrap(ctx, f->context, T3V_F32, T3V_SHAPE(ROWS, c->text_dim));
+    t3v_dit_prompt prompt;
+    OK(t3v_dit_prompt_make(ctx, &f->model->dit, context, &prompt));
+    t3v_dit_call call = {.plan = plan,
+                         .prompt = &prompt,
+                         .timestep = 1000 * s,
+                         .attention = out,
+                         .moment = {12, 20, s, T3V_BRANCH_COND}};
+    assert_non_null(t3v_dit_forward(ctx, &f->model->dit, x, &call));
+    return out;
+}
+
+/* The term's value is what it says, nothing for a student that is the teacher, and its slope is that of the loss: on the
+ * plain tape and with blocks run again, in one range and in ragged ones. */
+static void attention_of_a_teacher_pulls(void **state)
+{
+    (void)state;
+    fixture f;
+    t3v_model *teacher = NULL;
+    t3v_model_paths paths = {.model = TINY};
+    OK(t3v_model_open(&teacher, &paths, T3V_PART_DIT, T3V_F32, false));
+    open_fixture(&f, "t3:blocks=2x1x1/1x3x2", T3V_TRAIN_SELF, NULL);
+    t3v_plan *full = plan_of(f.model, "full");
+    t3v_flow flow = flow_of(&f);
+    double alone = loss_of(&f, &flow);
+    flow.teacher = &teacher->dit;
+    flow.teacher_plan = full;
+    flow.teach_layers = 3;
+    double both = loss_of(&f, &flow), far = 0;
+    t3v_ctx ctx = {.arena = &f.arena, .compute = T3V_F32};
+    t3v_arena_back(&f.arena, 0);
+    t3v_tensor **own = attention_of(&f, &ctx, f.plan), **theirs = attention_of(&f, &ctx, full);
+    int64_t layers = f.model->config.layers, n = t3v_numel(own[0]);
+    for (int64_t i = 0; i < layers; i++)
+        for (int64_t k = 0; k < n; k++)
+            far += pow(((float *)own[i]->data)[k] - ((float *)theirs[i]->data)[k], 2) / (double)(n * layers);
+    if (!(far > 1e-4 && fabs(told.attention - far) < 1e-4 * far &&
+          fabs(both - alone - 3 * far) < 1e-5 * both))
+        fail_msg("attention %g from the teacher's, told %g; loss %g, alone %g", far, told.attention, both,
+                 alone);
+    flow.plan = full;
+    (void)loss_of(&f, &flow);
+    assert_true(told.attention < 1e-12);
+    flow.plan = f.plan;
+    flow.teach_layers = 3 / far; /* so that it is most of the loss */
+    for (int i = 0; i < 3; i++) {
+        flow.recompute = i > 0;
+        flow.range = i == 2 ? 5 : 0;
+        for (int64_t k = 0; k < f.trained.params.count; k++)
+            memset(f.grad[k], 0, (size_t)t3v_numel(f.trained.params.item[k].tensor) * sizeof(float));
+        expect_slopes(&f, &flow);
+    }
+    t3v_plan_free(full);
+    close_fixture(&f);
+    t3v_model_close(teacher);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(the_list_is_what_was_asked_for),
@@ -331,6 +401,7 @@ int main(void)
                                        cmocka_unit_test(slopes_of_updates_and_of_a_plans_own),
                                        cmocka_unit_test(a_saved_update_gives_the_same_velocity),
                                        cmocka_unit_test(weights_are_diffsynths),
-                                       cmocka_unit_test(a_teacher_moves_the_target)};
+                                       cmocka_unit_test(a_teacher_moves_the_target),
+                                       cmocka_unit_test(attention_of_a_teacher_pulls)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
