@@ -65,6 +65,13 @@ double t3v_train_lr(const t3v_train_options *o, int64_t step)
 
 /* ---- memory --------------------------------------------------------------------------------------- */
 
+/* Of the machine's memory: a sample that needs more is an error, not a killed process. */
+static size_t machine_bytes(void)
+{
+    long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+    return pages > 0 && page > 0 ? (size_t)pages * (size_t)page : (size_t)4 << 30;
+}
+
 static t3v_status collect(run *r)
 {
     for (int k = 0; k < 4 && r->task->part[k]; k++) r->count += r->task->part[k]->count;
@@ -88,7 +95,7 @@ static t3v_status collect(run *r)
                             (long long)r->total);
     for (int w = 0; w < r->workers_most; w++) {
         worker *k = &r->worker[w];
-        T3V_TRY(t3v_arena_open(&k->arena, r->o->arena_bytes ? r->o->arena_bytes : (size_t)4 << 30));
+        T3V_TRY(t3v_arena_open(&k->arena, r->o->arena_bytes ? r->o->arena_bytes : machine_bytes()));
         k->grads = t3v_arena_take(&r->state, (size_t)r->total, sizeof(float));
         k->param_grad = calloc((size_t)r->count, sizeof *k->param_grad);
         if (!k->grads || !k->param_grad)

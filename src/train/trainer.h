@@ -19,7 +19,7 @@ typedef struct t3v_train_options {
     double ema;         /* decay of the moving average; 0: none, the weights themselves are saved */
     int64_t save_every; /* steps between checkpoints */
     uint64_t seed;
-    size_t arena_bytes; /* per worker; 0: 4 GiB of addresses */
+    size_t arena_bytes; /* per worker; 0: what the machine has */
 } t3v_train_options;
 
 /* What is trained. `sample` runs forward and backward of sample `index` of step `step`, its loss weighted by
