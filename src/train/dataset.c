@@ -211,3 +211,21 @@ t3v_status t3v_dataset_read_empty(const t3v_dataset *d, float *context)
 {
     return read_clip(d, &d->empty, NULL, context);
 }
+
+static void mix(uint64_t *h, const char *text)
+{
+    do *h = (*h ^ (unsigned char)*text) * 0x100000001b3u;
+    while (*text++);
+}
+
+void t3v_dataset_describe(const t3v_dataset *d, char text[T3V_DATASET_TEXT])
+{
+    uint64_t h = 0xcbf29ce484222325u;
+    mix(&h, d->model);
+    for (int64_t i = 0; i < d->count; i++) {
+        mix(&h, d->clip[i].source);
+        mix(&h, d->clip[i].caption);
+    }
+    snprintf(text, T3V_DATASET_TEXT, "%lld clips of %lldx%lldx%lld, %016llx", (long long)d->count,
+             (long long)d->width, (long long)d->height, (long long)d->frames, (unsigned long long)h);
+}

@@ -44,6 +44,11 @@ t3v_status t3v_dataset_read(const t3v_dataset *d, int64_t i, uint16_t *latent, f
 /* The empty prompt's context [empty.rows, dim]. */
 t3v_status t3v_dataset_read_empty(const t3v_dataset *d, float *context);
 
+/* One line that tells this data from other: clips, size, and a number made of the videos' names and captions, in order, and
+ * of the model that encoded them. */
+enum { T3V_DATASET_TEXT = 128 };
+void t3v_dataset_describe(const t3v_dataset *d, char text[T3V_DATASET_TEXT]);
+
 /* The value of a key of a file's metadata; NULL when there is none. */
 const char *t3v_dataset_meta(const t3v_tensor_file *f, const char *key);
 

@@ -80,12 +80,20 @@ t3v_status t3v_task_tune_open(t3v_task_tune *s)
         if (st) return s->stages > 1 ? t3v_fail_in(st, "stage %d", i + 1) : st;
     }
     s->now = s->stage;
+    if (!(s->data = calloc((size_t)s->stages, T3V_DATASET_TEXT + 2)))
+        return t3v_fail(T3V_E_NOMEM, "no memory for %d stages", s->stages);
+    for (int i = 0; i < s->stages; i++) {
+        char text[T3V_DATASET_TEXT];
+        t3v_dataset_describe(s->stage[i].data, text);
+        sprintf(s->data + strlen(s->data), "%s%s", i ? "; " : "", text);
+    }
     return t3v_trained_open(&s->trained, &s->model->dit, s->kind, &s->lora);
 }
 
 void t3v_task_tune_close(t3v_task_tune *s)
 {
     t3v_trained_close(&s->trained);
+    free(s->data);
     for (int i = 0; i < s->stages; i++) {
         t3v_plan_free(s->stage[i].plan);
         t3v_plan_free(s->stage[i].full);
@@ -167,6 +175,7 @@ t3v_task t3v_task_tune_make(t3v_task_tune *s)
     return (t3v_task){.self = s,
                       .part = {&s->trained.params},
                       .compute = s->model->compute,
+                      .data = s->data,
                       .sample = sample,
                       .save = save,
                       .enter = enter,

@@ -36,6 +36,7 @@ typedef struct t3v_task_tune {
     const t3v_tune_stage *now;
     t3v_trained trained;
     t3v_flow_levels levels;
+    char *data; /* all stages' data in words */
 } t3v_task_tune;
 
 /* E_SHAPE: a stage's latents or contexts are not the model's; of several stages the message says which. */

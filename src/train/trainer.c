@@ -160,10 +160,10 @@ static t3v_status save_state(run *r)
     snprintf(step, sizeof step, "%lld", (long long)r->step);
     snprintf(skipped, sizeof skipped, "%lld", (long long)r->skipped);
     snprintf(stage, sizeof stage, "%d", r->stage + 1);
-    const t3v_meta meta[] = {{"step", step},
-                             {"skipped", skipped},
-                             {"settings", r->settings},
-                             {"stage", stage}};
+    int metas = 3;
+    t3v_meta meta[5] = {{"step", step}, {"skipped", skipped}, {"settings", r->settings}};
+    if (r->stages > 1) meta[metas++] = (t3v_meta){"stage", stage};
+    if (r->task->data) meta[metas++] = (t3v_meta){"data", r->task->data};
     t3v_tensor_entry e[4] = {{.name = "master", .data = r->master},
                              {.name = "m", .data = r->m},
                              {.name = "v", .data = r->v},
@@ -175,7 +175,7 @@ static t3v_status save_state(run *r)
         e[i].shape[0] = e[i].numel = r->total;
         e[i].nbytes = r->total * 4;
     }
-    return t3v_safetensors_write(path, e, n, meta, r->stages > 1 ? 4 : 3);
+    return t3v_safetensors_write(path, e, n, meta, metas);
 }
 
 static const char *meta_of(const t3v_tensor_file *f, const char *key)
@@ -215,6 +215,11 @@ static t3v_status load_state(run *r)
     t3v_status st = T3V_OK;
     if (strcmp(meta_of(f, "settings"), r->settings) != 0)
         st = other_settings(r, path, meta_of(f, "settings"));
+    const char *data = meta_of(f, "data");
+    if (!st && *data && r->task->data && strcmp(data, r->task->data) != 0)
+        st = t3v_fail(T3V_E_ARG,
+                      "%s learnt from other data (%s); this is %s. Resume with the same, or use another -o",
+                      path, data, r->task->data);
     struct {
         const char *name;
         float *data;

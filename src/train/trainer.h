@@ -28,6 +28,8 @@ typedef struct t3v_task {
     void *self;
     const t3v_params *part[4]; /* NULL-terminated lists of what is trained, in order */
     t3v_dtype compute;
+    const char
+        *data; /* what it learns from, in words: a resumed run must have the same; NULL: nothing to tell */
     t3v_status (*sample)(void *self, t3v_ctx *ctx, int worker, int64_t step, int64_t index, double scale,
                          double *loss);
     /* Writes the model with `values[i]` (F32) for the i-th trained parameter into directory `dir`. */
@@ -46,7 +48,7 @@ typedef struct t3v_task {
  * first's. The learning rate's course and the moving average start anew with a stage, moments go on. Runs to the end, or
  * `stop_after` more steps (0: no limit), or cancellation; a checkpoint is written at every stop and at the end of each
  * stage. dir: gets log.jsonl, state/, and what task->save writes. resume: continue from dir/state (E_ARG when
- * `settings`, the text of the configuration, differs from the one stored there). */
+ * `settings`, the text of the configuration, or task->data differs from what is stored there). */
 t3v_status t3v_train(const t3v_task *task, const t3v_train_options *o, int stages, const char *dir,
                      bool resume, int64_t stop_after, const char *settings, const t3v_progress *progress);
 

@@ -114,6 +114,13 @@ refused 2 'goes with' '' --merge
 config "$dir/c.json" 41 "$lora"
 if tune "$dir/c.json" "$dir/whole" --resume 2> "$dir/err"; then fail "a resume with other settings was accepted"; fi
 grep -q 'other settings ("steps" differs)' "$dir/err" || fail "other settings were not named"
+"$t3v" data synth -q --count 2 --seed 5 --size 64x48 --frames 5 --format y4m -o "$dir/v2"
+"$t3v" data latents -q --model "$dir/model" --videos "$dir/v2" --size 64x48 --frames 5 -o "$dir/data2" > /dev/null
+config "$dir/c.json" 40 "$lora"
+if "$t3v" tune -q --precision f32 --threads 2 --config "$dir/c.json" --data "$dir/data2" -o "$dir/whole" --resume 2> "$dir/err"; then
+    fail "a resume with other data was accepted"
+fi
+grep -q 'from other data (3 clips of 64x48x5, .*); this is 2 clips of 64x48x5, ' "$dir/err" || fail "other data: $(cat "$dir/err")"
 "$t3v" init -q --config tiny --parts dit,vae,text,tokenizer --seed 4 --tokenizer tests/golden/wan/tiny/google/umt5-xxl/spiece.model \
     --force -o "$dir/model" > /dev/null
 refused 2 'another VAE or text encoder' ''
