@@ -431,9 +431,10 @@ static int run(int argc, char **argv)
             "(VTC-S, 0 to 1) "
             "and how well it is drawn (VQA-S, 0 to 100). `video' measures any clips, against a reference or "
             "alone, and sets of clips: its options are --test, --ref, --tile, --matrix and --pairs (see `t3v "
-            "eval video --help'). `attention' compares a plan with full attention inside a model (see `t3v "
-            "eval "
-            "attention --help').",
+            "eval video --help'). `attention' compares a plan with full attention inside a model: its "
+            "options are --model, --plan, --data, --clips, --timesteps, --queries and --seed (see `t3v eval "
+            "attention "
+            "--help').",
     };
     if (argc > 1 && strcmp(argv[1], "video") == 0) {
         static char name[] = "t3v eval video";

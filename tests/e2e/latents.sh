@@ -6,6 +6,7 @@ set -euo pipefail
 t3v=$1
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
+trap 'echo "line $LINENO: $BASH_COMMAND"' ERR
 fails() { # STATUS TEXT command...: it exits with that status and says that text
     local want=$1 text=$2 got=0
     shift 2
@@ -106,8 +107,8 @@ fails 1 "no clip could be made: 4 videos skipped" latents --videos "$dir/m" -o "
 latents -q --videos "$dir/w" -o "$dir/whole" >/dev/null
 mv "$dir/w/clip_000010.y4m" "$dir/aside"
 mkfifo "$dir/w/clip_000010.y4m" # it waits here for a writer until it is killed
-latents -q --videos "$dir/w" -o "$dir/killed" >/dev/null &
-pid=$!
+"$t3v" data latents --model "$dir/model" --size 64x80 --frames 5 -q --videos "$dir/w" -o "$dir/killed" >/dev/null &
+pid=$! # of t3v itself: a function in the background would be a shell, and what it runs would live on
 for _ in $(seq 3000); do
     test ! -e "$dir/killed/clips/clip_000009.y4m.safetensors" || break
     sleep 0.02

@@ -28,7 +28,7 @@ tune() { # CONFIG OUT...
 lora=',"train":"lora","rank":4,"alpha":8,"weighting":"diffsynth","teach":0.5,"ema":0.9'
 config "$dir/c.json" 40 "$lora"
 tune "$dir/c.json" "$dir/whole"
-tune "$dir/c.json" "$dir/killed" &
+"$t3v" tune -q --precision f32 --threads 2 --config "$dir/c.json" --data "$dir/data" -o "$dir/killed" &
 pid=$!
 while kill -0 $pid 2> /dev/null && ! grep -q '"step":7,' "$dir/killed/log.jsonl" 2> /dev/null; do sleep 0.02; done
 kill -9 $pid 2> /dev/null || true

@@ -56,7 +56,7 @@ for n in 2 5 8; do
     cmp "$dir/whole/state/train.safetensors" "$dir/stop$n/state/train.safetensors" || fail "a run stopped after $n steps differs"
     cmp "$dir/whole/lora.safetensors" "$dir/stop$n/lora.safetensors" || fail "the LoRA of a run stopped after $n steps differs"
 done
-tune "$dir/c.json" "$dir/killed" &
+"$t3v" tune -q --precision f32 --threads 2 --config "$dir/c.json" -o "$dir/killed" &
 pid=$!
 while kill -0 $pid 2> /dev/null && ! grep -q '"step":7,' "$dir/killed/log.jsonl" 2> /dev/null; do sleep 0.02; done
 kill -9 $pid 2> /dev/null || true
