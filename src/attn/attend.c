@@ -15,15 +15,14 @@
 #include "tensor/dtype.h"
 
 /* How the scratch is divided. `shared`: the threads work on one block's queries together, with one packed copy of
- * its keys; else each takes whole blocks of its own. `team`: lists that the threads use together all the same. */
+ * its keys; else each takes whole blocks of its own. `team`: lists that the threads use together all the same. `once`: some
+ * term's keys are packed once a head, and each thread has a list of its own. Sizes in bytes. */
 typedef struct layout {
     const t3v_attn_impl *impl;
     int threads;
-    bool shared, team,
-        once; /* once: a term's keys are packed once a head, and each thread has a list of its own */
+    bool shared, team, once;
     int64_t keys;
-    size_t packed, work, list, strips, thread, sum, lse, top, source, linear, means, common,
-        total; /* bytes */
+    size_t packed, work, list, strips, thread, sum, lse, top, source, linear, means, common, total;
 } layout;
 
 /* Where the key summaries of a term begin; with term = site->terms the bytes of all. */
