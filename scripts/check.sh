@@ -31,7 +31,7 @@ check() {
 
 cpu_has() { grep -qwm1 "$1" /proc/cpuinfo; }
 
-format() { git ls-files '*.[ch]' | xargs clang-format --dry-run --Werror; }
+format() { git ls-files '*.[ch]' '*.cc' '*.cu' '*.cuh' | xargs clang-format --dry-run --Werror; }
 
 headers() {
     local bad=0 header
