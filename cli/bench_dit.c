@@ -28,9 +28,11 @@ typedef struct bench {
     t3v_plan *plan;
     t3v_grid grid; /* tokens */
     t3v_dit_prompt prompt;
+    t3v_dit_image image;
     t3v_dit_call call;
     t3v_rope *rope;
-    t3v_tensor *latent, *x, *e0;
+    t3v_tensor *latent, *x;
+    t3v_dit_by_time e0;
 } bench;
 
 static t3v_status random_model(bench *b, const t3v_dit_config *config, t3v_dtype compute)
@@ -91,13 +93,18 @@ static t3v_status prepare(bench *b)
 {
     const t3v_dit_config *c = &b->dit->config;
     int64_t grid[3] = {b->grid.t, b->grid.h, b->grid.w};
-    t3v_tensor *e, *context = noise(&b->ctx, 1, T3V_SHAPE(TEXT_ROWS, c->text_dim));
+    t3v_dit_by_time e;
+    t3v_tensor *context = noise(&b->ctx, 1, T3V_SHAPE(TEXT_ROWS, c->text_dim));
     T3V_TRY(t3v_dit_prompt_make(&b->ctx, b->dit, context, &b->prompt));
     b->latent = noise(&b->ctx, 2, T3V_SHAPE(c->in_dim, b->grid.t, 2 * b->grid.h, 2 * b->grid.w));
     b->x = noise(&b->ctx, 3, T3V_SHAPE(b->step ? 1 : b->plan->tokens, c->dim));
     b->rope = t3v_dit_rope(&b->ctx, b->dit, grid);
-    t3v_dit_time(&b->ctx, b->dit, 731, &e, &b->e0);
     b->call = (t3v_dit_call){.plan = b->plan, .prompt = &b->prompt, .timestep = 731};
+    if (c->clip_dim) {
+        T3V_TRY(t3v_dit_image_make(&b->ctx, b->dit, noise(&b->ctx, 4, T3V_SHAPE(T3V_DIT_CLIP_ROWS, c->clip_dim)), &b->image));
+        b->call.image = &b->image;
+    }
+    t3v_dit_times(&b->ctx, b->dit, &b->call, grid, &e, &b->e0);
     return b->ctx.status;
 }
 
@@ -105,11 +112,13 @@ static t3v_status pass(void *user)
 {
     bench *b = user;
     size_t mark = t3v_arena_mark(b->ctx.arena);
-    if (b->step) t3v_dit_forward(&b->ctx, b->dit, b->latent, &b->call);
-    else
-        t3v_dit_block_run(&b->ctx, b->dit, b->layer, b->x,
-                          t3v_dit_modulation(&b->ctx, &b->dit->block[b->layer], b->e0), b->rope, &b->call,
+    if (b->step) {
+        t3v_dit_forward(&b->ctx, b->dit, b->latent, &b->call);
+    } else {
+        t3v_dit_by_time m = t3v_dit_modulation(&b->ctx, &b->dit->block[b->layer], &b->e0);
+        t3v_dit_block_run(&b->ctx, b->dit, b->layer, b->x, &m, b->rope, &b->call,
                           t3v_dit_range(&b->call, false, b->plan->tokens), b->x);
+    }
     t3v_arena_back(b->ctx.arena, mark);
     return b->ctx.status;
 }
@@ -121,9 +130,10 @@ static double macs(const bench *b)
     double d = (double)c->dim, n = (double)b->plan->tokens, sum = 0;
     for (int64_t i = b->step ? 0 : b->layer; i < (b->step ? c->layers : b->layer + 1); i++) {
         sum += n * (6 * d * d + 2 * d * (double)c->ffn_dim);
-        for (int s = T3V_SITE_SELF; s <= T3V_SITE_CROSS_TEXT; s++) {
+        const int64_t all_keys[T3V_SITES] = {b->plan->tokens, b->prompt.rows, c->clip_dim ? T3V_DIT_CLIP_ROWS : 0};
+        for (int s = 0; s < T3V_SITES && all_keys[s]; s++) {
             const t3v_site *site = &b->plan->layer[i].site[s];
-            int64_t keys = s == T3V_SITE_SELF ? b->plan->tokens : b->prompt.rows;
+            int64_t keys = all_keys[s];
             int64_t pairs, work;
             sum += t3v_site_cost(site, b->plan->tokens, keys, (int)c->heads, (int)(c->dim / c->heads), NULL,
                                  &pairs, &work)

@@ -15,8 +15,9 @@ enum { LORAS_MAX = 16 };
 
 typedef struct args {
     t3v_model_paths paths;
-    const char *plan, *latent, *context, *target, *grad, *out;
+    const char *plan, *latent, *context, *condition, *clip, *target, *grad, *out;
     double timestep;
+    bool first_given;
     int64_t range, step, steps, loras;
     t3v_lora_use lora[LORAS_MAX];
     char lora_path[LORAS_MAX][4096];
@@ -27,6 +28,9 @@ enum {
     OPT_PLAN,
     OPT_LATENT,
     OPT_CONTEXT,
+    OPT_CONDITION,
+    OPT_CLIP,
+    OPT_FIRST,
     OPT_TIMESTEP,
     OPT_TARGET,
     OPT_GRAD,
@@ -41,6 +45,11 @@ static const struct argp_option options[] = {
     {"lora", OPT_LORA, "F[:S]", 0, "LoRA file with strength S (default 1); may be repeated; not with --grad",
      1},
     {"latent", OPT_LATENT, "F", 0, "safetensors file with `latent` [C,T,H,W]", 1},
+    {"image-latent", OPT_CONDITION, "F", 0,
+     "Image-to-video models: safetensors file with `y` [4+C,T,H,W], the mask and the image's latent", 1},
+    {"clip", OPT_CLIP, "F", 0,
+     "Image-to-video models of Wan2.1: safetensors file with `clip` [257,1280], the image's features", 1},
+    {"first-given", OPT_FIRST, 0, 0, "The first latent frame is given: its tokens have timestep 0 (TI2V)", 1},
     {"context", OPT_CONTEXT, "F", 0,
      "safetensors file with `context` [L,dim]; zero rows follow up to text_len", 1},
     {"timestep", OPT_TIMESTEP, "T", 0, "0 to 1000", 1},
@@ -50,7 +59,7 @@ static const struct argp_option options[] = {
     {"target", OPT_TARGET, "F", 0, "safetensors file with `target`, the velocity wanted", 1},
     {"grad", OPT_GRAD, "G", 0,
      "safetensors file: `loss` (mean squared error against the target), `grad.<weight>`, "
-     "`grad_latent`, `grad_context`",
+     "`grad_latent` (of what the model sees: with an --image-latent its channels too), `grad_context`",
      1},
     {"range", OPT_RANGE, "N", 0, "Tokens walked at a time (default: chosen)", 1},
     {0},
@@ -64,6 +73,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_PLAN: a->plan = arg; return 0;
     case OPT_LATENT: a->latent = arg; return 0;
     case OPT_CONTEXT: a->context = arg; return 0;
+    case OPT_CONDITION: a->condition = arg; return 0;
+    case OPT_CLIP: a->clip = arg; return 0;
+    case OPT_FIRST: a->first_given = true; return 0;
     case OPT_TARGET: a->target = arg; return 0;
     case OPT_GRAD: a->grad = arg; return 0;
     case 'o': a->out = arg; return 0;
@@ -134,6 +146,22 @@ static t3v_status write_grads(const char *path, const t3v_params *p, float *cons
     return st;
 }
 
+/* What the model sees: the latent, and after its channels those of the image's. */
+static t3v_status read_latent(const args *a, t3v_ctx *ctx, const t3v_dit_config *k, t3v_tensor **out)
+{
+    t3v_tensor *x, *y;
+    if (!a->condition) return cli_probe_read(ctx, a->latent, "latent", 4, (int64_t[]){k->in_dim, -1, -1, -1}, out);
+    if (k->in_dim == k->out_dim)
+        return t3v_fail(T3V_E_ARG, "--image-latent: the model has no channels for it");
+    T3V_TRY(cli_probe_read(ctx, a->latent, "latent", 4, (int64_t[]){k->out_dim, -1, -1, -1}, &x));
+    const int64_t *s = x->shape;
+    T3V_TRY(cli_probe_read(ctx, a->condition, "y", 4, (int64_t[]){k->in_dim - k->out_dim, s[1], s[2], s[3]}, &y));
+    *out = t3v_new(ctx, T3V_F32, T3V_SHAPE(k->in_dim, s[1], s[2], s[3]));
+    t3v_put(ctx, *out, 0, x);
+    t3v_put(ctx, *out, k->out_dim, y);
+    return ctx->status;
+}
+
 static t3v_status forward(const args *a, t3v_dtype compute, const t3v_progress *progress, float *loss,
                           t3v_attend_met *met)
 {
@@ -150,8 +178,7 @@ static t3v_status forward(const args *a, t3v_dtype compute, const t3v_progress *
     T3V_TRY_GOTO(st, done, t3v_model_open(&m, &a->paths, T3V_PART_DIT, compute, false));
     T3V_TRY_GOTO(st, done, t3v_loras_attach(&loras, a->lora, a->loras, &m->dit));
     const t3v_dit_config *k = &m->config;
-    T3V_TRY_GOTO(st, done,
-                 cli_probe_read(&ctx, a->latent, "latent", 4, (int64_t[]){k->in_dim, -1, -1, -1}, &x));
+    T3V_TRY_GOTO(st, done, read_latent(a, &ctx, k, &x));
     T3V_TRY_GOTO(st, done, cli_probe_read(&ctx, a->context, "context", 2, (int64_t[]){-1, k->text_dim}, &c));
     if (x->shape[2] % 2 || x->shape[3] % 2) {
         char text[96];
@@ -174,9 +201,17 @@ static t3v_status forward(const args *a, t3v_dtype compute, const t3v_progress *
         ctx.param_grad = grad;
     }
     t3v_dit_prompt prompt;
+    t3v_dit_image image;
     T3V_TRY_GOTO(st, done, t3v_dit_prompt_make(&ctx, &m->dit, c, &prompt));
+    if (a->clip) {
+        t3v_tensor *clip;
+        T3V_TRY_GOTO(st, done, cli_probe_read(&ctx, a->clip, "clip", 2, (int64_t[]){-1, -1}, &clip));
+        T3V_TRY_GOTO(st, done, t3v_dit_image_make(&ctx, &m->dit, clip, &image));
+    }
     t3v_dit_call call = {.plan = plan,
                          .prompt = &prompt,
+                         .image = a->clip ? &image : NULL,
+                         .first_given = a->first_given,
                          .timestep = a->timestep,
                          .range = a->range,
                          .progress = progress,

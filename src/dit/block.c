@@ -7,11 +7,15 @@
 #include "attn/own.h"
 #include "dit/dit.h"
 
-t3v_tensor *t3v_dit_modulation(t3v_ctx *ctx, const t3v_dit_block *b, t3v_tensor *e0)
+t3v_dit_by_time t3v_dit_modulation(t3v_ctx *ctx, const t3v_dit_block *b, const t3v_dit_by_time *e0)
 {
     int64_t dim = b->modulation.shape[2];
-    t3v_tensor *m = t3v_add_scaled(ctx, (t3v_tensor *)&b->modulation, e0, 1.0f);
-    return t3v_reshape(ctx, m, T3V_SHAPE(6, dim));
+    t3v_dit_by_time m = {.edge = e0->edge};
+    for (int i = 0; i < 2; i++)
+        if (e0->of[i])
+            m.of[i] = t3v_reshape(ctx, t3v_add_scaled(ctx, (t3v_tensor *)&b->modulation, e0->of[i], 1.0f),
+                                  T3V_SHAPE(6, dim));
+    return m;
 }
 
 t3v_qkv t3v_dit_pre(t3v_ctx *ctx, const t3v_dit *dit, const t3v_dit_block *b, t3v_tensor *x, t3v_tensor *m,
@@ -40,8 +44,15 @@ t3v_tensor *t3v_dit_post(t3v_ctx *ctx, const t3v_dit *dit, const t3v_dit_block *
     t3v_tensor *q = t3v_linear(ctx, &b->cross_q, a, T3V_F32);
     q = t3v_qk_norm_rope(ctx, q, &b->cross_norm_q, c->heads, c->eps, NULL, 0, ctx->compute);
     const t3v_dit_prompt *prompt = call->prompt;
-    t3v_tensor *t = t3v_attend(ctx, &call->plan->layer[layer].site[T3V_SITE_CROSS_TEXT], c->heads, q,
-                               prompt->k[layer], prompt->v[layer], prompt->log_weight, &call->moment, NULL);
+    const t3v_site *site = call->plan->layer[layer].site;
+    t3v_tensor *again = call->image && !ctx->tape ? t3v_copy(ctx, q) : q; /* attention writes over q */
+    t3v_tensor *t = t3v_attend(ctx, &site[T3V_SITE_CROSS_TEXT], c->heads, q, prompt->k[layer], prompt->v[layer],
+                               prompt->log_weight, &call->moment, NULL);
+    if (call->image)
+        t = t3v_add_scaled(ctx, t,
+                           t3v_attend(ctx, &site[T3V_SITE_CROSS_IMAGE], c->heads, again, call->image->k[layer],
+                                      call->image->v[layer], NULL, &call->moment, NULL),
+                           1.0f);
     x = t3v_gate_residual(ctx, x, t3v_linear(ctx, &b->cross_o, t, T3V_F32), NULL);
 
     t3v_tensor *shift = t3v_view(ctx, m, 3, 1), *scale = t3v_view(ctx, m, 4, 1);
@@ -61,18 +72,18 @@ t3v_attend_own t3v_dit_own(const t3v_dit *dit, const t3v_dit_call *call, int64_t
     return own;
 }
 
-static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-
 t3v_qkv t3v_dit_pre_all(t3v_ctx *ctx, const t3v_dit *dit, const t3v_dit_block *b, t3v_tensor *x,
-                        t3v_tensor *m, const t3v_rope *rope, int64_t range)
+                        const t3v_dit_by_time *m, const t3v_rope *rope, int64_t range)
 {
-    int64_t n = x->shape[0];
-    if (ctx->tape && range >= n) return t3v_dit_pre(ctx, dit, b, x, m, rope, 0);
+    int64_t n = x->shape[0], len;
+    if (ctx->tape && t3v_dit_piece(m, 0, range, n) == n)
+        return t3v_dit_pre(ctx, dit, b, x, t3v_dit_of(m, 0), rope, 0);
     t3v_tensor *q = t3v_new_like(ctx, x, ctx->compute);
     t3v_qkv all = {q, t3v_new_like(ctx, x, ctx->compute), t3v_new_like(ctx, x, ctx->compute)};
-    for (int64_t r = 0; r < n && !ctx->status; r += range) {
+    for (int64_t r = 0; r < n && !ctx->status; r += len) {
         size_t mark = t3v_arena_mark(ctx->arena);
-        t3v_qkv p = t3v_dit_pre(ctx, dit, b, t3v_view(ctx, x, r, least(range, n - r)), m, rope, r);
+        len = t3v_dit_piece(m, r, range, n);
+        t3v_qkv p = t3v_dit_pre(ctx, dit, b, t3v_view(ctx, x, r, len), t3v_dit_of(m, r), rope, r);
         t3v_put(ctx, all.q, r, p.q);
         t3v_put(ctx, all.k, r, p.k);
         t3v_put(ctx, all.v, r, p.v);
@@ -81,11 +92,12 @@ t3v_qkv t3v_dit_pre_all(t3v_ctx *ctx, const t3v_dit *dit, const t3v_dit_block *b
     return all;
 }
 
-t3v_tensor *t3v_dit_block_run(t3v_ctx *ctx, const t3v_dit *dit, int64_t layer, t3v_tensor *x, t3v_tensor *m,
-                              const t3v_rope *rope, const t3v_dit_call *call, int64_t range, t3v_tensor *into)
+t3v_tensor *t3v_dit_block_run(t3v_ctx *ctx, const t3v_dit *dit, int64_t layer, t3v_tensor *x,
+                              const t3v_dit_by_time *m, const t3v_rope *rope, const t3v_dit_call *call,
+                              int64_t range, t3v_tensor *into)
 {
     if (ctx->status) return NULL;
-    int64_t n = x->shape[0];
+    int64_t n = x->shape[0], len;
     const t3v_dit_block *b = &dit->block[layer];
     const t3v_site *self = &call->plan->layer[layer].site[T3V_SITE_SELF];
     size_t start = t3v_arena_mark(ctx->arena);
@@ -96,14 +108,15 @@ t3v_tensor *t3v_dit_block_run(t3v_ctx *ctx, const t3v_dit *dit, int64_t layer, t
     if (call->attention && o && t3v_runs(ctx))
         memcpy(call->attention[layer]->data, o->data, (size_t)t3v_numel(o) * t3v_dtype_size(o->type));
     if (ctx->tape) t3v_dit_teach(ctx, dit, call, layer, o);
-    if (ctx->tape && range >= n) return t3v_dit_post(ctx, dit, b, x, o, m, call, layer);
+    if (ctx->tape && t3v_dit_piece(m, 0, range, n) == n)
+        return t3v_dit_post(ctx, dit, b, x, o, t3v_dit_of(m, 0), call, layer);
     t3v_tensor *next = ctx->tape ? t3v_new_like(ctx, x, T3V_F32) : into;
-    for (int64_t r = 0; r < n && !ctx->status; r += range) {
+    for (int64_t r = 0; r < n && !ctx->status; r += len) {
         size_t mark = t3v_arena_mark(ctx->arena);
-        int64_t len = least(range, n - r);
+        len = t3v_dit_piece(m, r, range, n);
         t3v_put(ctx, next, r,
-                t3v_dit_post(ctx, dit, b, t3v_view(ctx, x, r, len), t3v_view(ctx, o, r, len), m, call,
-                             layer));
+                t3v_dit_post(ctx, dit, b, t3v_view(ctx, x, r, len), t3v_view(ctx, o, r, len),
+                             t3v_dit_of(m, r), call, layer));
         if (!ctx->tape) t3v_arena_back(ctx->arena, mark);
     }
     if (!ctx->tape) t3v_arena_back(ctx->arena, start);

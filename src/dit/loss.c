@@ -47,12 +47,13 @@ static void give_grad(t3v_ctx *ctx, t3v_tensor *x, float *buffer)
 }
 
 /* From the gradient of the block's output `dnext` [n, dim] to those of x, m, the prompt and the weights. */
-static void block_backward(t3v_ctx *ctx, const t3v_dit *dit, int64_t layer, t3v_tensor *x, t3v_tensor *m,
-                           const t3v_rope *rope, const t3v_dit_call *call, int64_t range, const float *dnext)
+static void block_backward(t3v_ctx *ctx, const t3v_dit *dit, int64_t layer, t3v_tensor *x,
+                           const t3v_dit_by_time *m, const t3v_rope *rope, const t3v_dit_call *call,
+                           int64_t range, const float *dnext)
 {
     const t3v_dit_block *b = &dit->block[layer];
     const t3v_site *self = &call->plan->layer[layer].site[T3V_SITE_SELF];
-    int64_t n = x->shape[0], d = dit->config.dim;
+    int64_t n = x->shape[0], d = dit->config.dim, len;
     t3v_tape attention = {0}, part = {0};
     ctx->tape = NULL;
     t3v_qkv p = t3v_dit_pre_all(ctx, dit, b, x, m, rope, range);
@@ -64,22 +65,22 @@ static void block_backward(t3v_ctx *ctx, const t3v_dit *dit, int64_t layer, t3v_
     t3v_tensor *grads[] = {o, p.q, p.k, p.v};
     for (int i = 0; i < 4; i++) (void)t3v_grad(ctx, grads[i]);
     t3v_dit_teach(ctx, dit, call, layer, o);
-    for (int64_t r = 0; r < n && !ctx->status; r += range) {
+    for (int64_t r = 0; r < n && !ctx->status; r += len) {
         size_t mark = t3v_arena_mark(ctx->arena);
-        int64_t len = r + range < n ? range : n - r;
+        len = t3v_dit_piece(m, r, range, n);
         ctx->tape = &part;
-        t3v_tensor *y = t3v_dit_post(ctx, dit, b, t3v_view(ctx, x, r, len), t3v_view(ctx, o, r, len), m, call,
-                                     layer);
+        t3v_tensor *y = t3v_dit_post(ctx, dit, b, t3v_view(ctx, x, r, len), t3v_view(ctx, o, r, len),
+                                     t3v_dit_of(m, r), call, layer);
         if (y) (void)t3v_backward(ctx, y, dnext + r * d);
         t3v_arena_back(ctx->arena, mark);
     }
     ctx->tape = &attention;
     if (!ctx->status) (void)t3v_backward(ctx, o, NULL);
-    for (int64_t r = 0; r < n && !ctx->status; r += range) {
+    for (int64_t r = 0; r < n && !ctx->status; r += len) {
         size_t mark = t3v_arena_mark(ctx->arena);
+        len = t3v_dit_piece(m, r, range, n);
         ctx->tape = &part;
-        t3v_qkv again = t3v_dit_pre(ctx, dit, b, t3v_view(ctx, x, r, r + range < n ? range : n - r), m, rope,
-                                    r);
+        t3v_qkv again = t3v_dit_pre(ctx, dit, b, t3v_view(ctx, x, r, len), t3v_dit_of(m, r), rope, r);
         t3v_put(ctx, p.q, r, again.q); /* the same values: this hands the gradients of these rows over */
         t3v_put(ctx, p.k, r, again.k);
         t3v_put(ctx, p.v, r, again.v);
@@ -93,31 +94,36 @@ static t3v_status recomputed(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *laten
                              double weight, const t3v_dit_call *call, double *loss)
 {
     int64_t grid[3], layers = dit->config.layers;
-    t3v_status st = t3v_dit_grid(dit, latent, grid);
+    t3v_status st = t3v_dit_check(dit, latent, call, grid);
     if (st) return ctx->status = st;
     int64_t n = grid[0] * grid[1] * grid[2], d = dit->config.dim, range = t3v_dit_range(call, false, n);
     t3v_tape *outer = ctx->tape, ends = {0};
 
     /* What is small stays on the caller's tape and is walked back last. */
     t3v_rope *rope = t3v_dit_rope(ctx, dit, grid);
-    t3v_tensor *e, *e0, **m = t3v_temp(ctx, layers, sizeof *m), **x = t3v_temp(ctx, layers + 1, sizeof *x);
-    t3v_dit_time(ctx, dit, call->timestep, &e, &e0);
+    t3v_dit_by_time e, e0, *m = t3v_temp(ctx, layers, sizeof *m);
+    t3v_tensor **x = t3v_temp(ctx, layers + 1, sizeof *x);
+    t3v_dit_times(ctx, dit, call, grid, &e, &e0);
     if (ctx->status) return ctx->status;
-    for (int64_t i = 0; i < layers; i++) m[i] = t3v_dit_modulation(ctx, &dit->block[i], e0);
+    for (int64_t i = 0; i < layers; i++) m[i] = t3v_dit_modulation(ctx, &dit->block[i], &e0);
     x[0] = t3v_dit_embed_all(ctx, dit, latent, n, range);
 
     ctx->tape = NULL;
     for (int64_t i = 0; i < layers && !ctx->status; i++) {
         if ((st = t3v_report(call->progress, "blocks", i, 2 * layers))) t3v_ctx_fail(ctx, st);
         x[i + 1] = t3v_new_like(ctx, x[0], T3V_F32);
-        t3v_dit_block_run(ctx, dit, i, x[i], m[i], rope, call, range, x[i + 1]);
+        t3v_dit_block_run(ctx, dit, i, x[i], &m[i], rope, call, range, x[i + 1]);
     }
     float *grad = t3v_temp(ctx, n * d, sizeof *grad), *spare = t3v_temp(ctx, n * d, sizeof *spare);
-    (void)t3v_grad(ctx, e);
+    for (int k = 0; k < 2 && !ctx->status; k++) {
+        (void)t3v_grad(ctx, e.of[k]);
+        for (int64_t i = 0; i < layers; i++) (void)t3v_grad(ctx, m[i].of[k]);
+    }
     for (int64_t i = 0; i < layers && !ctx->status; i++) {
-        (void)t3v_grad(ctx, m[i]);
         (void)t3v_grad(ctx, call->prompt->k[i]);
         (void)t3v_grad(ctx, call->prompt->v[i]);
+        (void)t3v_grad(ctx, call->image ? call->image->k[i] : NULL);
+        (void)t3v_grad(ctx, call->image ? call->image->v[i] : NULL);
     }
     size_t mark = t3v_arena_mark(ctx->arena);
     if (!ctx->status) {
@@ -126,7 +132,7 @@ static t3v_status recomputed(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *laten
         t3v_tensor *v = t3v_new(ctx, T3V_F32,
                                 T3V_SHAPE(dit->config.out_dim, grid[0], latent->shape[2], latent->shape[3]));
         t3v_tensor *dv = t3v_new_like(ctx, v, T3V_F32);
-        t3v_dit_head_all(ctx, dit, x[layers], e, range, v);
+        t3v_dit_head_all(ctx, dit, x[layers], &e, range, v);
         if (t3v_runs(ctx)) *loss = t3v_rows_mse(dv->data, (float)weight, v->data, target, t3v_numel(v));
         if (!ctx->status) (void)t3v_backward(ctx, v, dv->data);
         t3v_arena_back(ctx->arena, mark);
@@ -135,7 +141,7 @@ static t3v_status recomputed(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *laten
         if ((st = t3v_report(call->progress, "blocks", 2 * layers - 1 - i, 2 * layers)))
             t3v_ctx_fail(ctx, st);
         give_grad(ctx, x[i], spare);
-        block_backward(ctx, dit, i, x[i], m[i], rope, call, range, grad);
+        block_backward(ctx, dit, i, x[i], &m[i], rope, call, range, grad);
         t3v_arena_back(ctx->arena, mark);
         float *done = grad;
         grad = spare;

@@ -18,6 +18,40 @@ static t3v_status add_linear(t3v_params *p, t3v_weight *w, bool matrix, int ndim
     return t3v_params_add(p, &w->bias, false, 1, shape, "%s.bias", name);
 }
 
+t3v_dit_image_use t3v_dit_image_used(const t3v_dit_config *c)
+{
+    if (c->in_dim > c->out_dim) return T3V_DIT_IMAGE_CHANNELS;
+    return c->in_dim == 48 ? T3V_DIT_IMAGE_FRAME : T3V_DIT_NO_IMAGE;
+}
+
+/* What an image's features need in a block. */
+static t3v_status add_block_image(t3v_params *p, t3v_dit_block *b, int64_t i, int64_t d)
+{
+    char name[T3V_NAME_MAX];
+    snprintf(name, sizeof name, "blocks.%lld.cross_attn.k_img", (long long)i);
+    T3V_TRY(add_linear(p, &b->cross_k_img, true, T3V_SHAPE(d, d), name));
+    snprintf(name, sizeof name, "blocks.%lld.cross_attn.v_img", (long long)i);
+    T3V_TRY(add_linear(p, &b->cross_v_img, true, T3V_SHAPE(d, d), name));
+    return t3v_params_add(p, &b->cross_norm_k_img, false, T3V_SHAPE(d),
+                          "blocks.%lld.cross_attn.norm_k_img.weight", (long long)i);
+}
+
+static t3v_status add_norm(t3v_params *p, t3v_tensor *w, t3v_tensor *b, int64_t d, const char *name)
+{
+    T3V_TRY(t3v_params_add(p, w, false, T3V_SHAPE(d), "%s.weight", name));
+    return t3v_params_add(p, b, false, T3V_SHAPE(d), "%s.bias", name);
+}
+
+static t3v_status add_image(t3v_dit *dit)
+{
+    t3v_params *p = &dit->params;
+    int64_t c = dit->config.clip_dim, d = dit->config.dim;
+    T3V_TRY(add_norm(p, &dit->clip_norm_w, &dit->clip_norm_b, c, "img_emb.proj.0"));
+    T3V_TRY(add_linear(p, &dit->clip_up, true, T3V_SHAPE(c, c), "img_emb.proj.1"));
+    T3V_TRY(add_linear(p, &dit->clip_down, true, T3V_SHAPE(d, c), "img_emb.proj.3"));
+    return add_norm(p, &dit->clip_out_w, &dit->clip_out_b, d, "img_emb.proj.4");
+}
+
 static t3v_status add_block(t3v_params *p, t3v_dit_block *b, int64_t i, int64_t d, int64_t f)
 {
     char name[T3V_NAME_MAX];
@@ -83,6 +117,7 @@ t3v_status t3v_dit_open(t3v_dit *dit, const t3v_dit_config *c)
     T3V_TRY(check("freq_dim", c->freq_dim, 2, 1 << 14));
     T3V_TRY(check("text_dim", c->text_dim, 1, 1 << 16));
     T3V_TRY(check("text_len", c->text_len, 1, 1 << 14));
+    T3V_TRY(check("clip_dim", c->clip_dim, 0, 1 << 16));
     if (c->dim % c->heads || c->dim / c->heads % 2 || c->freq_dim % 2)
         return t3v_fail(T3V_E_ARG, "model config: dim %lld does not split into %lld heads of even size",
                         (long long)c->dim, (long long)c->heads);
@@ -95,8 +130,11 @@ t3v_status t3v_dit_open(t3v_dit *dit, const t3v_dit_config *c)
     T3V_TRY_GOTO(st, fail, add_linear(p, &dit->text_up, true, T3V_SHAPE(d, c->text_dim), "text_embedding.0"));
     T3V_TRY_GOTO(st, fail, add_linear(p, &dit->text_down, true, T3V_SHAPE(d, d), "text_embedding.2"));
     T3V_TRY_GOTO(st, fail, add_time(dit));
-    for (int64_t i = 0; i < c->layers; i++)
+    for (int64_t i = 0; i < c->layers; i++) {
         T3V_TRY_GOTO(st, fail, add_block(p, &dit->block[i], i, d, c->ffn_dim));
+        if (c->clip_dim) T3V_TRY_GOTO(st, fail, add_block_image(p, &dit->block[i], i, d));
+    }
+    if (c->clip_dim) T3V_TRY_GOTO(st, fail, add_image(dit));
     T3V_TRY_GOTO(st, fail,
                  t3v_params_add(p, &dit->head_modulation, false, T3V_SHAPE(1, 2, d), "head.modulation"));
     T3V_TRY_GOTO(st, fail, add_linear(p, &dit->head, true, T3V_SHAPE(4 * c->out_dim, d), "head.head"));
@@ -126,14 +164,16 @@ void t3v_dit_close(t3v_dit *dit)
 
 t3v_weight *t3v_dit_layer(t3v_dit *dit, const t3v_tensor *t)
 {
-    t3v_weight *ends[] = {&dit->patch_embedding, &dit->text_up,         &dit->text_down, &dit->time_up,
-                          &dit->time_down,       &dit->time_projection, &dit->head};
+    t3v_weight *ends[] = {&dit->patch_embedding, &dit->text_up,         &dit->text_down,
+                          &dit->time_up,         &dit->time_down,       &dit->time_projection,
+                          &dit->head,            &dit->clip_up,         &dit->clip_down};
     for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
         if (&ends[i]->w == t) return ends[i];
     for (int64_t i = 0; i < dit->config.layers; i++) {
         t3v_dit_block *b = &dit->block[i];
-        t3v_weight *in[] = {&b->q,       &b->k,       &b->v,       &b->o,      &b->cross_q,
-                            &b->cross_k, &b->cross_v, &b->cross_o, &b->ffn_up, &b->ffn_down};
+        t3v_weight *in[] = {&b->q,       &b->k,           &b->v,           &b->o,
+                            &b->cross_q, &b->cross_k,     &b->cross_v,     &b->cross_o,
+                            &b->ffn_up,  &b->cross_k_img, &b->cross_v_img, &b->ffn_down};
         for (size_t j = 0; j < sizeof in / sizeof *in; j++)
             if (&in[j]->w == t) return in[j];
     }
@@ -196,6 +236,33 @@ t3v_status t3v_dit_prompt_make(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *con
     return ctx->status;
 }
 
+t3v_status t3v_dit_image_make(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *clip, t3v_dit_image *out)
+{
+    const t3v_dit_config *c = &dit->config;
+    const double eps = 1e-5;
+    char text[96];
+    if (ctx->status) return ctx->status;
+    if (!c->clip_dim || clip->ndim != 2 || clip->shape[1] != c->clip_dim)
+        return ctx->status = t3v_fail(T3V_E_SHAPE, "the image features are %s, the model takes [rows, %lld]%s",
+                                      t3v_tensor_shape_text(clip, text, sizeof text), (long long)c->clip_dim,
+                                      c->clip_dim ? "" : ", that is none");
+    *out = (t3v_dit_image){0};
+    out->k = t3v_temp(ctx, c->layers, sizeof *out->k);
+    out->v = t3v_temp(ctx, c->layers, sizeof *out->v);
+    t3v_tensor *x = t3v_layernorm(ctx, clip, (t3v_tensor *)&dit->clip_norm_w, (t3v_tensor *)&dit->clip_norm_b, false,
+                                  eps, ctx->compute);
+    x = t3v_gelu_erf(ctx, t3v_linear(ctx, &dit->clip_up, x, T3V_F32), ctx->compute);
+    x = t3v_linear(ctx, &dit->clip_down, x, T3V_F32);
+    x = t3v_layernorm(ctx, x, (t3v_tensor *)&dit->clip_out_w, (t3v_tensor *)&dit->clip_out_b, false, eps, T3V_F32);
+    for (int64_t i = 0; i < c->layers && !ctx->status; i++) {
+        const t3v_dit_block *b = &dit->block[i];
+        t3v_tensor *k = t3v_linear(ctx, &b->cross_k_img, x, T3V_F32);
+        out->k[i] = t3v_qk_norm_rope(ctx, k, &b->cross_norm_k_img, c->heads, c->eps, NULL, 0, ctx->compute);
+        out->v[i] = t3v_linear(ctx, &b->cross_v_img, x, ctx->compute);
+    }
+    return ctx->status;
+}
+
 /* ---- forward ------------------------------------------------------------------------------------- */
 
 /* e [1, dim] and e0 [1, 6 dim] of a timestep: cosines first, angles in double. */
@@ -216,6 +283,16 @@ void t3v_dit_time(t3v_ctx *ctx, const t3v_dit *dit, double t, t3v_tensor **e, t3
     *e0 = t3v_linear(ctx, &dit->time_projection, t3v_silu(ctx, *e, T3V_F32), T3V_F32);
 }
 
+void t3v_dit_times(t3v_ctx *ctx, const t3v_dit *dit, const t3v_dit_call *call, const int64_t grid[3],
+                   t3v_dit_by_time *e, t3v_dit_by_time *e0)
+{
+    int64_t edge = call->first_given ? grid[1] * grid[2] : 0;
+    *e = (t3v_dit_by_time){.edge = edge};
+    *e0 = (t3v_dit_by_time){.edge = edge};
+    if (edge > 0) t3v_dit_time(ctx, dit, 0, &e->of[0], &e0->of[0]);
+    if (edge < grid[0] * grid[1] * grid[2]) t3v_dit_time(ctx, dit, call->timestep, &e->of[1], &e0->of[1]);
+}
+
 t3v_tensor *t3v_dit_embed(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *latent, int64_t first, int64_t n)
 {
     return t3v_linear(ctx, &dit->patch_embedding, t3v_patchify(ctx, latent, first, n), T3V_F32);
@@ -232,9 +309,12 @@ t3v_tensor *t3v_dit_head(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *x, t3v_te
     return t3v_linear(ctx, &dit->head, x, T3V_F32);
 }
 
-t3v_status t3v_dit_grid(const t3v_dit *dit, const t3v_tensor *latent, int64_t grid[3])
+t3v_status t3v_dit_check(const t3v_dit *dit, const t3v_tensor *latent, const t3v_dit_call *call, int64_t grid[3])
 {
     char text[96];
+    if (call->image ? !dit->config.clip_dim : dit->config.clip_dim != 0)
+        return t3v_fail(T3V_E_ARG, call->image ? "image features are given, and the model looks at none"
+                                               : "the model looks at an image's features, and none are given");
     for (int i = 0; i < 3; i++) grid[i] = latent->ndim == 4 ? latent->shape[i + 1] / (i ? 2 : 1) : 0;
     if (latent->ndim == 4 && latent->type == T3V_F32 && latent->shape[0] == dit->config.in_dim &&
         latent->shape[1] >= 1 && latent->shape[2] >= 2 && latent->shape[3] >= 2 &&
@@ -267,14 +347,15 @@ t3v_tensor *t3v_dit_embed_all(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *late
     return x;
 }
 
-void t3v_dit_head_all(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *x, t3v_tensor *e, int64_t range,
+void t3v_dit_head_all(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *x, const t3v_dit_by_time *e, int64_t range,
                       t3v_tensor *velocity)
 {
-    int64_t n = ctx->status ? 0 : x->shape[0];
-    for (int64_t r = 0; r < n && !ctx->status; r += range) {
+    int64_t n = ctx->status ? 0 : x->shape[0], len;
+    for (int64_t r = 0; r < n && !ctx->status; r += len) {
         size_t mark = t3v_arena_mark(ctx->arena);
-        t3v_tensor *rows = range >= n ? x : t3v_view(ctx, x, r, r + range < n ? range : n - r);
-        t3v_unpatchify(ctx, velocity, r, t3v_dit_head(ctx, dit, rows, e));
+        len = t3v_dit_piece(e, r, range, n);
+        t3v_tensor *rows = len == n ? x : t3v_view(ctx, x, r, len);
+        t3v_unpatchify(ctx, velocity, r, t3v_dit_head(ctx, dit, rows, t3v_dit_of(e, r)));
         if (!ctx->tape) t3v_arena_back(ctx->arena, mark);
     }
 }
@@ -308,7 +389,7 @@ t3v_tensor *t3v_dit_forward(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *latent
     const t3v_dit_config *c = &dit->config;
     if (ctx->status) return NULL;
     int64_t grid[3];
-    t3v_status st = t3v_dit_grid(dit, latent, grid);
+    t3v_status st = t3v_dit_check(dit, latent, call, grid);
     if (st) return t3v_ctx_fail(ctx, st);
     bool record = ctx->tape != NULL;
     T3V_ASSERT(!record || !call->residual);
@@ -318,14 +399,14 @@ t3v_tensor *t3v_dit_forward(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *latent
                                    T3V_SHAPE(c->out_dim, grid[0], latent->shape[2], latent->shape[3]));
     size_t whole = t3v_arena_mark(ctx->arena);
     t3v_rope *rope = t3v_dit_rope(ctx, dit, grid);
-    t3v_tensor *e, *e0;
-    t3v_dit_time(ctx, dit, call->timestep, &e, &e0);
+    t3v_dit_by_time e, e0;
+    t3v_dit_times(ctx, dit, call, grid, &e, &e0);
     t3v_tensor *x = t3v_dit_embed_all(ctx, dit, latent, n, range);
     for (int64_t i = 0; i < c->layers && !call->reuse && !ctx->status; i++) {
         if ((st = t3v_report(call->progress, "blocks", i, c->layers))) return t3v_ctx_fail(ctx, st);
         size_t layer = t3v_arena_mark(ctx->arena);
-        t3v_tensor *m = t3v_dit_modulation(ctx, &dit->block[i], e0);
-        x = t3v_dit_block_run(ctx, dit, i, x, m, rope, call, range, x); /* in place unless recorded */
+        t3v_dit_by_time m = t3v_dit_modulation(ctx, &dit->block[i], &e0);
+        x = t3v_dit_block_run(ctx, dit, i, x, &m, rope, call, range, x); /* in place unless recorded */
         if (!record) t3v_arena_back(ctx->arena, layer);
     }
     if (call->reuse) {
@@ -335,7 +416,7 @@ t3v_tensor *t3v_dit_forward(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *latent
     } else if (call->residual) {
         keep_residual(ctx, dit, latent, x, call->residual, range);
     }
-    t3v_dit_head_all(ctx, dit, x, e, range, velocity);
+    t3v_dit_head_all(ctx, dit, x, &e, range, velocity);
     if (!record) t3v_arena_back(ctx->arena, whole);
     return ctx->status ? NULL : velocity;
 }

@@ -48,13 +48,16 @@ t3v_tensor *t3v_qk_norm_rope(t3v_ctx *ctx, t3v_tensor *x, const t3v_tensor *g, i
 /* ---- pointwise.c -------------------------------------------------------------------------------- */
 
 t3v_tensor *t3v_gelu(t3v_ctx *ctx, t3v_tensor *x, t3v_dtype out); /* tanh form */
+/* The exact form, x Phi(x), of CLIP and of the image embedding; x F32. Not vectorised: it meets hundreds of rows. */
+t3v_tensor *t3v_gelu_erf(t3v_ctx *ctx, t3v_tensor *x, t3v_dtype out);
 t3v_tensor *t3v_silu(t3v_ctx *ctx, t3v_tensor *x, t3v_dtype out);
 t3v_tensor *t3v_geglu(t3v_ctx *ctx, t3v_tensor *gate, t3v_tensor *x, t3v_dtype out); /* gelu(gate) * x */
-/* a + s * b; F32, same number of elements; shape of a. */
+/* a + s * b; F32 or BF16, same number of elements; shape and type of a. */
 t3v_tensor *t3v_add_scaled(t3v_ctx *ctx, t3v_tensor *a, t3v_tensor *b, float s);
 /* x + gate * y, gate [d] or NULL (1); x F32, y F32 or BF16. */
 t3v_tensor *t3v_gate_residual(t3v_ctx *ctx, t3v_tensor *x, t3v_tensor *y, t3v_tensor *gate);
 t3v_tensor *t3v_cast(t3v_ctx *ctx, t3v_tensor *x, t3v_dtype out); /* x itself when it has the type */
+t3v_tensor *t3v_copy(t3v_ctx *ctx, t3v_tensor *x);
 /* Copies src over rows [first, ...) of dst (same type); dst's rows are written once while recording. */
 void t3v_put(t3v_ctx *ctx, t3v_tensor *dst, int64_t first, t3v_tensor *src);
 

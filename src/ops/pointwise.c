@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Activations, residual sums, casts, and copies of rows. */
+#include <math.h>
 #include <string.h>
 
 #include "ops/ops.h"
@@ -31,6 +32,39 @@ t3v_tensor *t3v_gelu(t3v_ctx *ctx, t3v_tensor *x, t3v_dtype out)
     return act(ctx, T3V_ROWS_GELU_TANH, x, out);
 }
 t3v_tensor *t3v_silu(t3v_ctx *ctx, t3v_tensor *x, t3v_dtype out) { return act(ctx, T3V_ROWS_SILU, x, out); }
+
+/* The normal distribution at x: y = x Phi(x), y' = Phi(x) + x phi(x). */
+static double normal_cdf(double x) { return 0.5 * erfc(-x * 0.70710678118654752); }
+static double normal_pdf(double x) { return 0.39894228040143268 * exp(-0.5 * x * x); }
+
+static void gelu_erf_backward(t3v_ctx *ctx, const t3v_record *r)
+{
+    const float *dy = t3v_grad(ctx, r->out[0]), *x = r->in[0]->data;
+    float *dx = t3v_grad(ctx, r->in[0]);
+    int64_t n = t3v_numel(r->in[0]);
+    if (!dx || !t3v_runs(ctx)) return;
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < n; i++)
+        dx[i] += (float)(dy[i] * (normal_cdf((double)x[i]) + (double)x[i] * normal_pdf((double)x[i])));
+}
+
+static const t3v_op gelu_erf_op = {"gelu_erf", gelu_erf_backward};
+
+t3v_tensor *t3v_gelu_erf(t3v_ctx *ctx, t3v_tensor *x, t3v_dtype out)
+{
+    if (ctx->status || !x) return NULL;
+    T3V_ASSERT(x->type == T3V_F32);
+    t3v_tensor *y = t3v_new_like(ctx, x, T3V_F32);
+    t3v_tape_add(ctx, &gelu_erf_op, T3V_INS(x), y, NULL, 0);
+    if (t3v_runs(ctx)) {
+        const float *a = x->data;
+        float *b = y->data;
+        int64_t n = t3v_numel(x);
+#pragma omp parallel for schedule(static)
+        for (int64_t i = 0; i < n; i++) b[i] = (float)((double)a[i] * normal_cdf((double)a[i]));
+    }
+    return t3v_cast(ctx, y, out);
+}
 
 static void geglu_backward(t3v_ctx *ctx, const t3v_record *r)
 {
@@ -69,11 +103,11 @@ static const t3v_op add_scaled_op = {"add_scaled", add_scaled_backward};
 t3v_tensor *t3v_add_scaled(t3v_ctx *ctx, t3v_tensor *a, t3v_tensor *b, float s)
 {
     if (ctx->status || !a || !b) return NULL;
-    T3V_ASSERT(t3v_numel(a) == t3v_numel(b) && a->type == T3V_F32 && b->type == T3V_F32);
-    t3v_tensor *y = t3v_new_like(ctx, a, T3V_F32);
+    T3V_ASSERT(t3v_numel(a) == t3v_numel(b));
+    t3v_tensor *y = t3v_new_like(ctx, a, a->type);
     t3v_tape_add(ctx, &add_scaled_op, T3V_INS(a, b), y, &s, sizeof s);
     if (t3v_runs(ctx))
-        t3v_rows_lincomb(y->data, T3V_F32, 1.0f, a->data, T3V_F32, s, b->data, T3V_F32, t3v_numel(a));
+        t3v_rows_lincomb(y->data, y->type, 1.0f, a->data, a->type, s, b->data, b->type, t3v_numel(a));
     return ctx->status ? NULL : y;
 }
 
@@ -123,6 +157,15 @@ t3v_tensor *t3v_cast(t3v_ctx *ctx, t3v_tensor *x, t3v_dtype out)
     t3v_tensor *y = t3v_new_like(ctx, x, out);
     t3v_tape_add(ctx, &cast_op, T3V_INS(x), y, NULL, 0);
     if (t3v_runs(ctx)) t3v_rows_convert(y->data, out, x->data, x->type, t3v_numel(x));
+    return ctx->status ? NULL : y;
+}
+
+t3v_tensor *t3v_copy(t3v_ctx *ctx, t3v_tensor *x)
+{
+    if (ctx->status || !x) return NULL;
+    t3v_tensor *y = t3v_new_like(ctx, x, x->type);
+    t3v_tape_add(ctx, &cast_op, T3V_INS(x), y, NULL, 0);
+    if (t3v_runs(ctx)) memcpy(y->data, x->data, (size_t)t3v_numel(x) * t3v_dtype_size(x->type));
     return ctx->status ? NULL : y;
 }
 

@@ -24,13 +24,15 @@ static const double dit_share = 0.81, vae_share = 0.78;
 double t3v_dit_flop(const t3v_dit_config *c, const t3v_plan *plan, int64_t tokens, int64_t text_rows,
                     const t3v_moment *moment)
 {
-    double n = (double)tokens, d = (double)c->dim, f = (double)c->ffn_dim, l = (double)text_rows, macs = 0;
+    const int64_t all_keys[T3V_SITES] = {tokens, text_rows, c->clip_dim ? T3V_DIT_CLIP_ROWS : 0};
+    double n = (double)tokens, d = (double)c->dim, f = (double)c->ffn_dim, macs = 0;
+    double l = (double)(text_rows + all_keys[T3V_SITE_CROSS_IMAGE]);
     int64_t hd = c->dim / c->heads;
     for (int64_t i = 0; i < c->layers; i++) {
         const t3v_layer_plan *p = &plan->layer[i];
-        for (int s = T3V_SITE_SELF; s <= T3V_SITE_CROSS_TEXT; s++) {
-            int64_t pairs, work, keys = s == T3V_SITE_SELF ? tokens : text_rows;
-            macs += t3v_site_cost(&p->site[s], tokens, keys, (int)c->heads, (int)hd, moment, &pairs, &work)
+        for (int s = 0; s < T3V_SITES && all_keys[s]; s++) {
+            int64_t pairs, work;
+            macs += t3v_site_cost(&p->site[s], tokens, all_keys[s], (int)c->heads, (int)hd, moment, &pairs, &work)
                         ? (double)work
                         : 0x1p63;
         }
@@ -103,11 +105,9 @@ static t3v_status dit_bytes(t3v_model *m, const t3v_job *job, const t3v_schedule
     t3v_dit dit = {0};
     t3v_loras loras = {0};
     t3v_arena arena = {0};
-    const t3v_tensor_entry *e;
     t3v_status st = t3v_tensors_open(&f, m->path);
     if (!st) t3v_tensors_strip_prefix(f, "patch_embedding.weight");
-    if (!st) st = t3v_tensors_get(f, "text_embedding.0.weight", &e);
-    if (!st) m->config.text_dim = e->shape[1];
+    if (!st) st = t3v_dit_config_complete(&m->config, f);
     if (!st) st = t3v_dit_open(&dit, &m->config);
     for (int i = 0; i < s->steps && !st; i++)
         if (!i || s->step[i].plan != s->step[i - 1].plan) st = t3v_dit_adopt(&dit, s->step[i].plan);

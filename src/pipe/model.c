@@ -44,8 +44,8 @@ t3v_status t3v_dit_config_read(const char *path, t3v_dit_config *c)
     for (size_t i = 0; i < sizeof field / sizeof *field && !st; i++)
         st = t3v_json_int(j, path, field[i].key, field[i].required, 1, field[i].max, field[i].value);
     if (!st) st = t3v_json_real(j, path, "eps", false, 0, 1, &c->eps);
-    if (!st && strcmp(type, "t2v") != 0)
-        st = t3v_fail(T3V_E_UNSUPPORTED, "%s: model_type is \"%s\"; this build runs \"t2v\" models", path,
+    if (!st && strcmp(type, "t2v") != 0 && strcmp(type, "i2v") != 0 && strcmp(type, "ti2v") != 0)
+        st = t3v_fail(T3V_E_UNSUPPORTED, "%s: model_type is \"%s\"; this build runs t2v, i2v and ti2v", path,
                       type);
     json_decref(j);
     return st;
@@ -53,14 +53,16 @@ t3v_status t3v_dit_config_read(const char *path, t3v_dit_config *c)
 
 t3v_status t3v_dit_config_write(const char *path, const t3v_dit_config *c)
 {
+    static const char *const type[] = {"t2v", "i2v", "ti2v"};
     char text[1024];
     int n =
         snprintf(text, sizeof text,
-                 "{\n  \"_class_name\": \"WanModel\",\n  \"model_type\": \"t2v\",\n  \"dim\": %lld,\n  "
+                 "{\n  \"_class_name\": \"WanModel\",\n  \"model_type\": \"%s\",\n  \"dim\": %lld,\n  "
                  "\"ffn_dim\": %lld,\n"
                  "  \"freq_dim\": %lld,\n  \"in_dim\": %lld,\n  \"out_dim\": %lld,\n  \"num_heads\": %lld,\n"
                  "  \"num_layers\": %lld,\n  \"text_len\": %lld,\n  \"eps\": %g\n}\n",
-                 (long long)c->dim, (long long)c->ffn_dim, (long long)c->freq_dim, (long long)c->in_dim,
+                 type[t3v_dit_image_used(c)], (long long)c->dim, (long long)c->ffn_dim,
+                 (long long)c->freq_dim, (long long)c->in_dim,
                  (long long)c->out_dim, (long long)c->heads, (long long)c->layers, (long long)c->text_len,
                  c->eps);
     return t3v_write_text(path, text, (size_t)n);
@@ -168,6 +170,14 @@ static t3v_status axis_of(const t3v_tensor_file *f, const char *name, int ndim, 
     return T3V_OK;
 }
 
+t3v_status t3v_dit_config_complete(t3v_dit_config *c, const t3v_tensor_file *f)
+{
+    c->clip_dim = 0;
+    T3V_TRY(axis_of(f, "text_embedding.0.weight", 2, 1, &c->text_dim));
+    if (!t3v_tensors_find(f, "img_emb.proj.0.weight")) return T3V_OK;
+    return axis_of(f, "img_emb.proj.0.weight", 1, 0, &c->clip_dim);
+}
+
 static t3v_status fill(t3v_model *m, int part, const t3v_params *p, bool writable,
                        bool (*optional)(const char *))
 {
@@ -180,7 +190,7 @@ static t3v_status load_dit(t3v_model *m, bool writable)
 {
     t3v_status st = t3v_tensors_open(&m->file[DIT], m->path);
     if (!st) st = t3v_tensors_strip_prefix(m->file[DIT], "patch_embedding.weight");
-    if (!st) st = axis_of(m->file[DIT], "text_embedding.0.weight", 2, 1, &m->config.text_dim);
+    if (!st) st = t3v_dit_config_complete(&m->config, m->file[DIT]);
     if (!st) st = t3v_dit_open(&m->dit, &m->config);
     if (!st) st = fill(m, DIT, &m->dit.params, writable, t3v_site_param_named);
     return st;

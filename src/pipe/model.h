@@ -56,8 +56,9 @@ t3v_status t3v_model_adopt(t3v_model *m, const t3v_plan *plan);
 void t3v_model_unload(t3v_model *m, unsigned parts);
 void t3v_model_close(t3v_model *m); /* NULL is fine */
 
-/* config.json of a DiT. text_dim is not in it: it is read from the weights, and 0 here when absent. */
+/* config.json of a DiT. text_dim and clip_dim are not in it: t3v_dit_config_complete takes them from the weights. */
 t3v_status t3v_dit_config_read(const char *path, t3v_dit_config *out);
+t3v_status t3v_dit_config_complete(t3v_dit_config *c, const t3v_tensor_file *f);
 t3v_status t3v_dit_config_write(const char *path, const t3v_dit_config *c);
 /* t3v.json: overrides the fields that it has. A file that is not there changes nothing. */
 t3v_status t3v_defaults_read(const char *path, t3v_defaults *d);

@@ -155,6 +155,42 @@ static void velocities(void **state)
 }
 
 /* A file that scales a bias: its strength is one parameter of the velocity, which the file itself shows at 1. */
+#define FAMILIES "tests/golden/families/"
+
+/* Image-to-video models: the image's latent and its features from files, a first frame that is given. */
+static void images(void **state)
+{
+    (void)state;
+    t3v_tensor_file *i2v = open_file(FAMILIES "i2v.safetensors"), *ti2v = open_file(FAMILIES "ti2v.safetensors");
+#define I2V "dit --model " FAMILIES "i2v --latent " FAMILIES "i2v.safetensors --context " FAMILIES "i2v.safetensors "
+#define TI2V "dit --model " FAMILIES "ti2v --latent " FAMILIES "ti2v.safetensors --context " FAMILIES "ti2v.safetensors "
+#define Y "--image-latent " FAMILIES "i2v.safetensors "
+#define CLIP "--clip " FAMILIES "i2v.safetensors "
+    expect_ok(t3v(I2V Y CLIP "--timestep 731 --precision f32 --target " FAMILIES "i2v.safetensors --grad %s -o %s",
+                  in_dir("g"), in_dir("v")));
+    t3v_tensor_file *v = open_file(in_dir("v")), *g = open_file(in_dir("g"));
+    assert_true(distance(v, "velocity", i2v, "velocity") < 1e-4);
+    assert_true(distance(g, "grad_latent", i2v, "grad_latent") < 1e-4);
+    assert_true(distance(g, "grad.img_emb.proj.4.weight", i2v, "grad.img_emb.proj.4.weight") < 1e-4);
+    t3v_tensors_close(v);
+    t3v_tensors_close(g);
+    expect_ok(t3v(TI2V "--timestep 731 --first-given --range 4 --precision f32 -o %s", in_dir("v")));
+    v = open_file(in_dir("v"));
+    assert_true(distance(v, "velocity", ti2v, "velocity") < 1e-4);
+    t3v_tensors_close(v);
+    expect_ok(t3v(TI2V "--timestep 731 --precision f32 -o %s", in_dir("v")));
+    v = open_file(in_dir("v"));
+    assert_true(distance(v, "velocity", ti2v, "velocity_t2v") < 1e-4);
+    t3v_tensors_close(v);
+    unlink(in_dir("v"));
+    expect_refused(t3v(I2V CLIP "--timestep 1 -o %s", in_dir("v")), 1, "'latent'", "[36,", NULL);
+    expect_refused(t3v(I2V Y "--timestep 1 -o %s", in_dir("v")), 2, "image's features", NULL, NULL);
+    expect_refused(t3v(TI2V Y "--timestep 1 -o %s", in_dir("v")), 2, "--image-latent", "no channels", NULL);
+    expect_refused(t3v(TI2V CLIP "--timestep 1 -o %s", in_dir("v")), 1, "image features", "none", NULL);
+    t3v_tensors_close(i2v);
+    t3v_tensors_close(ti2v);
+}
+
 static void lora(void **state)
 {
     (void)state;
@@ -412,7 +448,7 @@ static void refusals(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(velocities),    cmocka_unit_test(lora),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(velocities),    cmocka_unit_test(images), cmocka_unit_test(lora),
                                        cmocka_unit_test(gradients),     cmocka_unit_test(texts),
                                        cmocka_unit_test(random_models), cmocka_unit_test(files),
                                        cmocka_unit_test(refusals)};

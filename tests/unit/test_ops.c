@@ -180,6 +180,7 @@ static t3v_tensor *qk(t3v_ctx *ctx, t3v_tensor **in)
     return t3v_qk_norm_rope(ctx, a, in[2], 2, 1e-6, NULL, 0, T3V_F32);
 }
 static t3v_tensor *gelu(t3v_ctx *ctx, t3v_tensor **in) { return t3v_gelu(ctx, in[0], T3V_F32); }
+static t3v_tensor *gelu_erf(t3v_ctx *ctx, t3v_tensor **in) { return t3v_gelu_erf(ctx, in[0], T3V_F32); }
 static t3v_tensor *silu(t3v_ctx *ctx, t3v_tensor **in) { return t3v_silu(ctx, in[0], T3V_F32); }
 static t3v_tensor *geglu(t3v_ctx *ctx, t3v_tensor **in) { return t3v_geglu(ctx, in[0], in[1], T3V_F32); }
 static t3v_tensor *add_scaled(t3v_ctx *ctx, t3v_tensor **in)
@@ -277,6 +278,8 @@ static void gradients(void **state)
     expect_gradient("qk_norm_rope", qk, &in);
     X(3, 9);
     expect_gradient("gelu", gelu, &in);
+    X(3, 9);
+    expect_gradient("gelu_erf", gelu_erf, &in);
     X(3, 9);
     expect_gradient("silu", silu, &in);
     X(3, 9), X(3, 9);
