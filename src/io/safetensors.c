@@ -63,7 +63,7 @@ static t3v_status parse_entry(const char *label, const char *name, json_t *value
     T3V_TRY(t3v_json_string(value, where, "dtype", true, &dtype));
     int t = 0;
     while (t < T3V_DTYPE_COUNT && strcmp(t3v_dtype_name((t3v_dtype)t), dtype) != 0) t++;
-    if (t == T3V_DTYPE_COUNT)
+    if (t == T3V_DTYPE_COUNT || t3v_dtype_block((t3v_dtype)t) > 1)
         return t3v_fail(T3V_E_DTYPE,
                         "%s has dtype '%s', expected F32, BF16, F16, F8_E4M3 or another known one", where,
                         dtype);
@@ -182,7 +182,7 @@ struct t3v_safetensors_writer {
 static int by_alignment(const void *a, const void *b)
 {
     const slot *x = a, *y = b;
-    size_t i = t3v_dtype_size(x->source->dtype), j = t3v_dtype_size(y->source->dtype);
+    size_t i = t3v_dtype_block_bytes(x->source->dtype), j = t3v_dtype_block_bytes(y->source->dtype);
     if (i != j) return i > j ? -1 : 1;
     return strcmp(x->source->name, y->source->name);
 }
@@ -221,6 +221,12 @@ static t3v_status make_header(t3v_safetensors_writer *w, const t3v_tensor_entry 
     for (int64_t i = 0; i < w->n; i++) {
         slot *s = &w->slots[i];
         t3v_tensor_entry e = *s->source;
+        if (t3v_dtype_block(e.dtype) > 1) {
+            st = t3v_fail(T3V_E_DTYPE,
+                          "%s: tensor '%s' is %s, which safetensors files cannot hold; write GGUF", w->path,
+                          e.name, t3v_dtype_name(e.dtype));
+            goto done;
+        }
         if (e.ndim < 0 || e.ndim > T3V_FILE_DIMS || !t3v_entry_sizes(&e) ||
             e.nbytes > INT64_MAX - 8 - HEADER_CAP - at) {
             st = t3v_fail(T3V_E_ARG, "%s: tensor '%s' has an impossible shape", w->path, e.name);

@@ -227,17 +227,18 @@ t3v_status t3v_tensor_expect(const t3v_tensor_entry *t, int ndim, const int64_t 
 
 t3v_status t3v_tensor_copy(const t3v_tensor_entry *t, void *dst, t3v_dtype dtype)
 {
-    enum { STEP = 1 << 20 };
+    enum { STEP = 1 << 20 }; /* elements: whole blocks of every type */
     if (t3v_convert(dst, dtype, t->data, t->dtype, 0))
         return t3v_fail(T3V_E_DTYPE, "%s: tensor '%s' is %s, which does not convert to %s", t->file, t->name,
                         t3v_dtype_name(t->dtype), t3v_dtype_name(dtype));
-    size_t from = t3v_dtype_size(t->dtype), to = t3v_dtype_size(dtype);
+    size_t from = STEP / (size_t)t3v_dtype_block(t->dtype) * t3v_dtype_block_bytes(t->dtype),
+           to = STEP / (size_t)t3v_dtype_block(dtype) * t3v_dtype_block_bytes(dtype);
     int64_t steps = (t->numel + STEP - 1) / STEP;
 #pragma omp parallel for schedule(static) if (steps > 1)
     for (int64_t s = 0; s < steps; s++) {
         int64_t first = s * STEP, n = t->numel - first < STEP ? t->numel - first : STEP;
-        (void)t3v_convert((unsigned char *)dst + (size_t)first * to, dtype,
-                          (const unsigned char *)t->data + (size_t)first * from, t->dtype, n);
+        (void)t3v_convert((unsigned char *)dst + (size_t)s * to, dtype,
+                          (const unsigned char *)t->data + (size_t)s * from, t->dtype, n);
     }
     if (t->mapped) t3v_map_drop(t->data, (size_t)t->nbytes);
     return T3V_OK;

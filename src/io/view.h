@@ -20,7 +20,7 @@ t3v_status t3v_view_meta(t3v_tensor_file *f, const char *key, const char *value)
 /* After the last add: builds the index, refuses duplicate names. */
 t3v_status t3v_view_seal(t3v_tensor_file *f);
 
-/* numel and nbytes from dtype and shape; false on a negative size or overflow. */
+/* numel and nbytes from dtype and shape; false on a negative size, overflow, or rows that are not whole blocks. */
 bool t3v_entry_sizes(t3v_tensor_entry *e);
 
 /* The readers proper: `buf` outlives the view, `label` names the file in messages and entries. */

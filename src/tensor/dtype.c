@@ -4,27 +4,36 @@
 
 #include <math.h>
 
+#include "base/checked.h"
+#include "tensor/unpack.h"
+
 static const struct {
+    int64_t elements;
     size_t bytes;
     const char *name;
 } types[] = {
-#define T3V_DTYPE_ROW(name, bytes, text) {bytes, text},
+#define T3V_DTYPE_ROW(name, elements, bytes, text) {elements, bytes, text},
     T3V_DTYPE_MAP(T3V_DTYPE_ROW)
 #undef T3V_DTYPE_ROW
 };
 
-size_t t3v_dtype_size(t3v_dtype t) { return types[t].bytes; }
 const char *t3v_dtype_name(t3v_dtype t) { return types[t].name; }
+int64_t t3v_dtype_block(t3v_dtype t) { return types[t].elements; }
+size_t t3v_dtype_block_bytes(t3v_dtype t) { return types[t].bytes; }
 
-float t3v_f16_to_f32(uint16_t h)
+size_t t3v_dtype_size(t3v_dtype t)
 {
-    int e = h >> 10 & 31, m = h & 1023;
-    float v = e == 0   ? ldexpf((float)m, -24)
-              : e < 31 ? ldexpf((float)(m + 1024), e - 25)
-              : m      ? NAN
-                       : INFINITY;
-    return h & 0x8000 ? -v : v;
+    T3V_ASSERT(types[t].elements == 1);
+    return types[t].bytes;
 }
+
+bool t3v_dtype_bytes(t3v_dtype t, int64_t n, int64_t *bytes)
+{
+    return n >= 0 && n % types[t].elements == 0 &&
+           t3v_mul(n / types[t].elements, (int64_t)types[t].bytes, bytes);
+}
+
+bool t3v_dtype_packed(t3v_dtype t) { return types[t].elements > 1 || t == T3V_F8_E4M3 || t == T3V_F8_E5M2; }
 
 uint16_t t3v_f32_to_f16(float f)
 {
@@ -43,16 +52,7 @@ uint16_t t3v_f32_to_f16(float f)
     return sign | (uint16_t)((u - 0x38000000u) >> 13);
 }
 
-float t3v_f8_e4m3_to_f32(uint8_t b)
-{
-    int e = b >> 3 & 15, m = b & 7;
-    float v = (b & 0x7f) == 0x7f ? NAN : e == 0 ? ldexpf((float)m, -9) : ldexpf((float)(m + 8), e - 10);
-    return b & 0x80 ? -v : v;
-}
-
-static float f8_e5m2_to_f32(uint8_t b) { return t3v_f16_to_f32((uint16_t)(b << 8)); }
-
-/* Reads element i of any type as a double. */
+/* Reads element i of a type without blocks as a double. */
 static double load(const unsigned char *p, t3v_dtype t, int64_t i)
 {
     p += (size_t)i * types[t].bytes;
@@ -76,7 +76,7 @@ static double load(const unsigned char *p, t3v_dtype t, int64_t i)
         return t3v_f16_to_f32(v);
     }
     case T3V_F8_E4M3: return t3v_f8_e4m3_to_f32(*p);
-    case T3V_F8_E5M2: return f8_e5m2_to_f32(*p);
+    case T3V_F8_E5M2: return t3v_f8_e5m2_to_f32(*p);
     case T3V_I8: AS(int8_t)
     case T3V_U8:
     case T3V_BOOL: AS(uint8_t)
@@ -86,20 +86,43 @@ static double load(const unsigned char *p, t3v_dtype t, int64_t i)
     case T3V_U32: AS(uint32_t)
     case T3V_I64: AS(int64_t)
     case T3V_U64: AS(uint64_t)
-    case T3V_DTYPE_COUNT: break;
+    default: break;
     }
 #undef AS
     return NAN;
 }
 
+/* Blocks to F16 or F64, by way of F32. */
+static t3v_status convert_blocks(void *dst, t3v_dtype to, const void *src, t3v_dtype from, int64_t n)
+{
+    float values[1024]; /* whole blocks of every type */
+    int64_t block = types[from].elements, step = (int64_t)(sizeof values / sizeof *values);
+    for (int64_t i = 0; i < n; i += step) {
+        int64_t count = n - i < step ? n - i : step;
+        t3v_unpack(values, T3V_F32, (const char *)src + (size_t)(i / block) * types[from].bytes, from, 1.0f,
+                   count);
+        T3V_TRY(t3v_convert((char *)dst + (size_t)i * types[to].bytes, to, values, T3V_F32, count));
+    }
+    return T3V_OK;
+}
+
 t3v_status t3v_convert(void *dst, t3v_dtype to, const void *src, t3v_dtype from, int64_t n)
 {
+    int64_t bytes;
+    if (!t3v_dtype_bytes(from, n, &bytes))
+        return t3v_fail(T3V_E_ARG, "%lld elements of %s are not whole blocks of %lld", (long long)n,
+                        types[from].name, (long long)types[from].elements);
     if (to == from) {
-        memcpy(dst, src, (size_t)n * types[to].bytes);
+        memcpy(dst, src, (size_t)bytes);
         return T3V_OK;
     }
     if (to != T3V_F32 && to != T3V_BF16 && to != T3V_F16 && to != T3V_F64)
         return t3v_fail(T3V_E_DTYPE, "cannot convert %s to %s", types[from].name, types[to].name);
+    if ((to == T3V_F32 || to == T3V_BF16) && (t3v_dtype_packed(from) || from == T3V_F16)) {
+        t3v_unpack(dst, to, src, from, 1.0f, n);
+        return T3V_OK;
+    }
+    if (types[from].elements > 1) return convert_blocks(dst, to, src, from, n);
     if (to == T3V_BF16 && from == T3V_F32) { /* the common case; auto-vectorised */
         const unsigned char *s = src;
         t3v_bf16 *d = dst;

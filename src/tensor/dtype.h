@@ -3,6 +3,7 @@
 #ifndef T3V_TENSOR_DTYPE_H
 #define T3V_TENSOR_DTYPE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -28,12 +29,40 @@ static inline t3v_bf16 t3v_f32_to_bf16(float f)
     return (t3v_bf16)((u + 0x7fffu + (u >> 16 & 1)) >> 16);
 }
 
-float t3v_f16_to_f32(uint16_t h);
+/* `bits` hold exponent and mantissa of a narrow float, placed where F32 has them; 2^-bias of F32's exponent is made good
+ * by a product, which is exact for its subnormals too. */
+static inline float t3v_narrow_to_f32(uint32_t bits, float bias, bool special, uint32_t sign)
+{
+    float f;
+    memcpy(&f, &bits, 4);
+    f *= bias;
+    memcpy(&bits, &f, 4);
+    bits |= (special ? 0x7f800000u : 0) | sign;
+    memcpy(&f, &bits, 4);
+    return f;
+}
+
+static inline float t3v_f16_to_f32(uint16_t h)
+{
+    return t3v_narrow_to_f32((h & 0x7fffu) << 13, 0x1p112f, (h & 0x7c00) == 0x7c00, (h & 0x8000u) << 16);
+}
+
+/* The "fn" variant: no infinities, S.1111.111 is NaN. */
+static inline float t3v_f8_e4m3_to_f32(uint8_t b)
+{
+    return t3v_narrow_to_f32((b & 0x7fu) << 20, 0x1p120f, (b & 0x7f) == 0x7f, (b & 0x80u) << 24);
+}
+
+static inline float t3v_f8_e5m2_to_f32(uint8_t b) { return t3v_f16_to_f32((uint16_t)(b << 8)); }
+
 uint16_t t3v_f32_to_f16(float f);
-float t3v_f8_e4m3_to_f32(uint8_t b);
+
+/* Whether values are stored with fewer than 16 bits, to be expanded where they are used (tensor/unpack.h). */
+bool t3v_dtype_packed(t3v_dtype t);
 
 /* dst[i] = src[i] for n elements, any alignment of src (files); float types among each other and from
- * integers to floats. E_DTYPE when the pair is not supported. Not for dst overlapping src. */
+ * integers and quantised blocks (n: whole blocks) to floats. E_DTYPE when the pair is not supported, E_ARG when n is
+ * not whole blocks. Not for dst overlapping src. */
 t3v_status t3v_convert(void *dst, t3v_dtype to, const void *src, t3v_dtype from, int64_t n);
 
 #endif
