@@ -93,7 +93,7 @@ static t3v_status open_data(const tune_config *c, const char *option, const t3v_
     if (!st && option && !used)
         st = t3v_fail(T3V_E_ARG, "--data %s: the configuration names the data of every stage", option);
     if (!st) st = t3v_model_open(&m, paths, parts, compute, false);
-    if (!st) st = t3v_fingerprint(m, paths, parts, mine);
+    if (!st) st = t3v_fingerprint(m, parts, mine);
     for (int i = 0; i < c->stages && !st; i++)
         if (strcmp(mine, data[i]->model) != 0)
             st = in_stage(
@@ -120,10 +120,9 @@ static t3v_status tune(const args *a, const json_t *j, tune_config *c, const cha
     if (c->preview.prompts) {
         task.preview = &c->preview;
         c->preview.model = task.model;
-        c->preview.paths = &paths;
         T3V_TRY_GOTO(st, done, t3v_preview_open(&c->preview));
     }
-    T3V_TRY_GOTO(st, done, t3v_model_load(task.model, &paths, T3V_PART_DIT, true));
+    T3V_TRY_GOTO(st, done, t3v_model_load(task.model, T3V_PART_DIT, true));
     if (c->teacher)
         T3V_TRY_GOTO(st, done, t3v_model_open(&task.teacher, &teacher, T3V_PART_DIT, compute, false));
     T3V_TRY_GOTO(st, done, t3v_task_tune_open(&task));

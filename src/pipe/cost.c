@@ -67,13 +67,12 @@ static int64_t weight_bytes(const t3v_params *p, const t3v_tensor_file *f, t3v_d
 
 /* The text's phase: *bytes in all, *own without the pages of a mapped file, which the system may take back. Rows of the
  * token embedding are read one by one. */
-static t3v_status text_bytes(t3v_model *m, const t3v_model_paths *paths, const t3v_job *job, int64_t *bytes,
-                             int64_t *own)
+static t3v_status text_bytes(t3v_model *m, const t3v_job *job, int64_t *bytes, int64_t *own)
 {
     int32_t ids[T3V_TEXT_LEN] = {0};
     t3v_arena arena = {0};
     t3v_params_options o = {.matrix = job->compute, .map = true};
-    T3V_TRY(t3v_model_measure_text(m, paths));
+    T3V_TRY(t3v_model_measure_text(m));
     t3v_params *p = &m->text.params;
     for (int64_t i = 0; i < p->count; i++)
         p->item[i].tensor->type = p->item[i].matrix ? job->compute : T3V_F32;
@@ -105,8 +104,7 @@ static t3v_status dit_bytes(t3v_model *m, const t3v_job *job, const t3v_schedule
     t3v_dit dit = {0};
     t3v_loras loras = {0};
     t3v_arena arena = {0};
-    t3v_status st = t3v_tensors_open(&f, m->path);
-    if (!st) t3v_tensors_strip_prefix(f, "patch_embedding.weight");
+    t3v_status st = t3v_model_weights(m, T3V_AT_DIT, &f);
     if (!st) st = t3v_dit_config_complete(&m->config, f);
     if (!st) st = t3v_dit_open(&dit, &m->config);
     for (int i = 0; i < s->steps && !st; i++)
@@ -190,11 +188,10 @@ t3v_status t3v_vae_room(const t3v_model *m, int64_t limit, int64_t others, int64
 
 /* The VAE's phase, and in a dry run the work of a clip. `others` stay beside it; tiles are chosen in *room, the rest of
  * the limit. */
-static t3v_status vae_bytes(t3v_model *m, const t3v_model_paths *paths, const t3v_job *job,
-                            const int64_t latent[4], int64_t others, int64_t limit, int64_t *bytes,
-                            size_t *room, double *flop)
+static t3v_status vae_bytes(t3v_model *m, const t3v_job *job, const int64_t latent[4], int64_t others,
+                            int64_t limit, int64_t *bytes, size_t *room, double *flop)
 {
-    T3V_TRY(t3v_model_load(m, paths, T3V_PART_VAE, false));
+    T3V_TRY(t3v_model_load(m, T3V_PART_VAE, false));
     int64_t n = latent[0] * latent[1] * latent[2] * latent[3], held = 0, h = 0, w = 0;
     size_t b = 0;
     t3v_status st = t3v_vae_room(m, limit, 4 * 3 * n + encoder_bytes(job) + others, &held, room);
@@ -255,13 +252,12 @@ static void estimate_seconds(t3v_result *r, double vae_flop, t3v_dtype compute)
     r->seconds_decode = vae_flop / (vae_share * flops);
 }
 
-t3v_status t3v_cost_check(t3v_model *m, const t3v_model_paths *paths, const t3v_job *job,
-                          const t3v_schedule *s, const int64_t latent[4], t3v_result *result,
-                          size_t *vae_room)
+t3v_status t3v_cost_check(t3v_model *m, const t3v_job *job, const t3v_schedule *s, const int64_t latent[4],
+                          t3v_result *result, size_t *vae_room)
 {
     int64_t dit = 0, vae = 0, text = 0, own = 0, tokens = latent[1] * (latent[2] / 2) * (latent[3] / 2);
     int64_t limit = job->memory_limit > 0 ? job->memory_limit : available();
-    T3V_TRY(text_bytes(m, paths, job, &text, &own));
+    T3V_TRY(text_bytes(m, job, &text, &own));
     T3V_TRY(dit_bytes(m, job, s, latent, &dit));
     result->passes = t3v_schedule_runs(s);
     result->flop = 0;
@@ -276,8 +272,7 @@ t3v_status t3v_cost_check(t3v_model *m, const t3v_model_paths *paths, const t3v_
     T3V_TRY(refuse_above(dit > own ? dit : own, limit, job));
     /* With more than one output the DiT stays while the VAE decodes. */
     double flop = 0;
-    T3V_TRY(
-        vae_bytes(m, paths, job, latent, job->outputs > 1 ? dit - PROGRAM : 0, limit, &vae, vae_room, &flop));
+    T3V_TRY(vae_bytes(m, job, latent, job->outputs > 1 ? dit - PROGRAM : 0, limit, &vae, vae_room, &flop));
     if (job->dry_run) estimate_seconds(result, flop, job->compute);
     if (vae > result->peak_bytes) result->peak_bytes = vae;
     return refuse_above(vae, limit, job);

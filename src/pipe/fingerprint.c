@@ -3,7 +3,6 @@
 #include "pipe/fingerprint.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "io/file.h"
@@ -32,21 +31,18 @@ static void mix_tensor(uint64_t *h, const t3v_tensor_entry *e)
     mix(h, data + n - PIECE, PIECE);
 }
 
-static t3v_status mix_tokenizer(uint64_t *h, const t3v_model *m, const t3v_model_paths *paths)
+static t3v_status mix_tokenizer(uint64_t *h, const t3v_model *m)
 {
-    char *path = paths->tokenizer ? strdup(paths->tokenizer)
-                                  : t3v_path_join(m->path, "google/umt5-xxl/spiece.model");
-    if (!path) return t3v_fail(T3V_E_NOMEM, "no memory for a path");
+    const char *path;
     t3v_map map = {0};
-    t3v_status st = t3v_map_open(&map, path);
-    if (!st) mix(h, map.data, map.size);
+    T3V_TRY(t3v_location_get(&m->where, T3V_AT_TOKENIZER, &path));
+    T3V_TRY(t3v_map_open(&map, path));
+    mix(h, map.data, map.size);
     t3v_map_close(&map);
-    free(path);
-    return st;
+    return T3V_OK;
 }
 
-t3v_status t3v_fingerprint(const t3v_model *m, const t3v_model_paths *paths, unsigned parts,
-                           char out[T3V_FINGERPRINT])
+t3v_status t3v_fingerprint(const t3v_model *m, unsigned parts, char out[T3V_FINGERPRINT])
 {
     static const unsigned part[] = {T3V_PART_DIT, T3V_PART_TEXT, T3V_PART_VAE}; /* in the order of m->file */
     uint64_t h = 0xcbf29ce484222325u;
@@ -55,7 +51,7 @@ t3v_status t3v_fingerprint(const t3v_model *m, const t3v_model_paths *paths, uns
     for (int i = 0; i < 3; i++)
         for (int64_t k = 0; parts & part[i] && k < m->file[i]->count; k++)
             mix_tensor(&h, &m->file[i]->tensors[k]);
-    if (parts & T3V_PART_TEXT) T3V_TRY(mix_tokenizer(&h, m, paths));
+    if (parts & T3V_PART_TEXT) T3V_TRY(mix_tokenizer(&h, m));
     snprintf(out, T3V_FINGERPRINT, "%016llx", (unsigned long long)h);
     return T3V_OK;
 }

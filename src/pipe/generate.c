@@ -202,7 +202,7 @@ static t3v_status encode_prompts(run *r)
     t3v_arena arena = {0};
     r->contexts = calloc((size_t)n, sizeof *r->contexts);
     if (!r->contexts) return t3v_fail(T3V_E_NOMEM, "no memory for %lld prompts", (long long)n);
-    T3V_TRY(t3v_model_load(r->model, &r->paths, T3V_PART_TEXT, false));
+    T3V_TRY(t3v_model_load(r->model, T3V_PART_TEXT, false));
     t3v_status st = t3v_arena_open(&arena, (size_t)16 << 30);
     t3v_ctx ctx = {.arena = &arena, .compute = r->want.compute};
     for (int64_t i = 0; i < n && !st; i++) {
@@ -591,7 +591,7 @@ static t3v_status finish_output(run *r, int64_t index)
         t3v_model_unload(r->model, T3V_PART_DIT);
         t3v_arena_close(&r->memory);
     }
-    T3V_TRY(t3v_model_load(r->model, &r->paths, T3V_PART_VAE, false));
+    T3V_TRY(t3v_model_load(r->model, T3V_PART_VAE, false));
     return decode(r, index);
 }
 
@@ -603,7 +603,7 @@ static t3v_status one_output(run *r, int64_t index)
         return T3V_OK;
     }
     double start = now();
-    T3V_TRY(t3v_model_load(r->model, &r->paths, T3V_PART_DIT, false));
+    T3V_TRY(t3v_model_load(r->model, T3V_PART_DIT, false));
     T3V_TRY(t3v_model_adopt(r->model, r->plan));
     if (!r->loras.attached) T3V_TRY(t3v_loras_attach(&r->loras, r->want.lora, r->want.loras, &r->model->dit));
     T3V_TRY(denoise(r, index));
@@ -642,7 +642,7 @@ static t3v_status run_all(run *r)
     T3V_TRY(t3v_model_open(&r->model, &r->paths, 0, r->job->compute, false));
     T3V_TRY(fill_request(r));
     T3V_TRY(make_schedule(r));
-    T3V_TRY(t3v_cost_check(r->model, &r->paths, &r->want, &r->schedule, r->latent, &r->result, &r->vae_room));
+    T3V_TRY(t3v_cost_check(r->model, &r->want, &r->schedule, r->latent, &r->result, &r->vae_room));
     if (r->want.dry_run) return T3V_OK;
     for (int64_t i = 0; i < r->want.outputs;
          i++) /* hours later would be too late to learn that nothing can be written */
@@ -672,7 +672,10 @@ t3v_status t3v_generate(const t3v_job *job, t3v_result *result)
     run *r = calloc(1, sizeof *r);
     if (!r) return t3v_fail(T3V_E_NOMEM, "no memory");
     r->job = job;
-    r->paths = (t3v_model_paths){job->model, job->vae, job->text_encoder, job->tokenizer};
+    r->paths = (t3v_model_paths){.model = job->model,
+                                 .vae = job->vae,
+                                 .text_encoder = job->text_encoder,
+                                 .tokenizer = job->tokenizer};
     t3v_status st = run_all(r);
     if (result) *result = r->result;
     if (r->model) t3v_loras_detach(&r->loras, &r->model->dit);

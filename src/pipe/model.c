@@ -146,15 +146,15 @@ static const t3v_defaults wan21 = {.width = 832,
 
 enum { DIT, TEXT, VAE };
 
-/* The path given for a part, or the file of that name in the model's directory. */
-static t3v_status locate(const t3v_model *m, const char *given, const char *name, const char *what,
-                         char **out)
+t3v_status t3v_model_weights(const t3v_model *m, t3v_place place, t3v_tensor_file **out)
 {
-    *out = given ? strdup(given) : t3v_path_join(m->path, name);
-    if (!*out) return t3v_fail(T3V_E_NOMEM, "no memory for a path");
-    if (t3v_is_file(*out) || t3v_is_dir(*out)) return T3V_OK;
-    t3v_status st = t3v_fail(T3V_E_IO, "%s: the %s is missing (expected %s)", m->path, what, *out);
-    free(*out);
+    const char *path;
+    *out = NULL;
+    T3V_TRY(t3v_location_get(&m->where, place, &path));
+    T3V_TRY(t3v_tensors_open(out, path));
+    t3v_status st = place == T3V_AT_DIT ? t3v_tensors_strip_prefix(*out, "patch_embedding.weight") : T3V_OK;
+    if (!st) return T3V_OK;
+    t3v_tensors_close(*out);
     *out = NULL;
     return st;
 }
@@ -188,8 +188,7 @@ static t3v_status fill(t3v_model *m, int part, const t3v_params *p, bool writabl
 
 static t3v_status load_dit(t3v_model *m, bool writable)
 {
-    t3v_status st = t3v_tensors_open(&m->file[DIT], m->path);
-    if (!st) st = t3v_tensors_strip_prefix(m->file[DIT], "patch_embedding.weight");
+    t3v_status st = t3v_model_weights(m, T3V_AT_DIT, &m->file[DIT]);
     if (!st) st = t3v_dit_config_complete(&m->config, m->file[DIT]);
     if (!st) st = t3v_dit_open(&m->dit, &m->config);
     if (!st) st = fill(m, DIT, &m->dit.params, writable, t3v_site_param_named);
@@ -235,14 +234,13 @@ static int64_t count_layers(const t3v_tensor_file *f)
     }
 }
 
-static t3v_status open_text(t3v_model *m, const t3v_model_paths *paths)
+static t3v_status open_text(t3v_model *m)
 {
-    char *path = NULL, *spiece = NULL;
+    const char *spiece;
     t3v_umt5_config c = {0};
-    t3v_status st = locate(m, paths->text_encoder, "models_t5_umt5-xxl-enc-bf16.pth", "text encoder", &path);
-    if (!st) st = locate(m, paths->tokenizer, "google/umt5-xxl/spiece.model", "tokenizer", &spiece);
+    t3v_status st = t3v_model_weights(m, T3V_AT_TEXT, &m->file[TEXT]);
+    if (!st) st = t3v_location_get(&m->where, T3V_AT_TOKENIZER, &spiece);
     if (!st) st = t3v_tokenizer_open(spiece, &m->tokenizer);
-    if (!st) st = t3v_tensors_open(&m->file[TEXT], path);
     const t3v_tensor_file *f = m->file[TEXT];
     if (!st) st = axis_of(f, "token_embedding.weight", 2, 0, &c.vocab);
     if (!st) st = axis_of(f, "token_embedding.weight", 2, 1, &c.dim);
@@ -253,48 +251,43 @@ static t3v_status open_text(t3v_model *m, const t3v_model_paths *paths)
     if (!st) c.layers = count_layers(f);
     if (!st && t3v_tokenizer_vocab_size(m->tokenizer) > c.vocab)
         st = t3v_fail(T3V_E_SHAPE, "the tokenizer %s has %d pieces, the text encoder %s only %lld rows",
-                      spiece, t3v_tokenizer_vocab_size(m->tokenizer), path, (long long)c.vocab);
+                      spiece, t3v_tokenizer_vocab_size(m->tokenizer), f->path, (long long)c.vocab);
     if (!st) st = t3v_umt5_open(&m->text, &c);
-    free(path);
-    free(spiece);
     return st;
 }
 
-static t3v_status load_text(t3v_model *m, const t3v_model_paths *paths, bool writable)
+static t3v_status load_text(t3v_model *m, bool writable)
 {
-    T3V_TRY(open_text(m, paths));
+    T3V_TRY(open_text(m));
     return fill(m, TEXT, &m->text.params, writable, NULL);
 }
 
-static t3v_status load_vae(t3v_model *m, const t3v_model_paths *paths, bool writable)
+static t3v_status load_vae(t3v_model *m, bool writable)
 {
-    char *path = NULL;
     int64_t dim = 0;
-    t3v_status st = locate(m, paths->vae, "Wan2.1_VAE.pth", "VAE", &path);
-    if (!st) st = t3v_tensors_open(&m->file[VAE], path);
+    t3v_status st = t3v_model_weights(m, T3V_AT_VAE, &m->file[VAE]);
     if (!st) st = axis_of(m->file[VAE], "encoder.conv1.weight", 5, 0, &dim);
     if (!st) st = t3v_vae_open(&m->vae, dim);
     if (!st) st = fill(m, VAE, &m->vae.params, writable, NULL);
-    free(path);
     return st;
 }
 
-t3v_status t3v_model_load(t3v_model *m, const t3v_model_paths *paths, unsigned parts, bool writable)
+t3v_status t3v_model_load(t3v_model *m, unsigned parts, bool writable)
 {
     parts &= ~m->parts;
     t3v_status st = T3V_OK;
-    if (parts & T3V_PART_TEXT) st = load_text(m, paths, writable);
+    if (parts & T3V_PART_TEXT) st = load_text(m, writable);
     if (!st && parts & T3V_PART_DIT) st = load_dit(m, writable);
-    if (!st && parts & T3V_PART_VAE) st = load_vae(m, paths, writable);
+    if (!st && parts & T3V_PART_VAE) st = load_vae(m, writable);
     m->parts |= parts; /* what was begun is unloaded like what was loaded */
     if (st) t3v_model_unload(m, parts);
     return st;
 }
 
-t3v_status t3v_model_measure_text(t3v_model *m, const t3v_model_paths *paths)
+t3v_status t3v_model_measure_text(t3v_model *m)
 {
     m->parts |= T3V_PART_TEXT;
-    t3v_status st = open_text(m, paths);
+    t3v_status st = open_text(m);
     if (st) t3v_model_unload(m, T3V_PART_TEXT);
     return st;
 }
@@ -323,17 +316,14 @@ void t3v_model_unload(t3v_model *m, unsigned parts)
 
 static t3v_status read_config(t3v_model *m)
 {
+    const t3v_location *w = &m->where;
     m->defaults = wan21;
     strcpy(m->defaults.negative, t3v_negative_prompt);
-    if (!t3v_is_dir(m->path))
-        return t3v_fail(T3V_E_ARG, "--model %s: expected a model directory with config.json", m->path);
-    char *config = t3v_path_join(m->path, "config.json"), *own = t3v_path_join(m->path, "t3v.json");
-    t3v_status st = config && own ? T3V_OK : t3v_fail(T3V_E_NOMEM, "no memory for a path");
-    if (!st) st = t3v_dit_config_read(config, &m->config);
-    if (!st) st = t3v_defaults_read(own, &m->defaults);
-    free(config);
-    free(own);
-    return st;
+    if (!w->config)
+        return t3v_fail(T3V_E_IO, "--model %s: expected config.json beside the weights in %s", m->path,
+                        w->path[T3V_AT_DIT]);
+    T3V_TRY(t3v_dit_config_read(w->config, &m->config));
+    return w->defaults ? t3v_defaults_read(w->defaults, &m->defaults) : T3V_OK;
 }
 
 t3v_status t3v_model_open(t3v_model **out, const t3v_model_paths *paths, unsigned parts, t3v_dtype compute,
@@ -346,8 +336,9 @@ t3v_status t3v_model_open(t3v_model **out, const t3v_model_paths *paths, unsigne
         return t3v_fail(T3V_E_NOMEM, "no memory to open %s", paths->model);
     }
     m->compute = compute;
-    t3v_status st = read_config(m);
-    if (!st) st = t3v_model_load(m, paths, parts, writable);
+    t3v_status st = t3v_location_find(&m->where, paths);
+    if (!st) st = read_config(m);
+    if (!st) st = t3v_model_load(m, parts, writable);
     if (st) t3v_model_close(m);
     else *out = m;
     return st;
@@ -357,6 +348,7 @@ void t3v_model_close(t3v_model *m)
 {
     if (!m) return;
     t3v_model_unload(m, T3V_PART_ALL);
+    t3v_location_free(&m->where);
     free(m->path);
     free(m);
 }

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A model directory in the original Wan2.1 layout: its parts, opened as needed. */
+/* A model: its parts, opened as needed, wherever they lie. */
 #ifndef T3V_PIPE_MODEL_H
 #define T3V_PIPE_MODEL_H
 
 #include "dit/dit.h"
 #include "io/params.h"
+#include "pipe/location.h"
 #include "text/tokenizer.h"
 #include "text/umt5.h"
 #include "vae/vae.h"
@@ -24,7 +25,8 @@ typedef struct t3v_defaults {
 typedef enum t3v_parts { T3V_PART_DIT = 1, T3V_PART_TEXT = 2, T3V_PART_VAE = 4, T3V_PART_ALL = 7 } t3v_parts;
 
 typedef struct t3v_model {
-    char *path;
+    char *path; /* as given */
+    t3v_location where;
     unsigned parts; /* those that are loaded */
     t3v_dtype compute;
     t3v_dit_config config; /* known even when the DiT is not loaded */
@@ -38,19 +40,15 @@ typedef struct t3v_model {
     t3v_arena own; /* parameters that plans have of their own */
 } t3v_model;
 
-/* Where the parts are when they are not in one directory; any may be NULL. */
-typedef struct t3v_model_paths {
-    const char *model; /* a directory, or a DiT file */
-    const char *vae, *text_encoder, *tokenizer;
-} t3v_model_paths;
-
 /* Reads the configuration and loads `parts`. writable: every parameter gets memory of its own (training). */
 t3v_status t3v_model_open(t3v_model **out, const t3v_model_paths *paths, unsigned parts, t3v_dtype compute,
                           bool writable);
 /* Loads parts that are missing, or gives the memory of parts back. */
-t3v_status t3v_model_load(t3v_model *m, const t3v_model_paths *paths, unsigned parts, bool writable);
+t3v_status t3v_model_load(t3v_model *m, unsigned parts, bool writable);
 /* Opens the text encoder without its weights' memory, for counting; t3v_model_unload ends it. */
-t3v_status t3v_model_measure_text(t3v_model *m, const t3v_model_paths *paths);
+t3v_status t3v_model_measure_text(t3v_model *m);
+/* Opens the weights of a part as a file of their own, under the original names; caller closes. */
+t3v_status t3v_model_weights(const t3v_model *m, t3v_place place, t3v_tensor_file **out);
 /* Gives the loaded DiT the parameters that the plan has of its own: from the weights' file, or at random, with a warning. */
 t3v_status t3v_model_adopt(t3v_model *m, const t3v_plan *plan);
 void t3v_model_unload(t3v_model *m, unsigned parts);

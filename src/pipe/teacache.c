@@ -46,8 +46,7 @@ t3v_status t3v_teacache_change(const t3v_model *m, const t3v_sampler *sampler, d
     t3v_arena weights = {0}, work = {0};
     t3v_params_options o = {.matrix = T3V_F32, .map = true};
     t3v_ctx ctx = {.arena = &work, .compute = T3V_F32};
-    t3v_status st = t3v_tensors_open(&f, m->path);
-    if (!st) st = t3v_tensors_strip_prefix(f, "patch_embedding.weight");
+    t3v_status st = t3v_model_weights(m, T3V_AT_DIT, &f);
     if (!st) st = t3v_dit_open_time(&dit, &m->config);
     if (!st) st = t3v_arena_open(&weights, t3v_params_bytes(&dit.params, f, &o));
     if (!st) st = t3v_params_load(&dit.params, f, &o, &weights, false, NULL);

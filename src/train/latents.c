@@ -654,7 +654,7 @@ static t3v_status set_settings(maker *m)
                                               "frames", "sampling", "start",     "crops"};
     const t3v_latents_job *job = m->job;
     char model[T3V_FINGERPRINT];
-    T3V_TRY(t3v_fingerprint(m->model, &job->paths, T3V_PART_TEXT | T3V_PART_VAE, model));
+    T3V_TRY(t3v_fingerprint(m->model, T3V_PART_TEXT | T3V_PART_VAE, model));
     snprintf(m->value[0], VALUE, "%s", T3V_DATASET_FORMAT);
     snprintf(m->value[1], VALUE, "%s", model);
     snprintf(m->value[2], VALUE, "%s", job->compute == T3V_BF16 ? "bf16" : "f32");

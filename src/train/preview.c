@@ -48,7 +48,7 @@ t3v_status t3v_preview_open(t3v_preview *p)
     t3v_status fits = t3v_sampler_open(&sampler, d->sampler, (int)p->steps, d->shift);
     t3v_sampler_close(&sampler);
     if (fits) return t3v_fail_in(fits, "samples");
-    T3V_TRY(t3v_model_load(p->model, p->paths, T3V_PART_TEXT, false));
+    T3V_TRY(t3v_model_load(p->model, T3V_PART_TEXT, false));
     t3v_status st = t3v_arena_open(&arena, (size_t)16 << 30);
     t3v_ctx ctx = {.arena = &arena, .compute = p->model->compute};
     for (int i = 0; i < p->prompts && !st; i++)
@@ -227,7 +227,7 @@ t3v_status t3v_preview_render(const t3v_preview *p, const t3v_plan *plan, int64_
     T3V_TRY_GOTO(st, done, t3v_schedule_make(&w.schedule, w.sampler, &o));
     T3V_TRY_GOTO(st, done, t3v_arena_open(&arena, (size_t)256 << 30));
     w.ctx.arena = &arena;
-    T3V_TRY_GOTO(st, done, t3v_model_load(p->model, p->paths, T3V_PART_VAE, false));
+    T3V_TRY_GOTO(st, done, t3v_model_load(p->model, T3V_PART_VAE, false));
     for (int i = 0; i < p->prompts; i++) {
         T3V_TRY_GOTO(st, done, denoise(&w, i, progress));
         T3V_TRY_GOTO(st, done, write_clip(&w, i, &f, dir, step, progress));

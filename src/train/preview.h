@@ -9,8 +9,7 @@
 enum { T3V_PREVIEW_PROMPTS = 16 };
 
 typedef struct t3v_preview {
-    t3v_model *model;             /* its VAE and text encoder are loaded for as long as they are needed */
-    const t3v_model_paths *paths; /* of the model */
+    t3v_model *model; /* its VAE and text encoder are loaded for as long as they are needed */
     const char *prompt[T3V_PREVIEW_PROMPTS];
     int prompts;
     int64_t steps; /* of the model's default sampler; 0: the model's default */

@@ -133,11 +133,10 @@ t3v_status t3v_task_dit_open(t3v_task_dit *s, const char *plan, const char *cach
     s->flow.plan = s->plan;
     s->flow.steps = s->model->defaults.steps;
     t3v_flow_open(&s->flow);
-    char *spiece = t3v_path_join(s->model->path, "google/umt5-xxl/spiece.model");
-    t3v_status st = spiece ? T3V_OK : t3v_fail(T3V_E_NOMEM, "no memory for a path");
+    const char *spiece;
+    t3v_status st = t3v_location_get(&s->model->where, T3V_AT_TOKENIZER, &spiece);
     for (int w = 0; w < t3v_threads() && w < T3V_TASK_WORKERS && !st; w++)
         st = t3v_tokenizer_open(spiece, &s->tokenizer[w]);
-    free(spiece);
     return st ? st : cached_latents(s, cache, progress);
 }
 

@@ -146,7 +146,7 @@ bad() { # status, words, arguments...
 bad 2 "the nearest is 9" "${base[@]}" --frames 8 --prompt x -o "$dir/bad.mp4"
 bad 2 "the nearest is 34" "${base[@]}" --size 33x32 --prompt x -o "$dir/bad.mp4"
 bad 2 "the nearest is 16" "${base[@]}" --size 32x2 --prompt x -o "$dir/bad.mp4"
-bad 2 "expected a model directory" generate --model "$dir/nowhere" --prompt x -o "$dir/bad.mp4"
+bad 2 "expected a model directory or a DiT file" generate --model "$dir/nowhere" --prompt x -o "$dir/bad.mp4"
 bad 1 "needs .* GiB" "${base[@]}" --memory-limit 4M --prompt x -o "$dir/bad.mp4"
 bad 1 "cannot write" "${base[@]}" --prompt x -o "$dir/no/such/dir/bad.mp4"
 bad 1 "UTF-8.*offset 2\|UTF-8: byte 0xff at offset 2" "${base[@]}" --prompt $'ab\xff' -o "$dir/bad.mp4"

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Where the parts of a model lie, in every layout that models come in. */
+#ifndef T3V_PIPE_LOCATION_H
+#define T3V_PIPE_LOCATION_H
+
+#include <stdbool.h>
+
+#include "base/status.h"
+
+/* What the user names; all but `model` may be NULL. */
+typedef struct t3v_model_paths {
+    const char *model; /* a directory, or a DiT's file; of two experts the one for high noise */
+    const char *vae, *text_encoder, *tokenizer;
+    const char *model_low, *clip;
+} t3v_model_paths;
+
+typedef enum t3v_place {
+    T3V_AT_DIT,
+    T3V_AT_DIT_LOW, /* the expert for low noise */
+    T3V_AT_TEXT,
+    T3V_AT_TOKENIZER,
+    T3V_AT_VAE,
+    T3V_AT_CLIP,
+    T3V_AT_COUNT
+} t3v_place;
+
+typedef struct t3v_location {
+    const char *layout; /* "original", "diffusers" or "files" */
+    bool experts;       /* two DiTs by the names of files or folders, whether or not both were found */
+    /* By t3v_place: what t3v_tensors_open takes, or a tokenizer's file. NULL: not found; t3v_location_get says so. */
+    char *path[T3V_AT_COUNT];
+    char *config;    /* config.json of the DiT; NULL: there is none, its shapes tell */
+    char *pipeline;  /* model_index.json of the Diffusers layout; NULL */
+    char *scheduler; /* scheduler_config.json of the Diffusers layout; NULL */
+    char *defaults;  /* t3v.json; NULL */
+    char *root;      /* the directory that was looked in */
+} t3v_location;
+
+/* Looks, and opens nothing. E_ARG: a path that was given is not there; E_IO: `model` has no DiT; E_FORMAT: a directory holds
+ * two layouts. Other parts that are missing are not an error yet. */
+t3v_status t3v_location_find(t3v_location *out, const t3v_model_paths *paths);
+void t3v_location_free(t3v_location *l); /* safe on a zeroed struct */
+
+/* The path of a part; E_IO says what was looked for and which option names it. */
+t3v_status t3v_location_get(const t3v_location *l, t3v_place place, const char **out);
+
+#endif
