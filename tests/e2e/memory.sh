@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # What --dry-run says a job needs is what it takes, within 10 %.
 set -euo pipefail
-[ -z "${T3V_CPU:-}" ] || { echo "skipped: a masked CPU changes scratch, and the reference would take hours"; exit 77; }
+[ "${T3V_CPU:-}" != ref ] || { echo "skipped: the reference would take hours"; exit 77; }
 t3v=$1
 if grep -q __asan_init "$t3v"; then
     echo "memory: skipped, a sanitizer's shadow memory hides the program's own"

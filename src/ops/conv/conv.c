@@ -252,6 +252,15 @@ t3v_status t3v_conv_forward_add(const t3v_conv_shape *s, const void *x, const vo
     return forward(s, x, packed, bias, true, y, T3V_F32);
 }
 
+int64_t t3v_conv_forward_scratch(const t3v_conv_shape *s, t3v_dtype y_type)
+{
+    int64_t to, ho, wo;
+    if (is_pointwise(s) || compute_type(s) == s->type || t3v_conv_out(s, &to, &ho, &wo)) return 0;
+    /* One output frame at a time, as in `forward`. */
+    int64_t in = (s->kt < s->t ? s->kt : s->t) * s->h * s->w * s->cin, out = ho * wo * s->cout;
+    return (in + (y_type == T3V_BF16 ? out : 0)) * (int64_t)sizeof(float);
+}
+
 t3v_status t3v_conv_backward_data(const t3v_conv_shape *s, const void *dy, const void *packed, void *dx,
                                   t3v_dtype dx_type)
 {

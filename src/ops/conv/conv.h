@@ -39,6 +39,9 @@ t3v_status t3v_conv_forward(const t3v_conv_shape *s, const void *x, const void *
 /* The same, added to what y [to,ho,wo,cout] holds. */
 t3v_status t3v_conv_forward_add(const t3v_conv_shape *s, const void *x, const void *packed, const float *bias,
                                 float *y);
+/* Bytes of scratch in which a thread that calls them keeps widened frames from then on: 0 where the CPU has bf16 products.
+ * For a count before anything runs. */
+int64_t t3v_conv_forward_scratch(const t3v_conv_shape *s, t3v_dtype y_type);
 /* dx [t,h,w,cin] of dx_type F32 or BF16 is overwritten; `packed` is for T3V_CONV_BACKWARD_DATA. */
 t3v_status t3v_conv_backward_data(const t3v_conv_shape *s, const void *dy, const void *packed, void *dx,
                                   t3v_dtype dx_type);
