@@ -21,6 +21,7 @@ static bool quiet;
 static struct {
     char phase[64];
     double start, last;
+    int64_t done;
     bool open; /* a bar is on the terminal's current line */
 } bar;
 
@@ -60,7 +61,10 @@ static bool on_progress(void *user, const char *phase, int64_t done, int64_t tot
     (void)user;
     double t = now();
     bool tty = isatty(STDERR_FILENO);
-    if (strncmp(phase, bar.phase, sizeof bar.phase - 1) != 0 || done == 0) {
+    bool same = strncmp(phase, bar.phase, sizeof bar.phase - 1) == 0;
+    if (same && done == bar.done) return !interrupted;
+    bar.done = done;
+    if (!same || done == 0) {
         snprintf(bar.phase, sizeof bar.phase, "%s", phase);
         bar.start = t;
         bar.last = 0;

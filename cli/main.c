@@ -11,6 +11,7 @@
     X(generate)     \
     X(inspect)      \
     X(init)         \
+    X(convert)      \
     X(text)         \
     X(dit)          \
     X(encode)       \

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 /* One system call moves at most 2 GiB. */
@@ -137,6 +138,29 @@ bool t3v_path_is_inside(const char *path)
     for (const char *p = path; p && *p; p = strchr(p, '/'), p = p ? p + 1 : NULL)
         if (strncmp(p, "..", 2) == 0 && (p[2] == 0 || p[2] == '/')) return false;
     return true;
+}
+
+bool t3v_same_file(const char *a, const char *b)
+{
+    struct stat x, y;
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+t3v_status t3v_check_space(const char *path, int64_t bytes)
+{
+    enum { SPARE = 1 << 20 };
+    struct statvfs fs;
+    if (statvfs(path, &fs) != 0) { /* not there yet: its directory */
+        const char *slash = strrchr(path, '/');
+        char *dir = slash ? strndup(path, slash == path ? 1 : (size_t)(slash - path)) : strdup(".");
+        int failed = dir ? statvfs(dir, &fs) : -1;
+        free(dir);
+        if (failed) return T3V_OK;
+    }
+    double left = (double)fs.f_bavail * (double)fs.f_frsize;
+    if (left >= (double)bytes + SPARE) return T3V_OK;
+    return t3v_fail(T3V_E_IO, "%s needs %.2f GB, the disk has %.2f GB left", path, (double)bytes / 1e9,
+                    left / 1e9);
 }
 
 /* ---- outputs --------------------------------------------------------------------------------- */

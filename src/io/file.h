@@ -32,6 +32,11 @@ char *t3v_path_join(const char *dir, const char *name);
 /* A relative path without "..": stays below the directory it is joined to (but for links). */
 bool t3v_path_is_inside(const char *path);
 
+/* Whether both are names of one file, as links may be. */
+bool t3v_same_file(const char *a, const char *b);
+/* E_IO when the disk of `path` (a file to be, or its directory) has not `bytes` left; OK where that cannot be told. */
+t3v_status t3v_check_space(const char *path, int64_t bytes);
+
 /* An output file: written under a temporary name in the directory of `path`, renamed by commit. */
 typedef struct t3v_out t3v_out;
 

@@ -13,13 +13,14 @@
 
 enum { NAME_CAP = 512 };
 
-typedef enum role { R_A, R_B, R_ALPHA, R_DIFF, R_BIAS, R_NONE } role;
+typedef enum role { R_A, R_B, R_ALPHA, R_DIFF, R_BIAS, R_UP_BIAS, R_NONE } role;
 typedef enum layout { L_NATIVE, L_COMFY, L_KOHYA, L_DIFFUSERS, L_COUNT } layout;
 static const char *const layout_names[] = {"native", "diffusion_model", "kohya", "diffusers"};
 
 /* What a file holds for one weight. */
 typedef struct slot {
     const t3v_tensor_entry *part[4]; /* by role R_A .. R_DIFF; a bias delta is the diff of the bias */
+    int64_t scaled_by;               /* 1 + the weight whose pair has the scale of `diff` too; 0: none */
 } slot;
 
 typedef struct row {
@@ -69,26 +70,26 @@ static int64_t lookup(const row *rows, int64_t n, const char *name)
     return r ? r->weight : -1;
 }
 
-/* Removes the role's suffix from `key`; an adapter's name between lora_A and weight is skipped. */
+/* Removes the role's suffix from `key`; an adapter's name after lora_A or lora_B is skipped. */
 static role split_role(char *key)
 {
     static const struct {
         const char *text;
         role role;
     } suffixes[] = {
-        {".lora_A.weight", R_A},   {".lora_B.weight", R_B},    {".lora_down.weight", R_A},
-        {".lora_up.weight", R_B},  {".lora.down.weight", R_A}, {".lora.up.weight", R_B},
-        {".lora_A", R_A},          {".lora_B", R_B},           {".lora_B.bias", R_BIAS},
-        {".lora_up.bias", R_BIAS}, {".alpha", R_ALPHA},        {".diff", R_DIFF},
-        {".diff_b", R_BIAS},
+        {".lora_A", R_A},    {".lora_B", R_B},  {".lora_down", R_A},          {".lora_up", R_B},
+        {".lora.down", R_A}, {".lora.up", R_B}, {".lora_B.bias", R_UP_BIAS},  {".lora_up.bias", R_UP_BIAS},
+        {".alpha", R_ALPHA}, {".diff", R_DIFF}, {".lora.up.bias", R_UP_BIAS}, {".diff_b", R_BIAS},
     };
     char *adapter = strstr(key, ".lora_A.");
     if (!adapter) adapter = strstr(key, ".lora_B.");
     if (adapter) {
         char *token = adapter + 8, *dot = strchr(token, '.');
         if (dot && !strchr(dot + 1, '.')) memmove(token, dot + 1, strlen(dot + 1) + 1);
+        else if (!dot && strcmp(token, "weight") != 0 && strcmp(token, "bias") != 0) token[-1] = 0;
     }
     size_t n = strlen(key);
+    if (n > 7 && strcmp(key + n - 7, ".weight") == 0) key[n -= 7] = 0;
     for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes; i++) {
         size_t k = strlen(suffixes[i].text);
         if (n <= k || strcmp(key + n - k, suffixes[i].text) != 0) continue;
@@ -148,8 +149,8 @@ static bool from_diffusers(char *out, size_t size, const char *module)
     return false;
 }
 
-/* The weight that `key` (its role already split off) changes, or -1. */
-static int64_t match(const matcher *m, const char *key, role r, layout *l)
+/* The weight that `key` (its role already split off) changes, or -1. *second: it is for Diffusers' second transformer. */
+static int64_t match(const matcher *m, const char *key, role r, layout *l, bool *second)
 {
     static const struct {
         const char *text;
@@ -159,9 +160,10 @@ static int64_t match(const matcher *m, const char *key, role r, layout *l)
                     {"transformer.", L_DIFFUSERS},
                     {"transformer_2.", L_DIFFUSERS},
                     {"base_model.model.", L_NATIVE}};
-    const char *tail = r == R_BIAS ? "bias" : "weight";
+    const char *tail = r == R_BIAS || r == R_UP_BIAS ? "bias" : "weight";
     char name[NAME_CAP + 16], original[NAME_CAP];
     *l = L_NATIVE;
+    *second = strncmp(key, "transformer_2.", 14) == 0;
     if (strncmp(key, "lora_unet_", 10) == 0) {
         *l = L_KOHYA;
         snprintf(name, sizeof name, "%s_%s", key + 10, tail);
@@ -249,41 +251,60 @@ static t3v_status make_items(t3v_lora *l, const slot *slots, const t3v_tensor_en
             T3V_TRY(make_pair(&l->items[l->count++], &weights[i], s));
         }
         if (s->part[R_DIFF]) {
+            t3v_lora_item *item = &l->items[l->count++], pair = {.scale = 1};
             T3V_TRY(t3v_tensor_expect(s->part[R_DIFF], weights[i].ndim, weights[i].shape));
-            l->items[l->count++] =
-                (t3v_lora_item){.weight = i, .kind = T3V_LORA_DIFF, .diff = s->part[R_DIFF], .scale = 1};
+            if (s->scaled_by) T3V_TRY(make_pair(&pair, &weights[s->scaled_by - 1], &slots[s->scaled_by - 1]));
+            *item = (t3v_lora_item){.weight = i,
+                                    .kind = T3V_LORA_DIFF,
+                                    .diff = s->part[R_DIFF],
+                                    .scale = pair.scale};
         }
     }
     return T3V_OK;
 }
 
-static t3v_status sort_keys(t3v_lora *l, const matcher *m, slot *slots)
+/* Whether a file has keys of Diffusers' second transformer, the low expert. */
+static bool has_second(const t3v_tensor_file *f)
+{
+    for (int64_t i = 0; i < f->count; i++)
+        if (strncmp(f->tensors[i].name, "transformer_2.", 14) == 0) return true;
+    return false;
+}
+
+static t3v_status sort_keys(t3v_lora *l, const matcher *m, slot *slots, t3v_expert expert)
 {
     const t3v_tensor_file *f = l->file;
     const char *unknown = NULL;
     int64_t unknown_count = 0;
     unsigned layouts = 0;
+    bool two = has_second(f);
     for (int64_t i = 0; i < f->count; i++) {
         const t3v_tensor_entry *t = &f->tensors[i];
         char key[NAME_CAP];
         role r = R_NONE;
         layout form = L_NATIVE;
+        bool second = false;
         if (strlen(t->name) < sizeof key) {
             strcpy(key, t->name);
             r = split_role(key);
         }
-        int64_t w = r == R_NONE ? -1 : match(m, key, r, &form);
+        int64_t w = r == R_NONE ? -1 : match(m, key, r, &form, &second);
         if (w < 0) {
             if (!unknown) unknown = t->name;
             unknown_count++;
             continue;
         }
         layouts |= 1u << form;
-        const t3v_tensor_entry **part = &slots[w].part[r == R_BIAS ? R_DIFF : r];
+        if (two && expert != T3V_EXPERT_ANY && second != (expert == T3V_EXPERT_LOW)) continue;
+        if (t3v_dtype_block(t->dtype) > 1)
+            return t3v_fail(T3V_E_DTYPE, "%s: '%s' is %s; a LoRA's numbers must be floats", f->path, t->name,
+                            t3v_dtype_name(t->dtype));
+        const t3v_tensor_entry **part = &slots[w].part[r == R_BIAS || r == R_UP_BIAS ? R_DIFF : r];
         if (*part)
             return t3v_fail(T3V_E_FORMAT, "%s: '%s' and '%s' are for the same weight", f->path, (*part)->name,
                             t->name);
         *part = t;
+        if (r == R_UP_BIAS) slots[w].scaled_by = 1 + match(m, key, R_B, &form, &second);
     }
     if (unknown)
         return t3v_fail(
@@ -297,7 +318,8 @@ static t3v_status sort_keys(t3v_lora *l, const matcher *m, slot *slots)
     return T3V_OK;
 }
 
-t3v_status t3v_lora_open(t3v_lora **out, const char *path, const t3v_tensor_entry *weights, int64_t n)
+t3v_status t3v_lora_open(t3v_lora **out, const char *path, const t3v_tensor_entry *weights, int64_t n,
+                         t3v_expert expert)
 {
     *out = NULL;
     matcher m = {0};
@@ -314,7 +336,7 @@ t3v_status t3v_lora_open(t3v_lora **out, const char *path, const t3v_tensor_entr
         goto done;
     }
     T3V_TRY_GOTO(st, done, make_matcher(&m, weights, n));
-    T3V_TRY_GOTO(st, done, sort_keys(l, &m, slots));
+    T3V_TRY_GOTO(st, done, sort_keys(l, &m, slots, expert));
     T3V_TRY_GOTO(st, done, make_items(l, slots, weights, n));
 done:
     free(m.dotted);
@@ -323,6 +345,58 @@ done:
     free(slots);
     if (st) t3v_lora_close(l);
     else *out = l;
+    return st;
+}
+
+/* ---- adding to weights ------------------------------------------------------------------------- */
+
+/* Elements [first, first + n) of an entry as F32, malloc'ed; NULL with *st set. */
+static float *part_of(const t3v_tensor_entry *e, int64_t first, int64_t n, t3v_status *st)
+{
+    float *x = malloc((size_t)(n ? n : 1) * sizeof *x);
+    *st = x ? T3V_OK : t3v_fail(T3V_E_NOMEM, "%s: no memory for '%s'", e->file, e->name);
+    if (!*st)
+        *st = t3v_convert(x, T3V_F32, (const char *)e->data + (size_t)first * t3v_dtype_size(e->dtype),
+                          e->dtype, n);
+    if (!*st) return x;
+    free(x);
+    return NULL;
+}
+
+/* w[cols] += scale * sum over r of b[r] a[r, cols], in slices that stay in the first cache. */
+static void add_row(float *w, const float *a, const float *b, int64_t rank, int64_t cols, float scale)
+{
+    enum { SLICE = 1024 };
+    float sum[SLICE];
+    for (int64_t at = 0; at < cols; at += SLICE) {
+        int64_t n = cols - at < SLICE ? cols - at : SLICE;
+        memset(sum, 0, sizeof sum);
+        for (int64_t r = 0; r < rank; r++)
+            for (int64_t j = 0; j < n; j++) sum[j] += b[r] * a[r * cols + at + j];
+        for (int64_t j = 0; j < n; j++) w[at + j] += scale * sum[j];
+    }
+}
+
+t3v_status t3v_lora_add(const t3v_lora_item *item, double strength, int64_t first, int64_t rows, int64_t cols,
+                        float *w)
+{
+    float scale = (float)(strength * item->scale);
+    t3v_status st;
+    if (item->kind == T3V_LORA_DIFF) {
+        float *d = part_of(item->diff, first * cols, rows * cols, &st);
+        for (int64_t i = 0; d && i < rows * cols; i++) w[i] += scale * d[i];
+        free(d);
+        return st;
+    }
+    float *a = part_of(item->a, 0, item->rank * cols, &st);
+    float *b = a ? part_of(item->b, first * item->rank, rows * item->rank, &st) : NULL;
+    if (b) {
+#pragma omp parallel for schedule(static)
+        for (int64_t i = 0; i < rows; i++)
+            add_row(w + i * cols, a, b + i * item->rank, item->rank, cols, scale);
+    }
+    free(a);
+    free(b);
     return st;
 }
 

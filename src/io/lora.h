@@ -9,8 +9,11 @@
 
 typedef enum t3v_lora_kind {
     T3V_LORA_PAIR, /* delta = strength * scale * B A */
-    T3V_LORA_DIFF, /* delta = strength * diff, of the weight's own shape (also biases, norms, modulation) */
+    T3V_LORA_DIFF, /* delta = strength * scale * diff, of the weight's own shape (also biases, norms, modulation) */
 } t3v_lora_kind;
+
+/* Which expert of a model with two (Wan2.2 A14B) something is for. */
+typedef enum t3v_expert { T3V_EXPERT_ANY, T3V_EXPERT_HIGH, T3V_EXPERT_LOW } t3v_expert;
 
 typedef struct t3v_lora_item {
     int64_t weight; /* index into the caller's weights */
@@ -18,7 +21,7 @@ typedef struct t3v_lora_item {
     const t3v_tensor_entry *a, *b; /* pair: [rank, in], [out, rank], trailing axes of 1 allowed; else NULL */
     const t3v_tensor_entry *diff;  /* diff; else NULL */
     int64_t rank;                  /* pair */
-    float scale;                   /* alpha / rank; 1 where the file has no alpha */
+    float scale; /* alpha / rank; 1 where the file has no alpha, and for a diff that belongs to no pair */
 } t3v_lora_item;
 
 typedef struct t3v_lora {
@@ -29,9 +32,15 @@ typedef struct t3v_lora {
 } t3v_lora;
 
 /* Opens a LoRA for a model whose tensors (original names and shapes; data is not read) are `weights`. Key layouts:
- * PEFT/DiffSynth native, `diffusion_model.`, kohya `lora_unet_`, Diffusers `transformer.`. A key that fits none of the
- * weights is E_FORMAT (named and counted), a factor of the wrong size E_SHAPE. */
-t3v_status t3v_lora_open(t3v_lora **out, const char *path, const t3v_tensor_entry *weights, int64_t n);
+ * PEFT/DiffSynth native, `diffusion_model.`, kohya `lora_unet_`, Diffusers `transformer.`. Where a file has keys of both
+ * experts (`transformer.` the high one, `transformer_2.` the low), `expert` says which are meant; for EXPERT_ANY they are
+ * one too many. A key that fits none of the weights is E_FORMAT (named and counted), a factor of the wrong size E_SHAPE. */
+t3v_status t3v_lora_open(t3v_lora **out, const char *path, const t3v_tensor_entry *weights, int64_t n,
+                         t3v_expert expert);
+/* Adds strength times what the item changes to rows [first, first + rows) of its weight, w[rows, cols] F32: cols is the
+ * product of the weight's axes after the first. The sums' order is fixed. E_NOMEM. */
+t3v_status t3v_lora_add(const t3v_lora_item *item, double strength, int64_t first, int64_t rows, int64_t cols,
+                        float *w);
 void t3v_lora_close(t3v_lora *l); /* NULL is fine */
 
 #endif

@@ -38,7 +38,7 @@ static t3v_status attach_item(t3v_loras *l, const t3v_lora_item *item, double st
                               int64_t *used)
 {
     t3v_tensor *t = dit->params.item[item->weight].tensor;
-    if (item->kind == T3V_LORA_DIFF) return add_diff(t, item->diff, strength, &l->arena);
+    if (item->kind == T3V_LORA_DIFF) return add_diff(t, item->diff, strength * item->scale, &l->arena);
     t3v_weight *w = t3v_dit_layer(dit, t);
     if (!w)
         return t3v_fail(T3V_E_FORMAT, "%s: low-rank updates go to linear layers",
@@ -63,7 +63,7 @@ t3v_status t3v_loras_attach(t3v_loras *l, const t3v_lora_use *use, int64_t n, t3
     }
     int64_t pairs = 0;
     for (int64_t i = 0; i < n && !st; i++) {
-        st = t3v_lora_open(&file[i], use[i].path, names, p->count);
+        st = t3v_lora_open(&file[i], use[i].path, names, p->count, T3V_EXPERT_ANY);
         if (!st) pairs += file[i]->count;
     }
     bool counting = p->count && !p->item[0].tensor->data;

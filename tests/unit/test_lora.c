@@ -26,6 +26,9 @@ static const t3v_tensor_entry model[] = {
     {.name = "blocks.0.modulation", .ndim = 3, .shape = {1, 6, 4}},
     {.name = "text_embedding.0.weight", .ndim = 2, .shape = {4, 6}},
     {.name = "head.head.weight", .ndim = 2, .shape = {4, 6}},
+    {.name = "time_embedding.2.weight", .ndim = 2, .shape = {4, 6}},
+    {.name = "time_projection.1.weight", .ndim = 2, .shape = {4, 6}},
+    {.name = "img_emb.proj.3.weight", .ndim = 2, .shape = {4, 6}},
     {.name = "patch_embedding.weight", .ndim = 5, .shape = {4, 3, 1, 2, 1}},
 };
 enum { N = sizeof model / sizeof *model };
@@ -35,9 +38,11 @@ typedef struct key {
     char shape; /* a [2,6], b [4,2], c [2,3,1,2,1], d [4,2,1,1,1], w [4,6], v [4], m [6,4], s scalar */
 } key;
 
+static float numbers[24] = {3, 1, 2}; /* of every tensor */
+static t3v_expert expert = T3V_EXPERT_ANY;
+
 static t3v_status open_keys(t3v_lora **l, const key *keys, int n)
 {
-    static const float data[24] = {3, 1, 2};
     static const struct {
         char c;
         int ndim;
@@ -51,11 +56,11 @@ static t3v_status open_keys(t3v_lora **l, const key *keys, int n)
             e[i] = (t3v_tensor_entry){.name = keys[i].name,
                                       .dtype = T3V_F32,
                                       .ndim = shapes[s].ndim,
-                                      .data = data};
+                                      .data = numbers};
             memcpy(e[i].shape, shapes[s].shape, sizeof shapes[s].shape);
         }
     assert_int_equal(t3v_safetensors_write(path, e, n, NULL, 0), T3V_OK);
-    return t3v_lora_open(l, path, model, N);
+    return t3v_lora_open(l, path, model, N, expert);
 }
 
 static void every_layout_finds_its_weight(void **state)
@@ -105,6 +110,56 @@ static void every_layout_finds_its_weight(void **state)
          {"transformer_2.blocks.0.ffn.net.0.proj.lora.down.weight", 'a'},
          {"transformer_2.blocks.0.ffn.net.0.proj.lora.up.weight", 'b'},
          {0}},
+        {"blocks.0.ffn.0.weight",
+         "native",
+         {"blocks.0.ffn.0.lora_A.default", 'a'},
+         {"blocks.0.ffn.0.lora_B.default", 'b'},
+         {0}},
+        {"blocks.0.self_attn.o.weight",
+         "native",
+         {"base_model.model.blocks.0.self_attn.o.lora_A.weight", 'a'},
+         {"base_model.model.blocks.0.self_attn.o.lora_B.weight", 'b'},
+         {0}},
+        {"blocks.0.cross_attn.k_img.weight",
+         "diffusion_model",
+         {"model.diffusion_model.blocks.0.cross_attn.k_img.lora_down", 'a'},
+         {"model.diffusion_model.blocks.0.cross_attn.k_img.lora_up", 'b'},
+         {0}},
+        {"img_emb.proj.3.weight",
+         "diffusion_model",
+         {"diffusion_model.img_emb.proj.3.lora.down.weight", 'a'},
+         {"diffusion_model.img_emb.proj.3.lora.up.weight", 'b'},
+         {0}},
+        {"time_projection.1.weight",
+         "kohya",
+         {"lora_unet_time_projection_1.lora_down.weight", 'a'},
+         {"lora_unet_time_projection_1.lora_up.weight", 'b'},
+         {"lora_unet_time_projection_1.alpha", 's'}},
+        {"patch_embedding.weight",
+         "kohya",
+         {"lora_unet_patch_embedding.lora_down.weight", 'c'},
+         {"lora_unet_patch_embedding.lora_up.weight", 'd'},
+         {0}},
+        {"blocks.0.cross_attn.k_img.weight",
+         "diffusers",
+         {"transformer.blocks.0.attn2.add_k_proj.lora.down", 'a'},
+         {"transformer.blocks.0.attn2.add_k_proj.lora.up", 'b'},
+         {0}},
+        {"img_emb.proj.3.weight",
+         "diffusers",
+         {"transformer.condition_embedder.image_embedder.ff.net.2.lora_A.weight", 'a'},
+         {"transformer.condition_embedder.image_embedder.ff.net.2.lora_B.weight", 'b'},
+         {0}},
+        {"time_embedding.2.weight",
+         "diffusers",
+         {"transformer.condition_embedder.time_embedder.linear_2.lora_A.weight", 'a'},
+         {"transformer.condition_embedder.time_embedder.linear_2.lora_B.weight", 'b'},
+         {0}},
+        {"head.head.weight",
+         "diffusers",
+         {"transformer.proj_out.lora_A.weight", 'a'},
+         {"transformer.proj_out.lora_B.weight", 'b'},
+         {0}},
         {"text_embedding.0.weight",
          "diffusers",
          {"transformer.condition_embedder.text_embedder.linear_1.lora_A.weight", 'a'},
@@ -147,6 +202,80 @@ static void every_layout_finds_its_weight(void **state)
     assert_int_equal(open_keys(&l, bias, 3), T3V_OK);
     assert_int_equal(l->count, 2);
     assert_int_equal(l->items[1].weight, 1);
+    assert_true(l->items[1].scale == 1);
+    t3v_lora_close(l);
+    static const key scaled[] = {{"diffusion_model.blocks.0.self_attn.q.lora_down.weight", 'a'},
+                                 {"diffusion_model.blocks.0.self_attn.q.lora_up.bias", 'v'},
+                                 {"diffusion_model.blocks.0.self_attn.q.lora_up.weight", 'b'},
+                                 {"diffusion_model.blocks.0.self_attn.q.alpha", 's'}};
+    assert_int_equal(open_keys(&l, scaled, 4), T3V_OK); /* the up factor's bias has the pair's scale */
+    assert_int_equal(l->count, 2);
+    assert_true(l->items[0].scale == 1.5f && l->items[1].scale == 1.5f);
+    assert_int_equal(l->items[1].kind, T3V_LORA_DIFF);
+    t3v_lora_close(l);
+}
+
+static void experts_get_their_own_keys(void **state)
+{
+    (void)state;
+    static const key both[] = {{"transformer.blocks.0.attn1.to_q.lora_A.weight", 'a'},
+                               {"transformer.blocks.0.attn1.to_q.lora_B.weight", 'b'},
+                               {"transformer_2.blocks.0.ffn.net.0.proj.lora_A.weight", 'a'},
+                               {"transformer_2.blocks.0.ffn.net.0.proj.lora_B.weight", 'b'},
+                               {"transformer_2.blocks.0.attn1.to_q.lora_A.weight", 'a'},
+                               {"transformer_2.blocks.0.attn1.to_q.lora_B.weight", 'b'}};
+    static const struct {
+        t3v_expert expert;
+        int keys, items;
+    } cases[] = {{T3V_EXPERT_HIGH, 6, 1},
+                 {T3V_EXPERT_LOW, 6, 2},
+                 {T3V_EXPERT_ANY, 4, 2},
+                 {T3V_EXPERT_LOW, 2, 1}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        t3v_lora *l;
+        expert = cases[i].expert;
+        t3v_status st = open_keys(&l, both, cases[i].keys);
+        if (st) print_message("%s\n", t3v_error_text());
+        assert_int_equal(st, T3V_OK);
+        assert_int_equal(l->count, cases[i].items);
+        t3v_lora_close(l);
+    }
+    t3v_lora *l;
+    expert = T3V_EXPERT_ANY;
+    assert_int_equal(open_keys(&l, both, 6), T3V_E_FORMAT);
+    assert_non_null(strstr(t3v_error_text(), "same weight"));
+}
+
+/* Against sums in double, in whole and in two parts. */
+static void deltas_are_added_to_rows(void **state)
+{
+    (void)state;
+    static const key keys[] = {{"blocks.0.self_attn.q.lora_A.weight", 'a'},
+                               {"blocks.0.self_attn.q.lora_B.weight", 'b'},
+                               {"blocks.0.self_attn.q.alpha", 's'},
+                               {"patch_embedding.lora_A.weight", 'c'},
+                               {"patch_embedding.lora_B.weight", 'd'},
+                               {"blocks.0.self_attn.o.diff", 'w'}};
+    t3v_lora *l;
+    for (int i = 0; i < 24; i++) numbers[i] = (float)(i % 7 - 3) + 0.5f;
+    numbers[0] = 3; /* the alpha */
+    assert_int_equal(open_keys(&l, keys, 6), T3V_OK);
+    assert_int_equal(l->count, 3);
+    for (int k = 0; k < 3; k++)
+        for (int split = 1; split <= 4; split++) {
+            float w[24];
+            for (int i = 0; i < 24; i++) w[i] = (float)i;
+            assert_int_equal(t3v_lora_add(&l->items[k], -0.5, 0, split, 6, w), T3V_OK);
+            assert_int_equal(t3v_lora_add(&l->items[k], -0.5, split, 4 - split, 6, w + 6 * split), T3V_OK);
+            for (int i = 0; i < 4; i++)
+                for (int j = 0; j < 6; j++) {
+                    double sum = 0, scale = k == 0 ? 1.5 : 1;
+                    bool diff = l->items[k].kind == T3V_LORA_DIFF;
+                    for (int r = 0; r < 2; r++) sum += (double)numbers[2 * i + r] * numbers[6 * r + j];
+                    if (diff) sum = numbers[6 * i + j];
+                    assert_float_equal(w[6 * i + j], 6 * i + j - 0.5 * scale * sum, 1e-5);
+                }
+        }
     t3v_lora_close(l);
 }
 
@@ -214,6 +343,8 @@ static int remove_file(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(every_layout_finds_its_weight),
+                                       cmocka_unit_test(experts_get_their_own_keys),
+                                       cmocka_unit_test(deltas_are_added_to_rows),
                                        cmocka_unit_test(bad_keys_are_named)};
     return cmocka_run_group_tests(tests, make_file, remove_file);
 }
