@@ -101,7 +101,8 @@ static t3v_status prepare(bench *b)
     b->rope = t3v_dit_rope(&b->ctx, b->dit, grid);
     b->call = (t3v_dit_call){.plan = b->plan, .prompt = &b->prompt, .timestep = 731};
     if (c->clip_dim) {
-        T3V_TRY(t3v_dit_image_make(&b->ctx, b->dit, noise(&b->ctx, 4, T3V_SHAPE(T3V_DIT_CLIP_ROWS, c->clip_dim)), &b->image));
+        T3V_TRY(t3v_dit_image_make(&b->ctx, b->dit,
+                                   noise(&b->ctx, 4, T3V_SHAPE(T3V_DIT_CLIP_ROWS, c->clip_dim)), &b->image));
         b->call.image = &b->image;
     }
     t3v_dit_times(&b->ctx, b->dit, &b->call, grid, &e, &b->e0);
@@ -117,7 +118,7 @@ static t3v_status pass(void *user)
     } else {
         t3v_dit_by_time m = t3v_dit_modulation(&b->ctx, &b->dit->block[b->layer], &b->e0);
         t3v_dit_block_run(&b->ctx, b->dit, b->layer, b->x, &m, b->rope, &b->call,
-                          t3v_dit_range(&b->call, false, b->plan->tokens), b->x);
+                          t3v_dit_range(&b->ctx, &b->call, false, b->plan->tokens), b->x);
     }
     t3v_arena_back(b->ctx.arena, mark);
     return b->ctx.status;
@@ -130,7 +131,8 @@ static double macs(const bench *b)
     double d = (double)c->dim, n = (double)b->plan->tokens, sum = 0;
     for (int64_t i = b->step ? 0 : b->layer; i < (b->step ? c->layers : b->layer + 1); i++) {
         sum += n * (6 * d * d + 2 * d * (double)c->ffn_dim);
-        const int64_t all_keys[T3V_SITES] = {b->plan->tokens, b->prompt.rows, c->clip_dim ? T3V_DIT_CLIP_ROWS : 0};
+        const int64_t all_keys[T3V_SITES] = {b->plan->tokens, b->prompt.rows,
+                                             c->clip_dim ? T3V_DIT_CLIP_ROWS : 0};
         for (int s = 0; s < T3V_SITES && all_keys[s]; s++) {
             const t3v_site *site = &b->plan->layer[i].site[s];
             int64_t keys = all_keys[s];

@@ -18,6 +18,7 @@
 
 static volatile sig_atomic_t interrupted;
 static bool quiet;
+static bool on_devices;
 static struct {
     char phase[64];
     double start, last;
@@ -39,6 +40,14 @@ static void on_signal(int sig)
         raise(sig);
     }
     interrupted = 1;
+}
+
+void cli_on_devices(bool yes) { on_devices = yes; }
+
+const char *cli_device_name(t3v_device_choice choice)
+{
+    static const char *const names[] = {"cpu", "cuda", "auto"};
+    return names[choice];
 }
 
 bool cli_interrupted(void) { return interrupted; }
@@ -111,7 +120,8 @@ static const struct argp_option common_options[] = {
     {"precision", OPT_PRECISION, "f32|bf16", 0,
      "Type of matrix products (default: bf16 where the CPU has it)", 100},
     {"threads", OPT_THREADS, "N", 0, "Threads (default: all cores)", 100},
-    {"device", OPT_DEVICE, "cpu|cuda|auto", 0, "Where to run (default: auto)", 100},
+    {"device", OPT_DEVICE, "cpu|cuda|auto", 0, "Where to run; auto: the GPU where that can be (default: cpu)",
+     100},
     {"quiet", 'q', 0, 0, "Errors only on stderr; results still go to stdout", 100},
     {"json", OPT_JSON, 0, 0, "Results as JSON on stdout", 100},
     {0},
@@ -132,10 +142,10 @@ static error_t parse_common(int key, char *arg, struct argp_state *state)
         c->threads = (int)n;
         return 0;
     case OPT_DEVICE:
-        if (strcmp(arg, "cuda") == 0)
-            argp_failure(state, CLI_FAILED, 0, "--device cuda: this build has no CUDA module");
-        else if (strcmp(arg, "cpu") != 0 && strcmp(arg, "auto") != 0)
+        if (t3v_device_parse(arg, &c->device))
             argp_error(state, "--device %s: expected cpu, cuda or auto", arg);
+        else if (c->device == T3V_DEVICE_CUDA && !on_devices)
+            argp_failure(state, CLI_FAILED, 0, "--device cuda: this command runs on the CPU alone");
         return 0;
     case 'q': c->quiet = true; return 0;
     case OPT_JSON: c->json = true; return 0;

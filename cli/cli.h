@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "cuda/device.h"
 #include "t3v/log.h"
 #include "t3v/status.h"
 
@@ -21,8 +22,9 @@ typedef struct cli_command {
 
 /* Options every subcommand accepts: --precision, --threads, --device, --quiet, --json. */
 typedef struct cli_common {
-    bool bf16;   /* --precision; default: bf16 where the CPU has it */
-    int threads; /* --threads; 0 = all */
+    bool bf16;                /* --precision; default: bf16 where the CPU has it */
+    int threads;              /* --threads; 0 = all */
+    t3v_device_choice device; /* --device */
     bool quiet, json;
 } cli_common;
 
@@ -30,6 +32,11 @@ typedef struct cli_common {
  * common ones land in *common). Applies threads, logging and signal handling. Returns -1 to go on, else
  * the exit status to return. */
 int cli_parse(const struct argp *own, int argc, char **argv, cli_common *common, void *input);
+
+/* Whether the command that follows runs on a GPU too; cli_parse refuses --device cuda to one that does not. */
+void cli_on_devices(bool yes);
+/* As t3v_device_parse takes it. */
+const char *cli_device_name(t3v_device_choice choice);
 
 /* Usage error in the voice of the subcommand; returns CLI_USAGE. */
 int cli_usage(const char *command, const char *fmt, ...) __attribute__((format(printf, 2, 3)));

@@ -6,6 +6,7 @@
 
 #include "cli.h"
 #include "io/safetensors.h"
+#include "ops/kernels.h"
 #include "pipe/lora_attach.h"
 #include "pipe/model.h"
 #include "pipe/plan_choice.h"
@@ -117,15 +118,23 @@ static t3v_status track(t3v_ctx *ctx, t3v_params *p, float ***out)
         t3v_tensor *t = p->item[i].tensor;
         t->needs_grad = true;
         t->param = (int32_t)i + 1;
-        grad[i] = t3v_temp(ctx, t3v_numel(t), sizeof(float));
-        if (grad[i]) memset(grad[i], 0, (size_t)t3v_numel(t) * sizeof(float));
+        grad[i] = t3v_data(ctx, t3v_numel(t), sizeof(float));
+        if (grad[i]) t3v_k(ctx)->clear(grad[i], (size_t)t3v_numel(t) * sizeof(float));
     }
     *out = grad;
     return ctx->status;
 }
 
-static t3v_status write_grads(const char *path, const t3v_params *p, float *const *grad, const float *loss,
-                              const t3v_tensor *latent, const t3v_tensor *context)
+/* The gradient of t, for the host. */
+static const float *taken(t3v_ctx *ctx, const t3v_tensor *t, float *grad)
+{
+    t3v_tensor g = *t;
+    g.data = grad, g.type = T3V_F32;
+    return t3v_take(ctx, &g);
+}
+
+static t3v_status write_grads(t3v_ctx *ctx, const char *path, const t3v_params *p, float *const *grad,
+                              const float *loss, const t3v_tensor *latent, const t3v_tensor *context)
 {
     char(*name)[T3V_NAME_MAX + 8] = calloc((size_t)p->count, sizeof *name);
     t3v_tensor_entry *e = calloc((size_t)p->count + 3, sizeof *e);
@@ -133,13 +142,15 @@ static t3v_status write_grads(const char *path, const t3v_params *p, float *cons
     for (int64_t i = 0; i < p->count && !st; i++) {
         const t3v_tensor *t = p->item[i].tensor;
         snprintf(name[i], sizeof *name, "grad.%s", p->item[i].name);
-        e[i + 3] = cli_probe_entry(name[i], T3V_F32, t->ndim, t->shape, grad[i]);
+        e[i + 3] = cli_probe_entry(name[i], T3V_F32, t->ndim, t->shape, taken(ctx, t, grad[i]));
     }
     if (!st) {
         e[0] = cli_probe_entry("loss", T3V_F32, 0, NULL, loss);
-        e[1] = cli_probe_entry("grad_latent", T3V_F32, latent->ndim, latent->shape, latent->grad);
-        e[2] = cli_probe_entry("grad_context", T3V_F32, context->ndim, context->shape, context->grad);
-        st = t3v_safetensors_write(path, e, p->count + 3, NULL, 0);
+        e[1] = cli_probe_entry("grad_latent", T3V_F32, latent->ndim, latent->shape,
+                               taken(ctx, latent, latent->grad));
+        e[2] = cli_probe_entry("grad_context", T3V_F32, context->ndim, context->shape,
+                               taken(ctx, context, context->grad));
+        st = ctx->status ? ctx->status : t3v_safetensors_write(path, e, p->count + 3, NULL, 0);
     }
     free(name);
     free(e);
@@ -150,19 +161,21 @@ static t3v_status write_grads(const char *path, const t3v_params *p, float *cons
 static t3v_status read_latent(const args *a, t3v_ctx *ctx, const t3v_dit_config *k, t3v_tensor **out)
 {
     t3v_tensor *x, *y;
-    if (!a->condition) return cli_probe_read(ctx, a->latent, "latent", 4, (int64_t[]){k->in_dim, -1, -1, -1}, out);
+    if (!a->condition)
+        return cli_probe_read(ctx, a->latent, "latent", 4, (int64_t[]){k->in_dim, -1, -1, -1}, out);
     if (k->in_dim == k->out_dim)
         return t3v_fail(T3V_E_ARG, "--image-latent: the model has no channels for it");
     T3V_TRY(cli_probe_read(ctx, a->latent, "latent", 4, (int64_t[]){k->out_dim, -1, -1, -1}, &x));
     const int64_t *s = x->shape;
-    T3V_TRY(cli_probe_read(ctx, a->condition, "y", 4, (int64_t[]){k->in_dim - k->out_dim, s[1], s[2], s[3]}, &y));
+    T3V_TRY(
+        cli_probe_read(ctx, a->condition, "y", 4, (int64_t[]){k->in_dim - k->out_dim, s[1], s[2], s[3]}, &y));
     *out = t3v_new(ctx, T3V_F32, T3V_SHAPE(k->in_dim, s[1], s[2], s[3]));
     t3v_put(ctx, *out, 0, x);
     t3v_put(ctx, *out, k->out_dim, y);
     return ctx->status;
 }
 
-static t3v_status forward(const args *a, t3v_dtype compute, const t3v_progress *progress, float *loss,
+static t3v_status forward(args *a, const cli_common *common, const t3v_progress *progress, float *loss,
                           t3v_attend_met *met)
 {
     t3v_model *m = NULL;
@@ -170,11 +183,13 @@ static t3v_status forward(const args *a, t3v_dtype compute, const t3v_progress *
     t3v_arena arena = {0};
     t3v_tape tape = {0};
     t3v_loras loras = {0};
+    t3v_dtype compute = common->bf16 ? T3V_BF16 : T3V_F32;
     t3v_ctx ctx = {.arena = &arena, .compute = compute};
     t3v_tensor *x, *c, *target = NULL, *v;
     float **grad = NULL;
     t3v_status st;
-    T3V_TRY_GOTO(st, done, t3v_arena_open(&arena, CLI_PROBE_ARENA));
+    T3V_TRY_GOTO(st, done, t3v_device_open(common->device, &a->paths.device));
+    T3V_TRY_GOTO(st, done, t3v_arena_open_in(&arena, CLI_PROBE_ARENA, t3v_device_space(a->paths.device)));
     T3V_TRY_GOTO(st, done, t3v_model_open(&m, &a->paths, T3V_PART_DIT, compute, false));
     T3V_TRY_GOTO(st, done, t3v_loras_attach(&loras, a->lora, a->loras, &m->dit));
     const t3v_dit_config *k = &m->config;
@@ -227,12 +242,12 @@ static t3v_status forward(const args *a, t3v_dtype compute, const t3v_progress *
             st = ctx.status;
             goto done;
         }
-        *loss = (float)t3v_rows_mse(dv->data, 1.0f, v->data, target->data, t3v_numel(v));
+        *loss = (float)t3v_k(&ctx)->rows_mse(dv->data, 1.0f, v->data, target->data, t3v_numel(v));
         T3V_TRY_GOTO(st, done, t3v_backward(&ctx, v, dv->data));
-        T3V_TRY_GOTO(st, done, write_grads(a->grad, &m->dit.params, grad, loss, x, c));
+        T3V_TRY_GOTO(st, done, write_grads(&ctx, a->grad, &m->dit.params, grad, loss, x, c));
     }
-    t3v_tensor_entry e = cli_probe_entry("velocity", T3V_F32, v->ndim, v->shape, v->data);
-    st = t3v_safetensors_write(a->out, &e, 1, NULL, 0);
+    t3v_tensor_entry e = cli_probe_entry("velocity", T3V_F32, v->ndim, v->shape, t3v_take(&ctx, v));
+    st = ctx.status ? ctx.status : t3v_safetensors_write(a->out, &e, 1, NULL, 0);
 done:
     t3v_plan_free(plan);
     if (m) t3v_loras_detach(&loras, &m->dit);
@@ -254,7 +269,7 @@ static int run(int argc, char **argv)
     t3v_progress progress = cli_progress();
     float loss = 0;
     t3v_attend_met met = {0};
-    t3v_status st = forward(&a, common.bf16 ? T3V_BF16 : T3V_F32, &progress, &loss, &met);
+    t3v_status st = forward(&a, &common, &progress, &loss, &met);
     if (st) return cli_fail(st);
     double density = met.all > 0 ? met.met / met.all : 0, counted = met.all > 0 ? met.counted / met.all : 0;
     if (common.json) {

@@ -323,6 +323,7 @@ static int run(int argc, char **argv)
     int rc = cli_parse(&argp, argc, argv, &common, &a);
     if (rc >= 0) return rc;
     a.job.compute = common.bf16 ? T3V_BF16 : T3V_F32;
+    a.job.device = cli_device_name(common.device);
     a.job.progress = cli_progress();
     return a.prompts ? run_many(&a, &common) : run_one(&a, &common);
 }

@@ -45,14 +45,16 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     }
 }
 
-static t3v_status encode(const args *a, t3v_dtype compute, int *n)
+static t3v_status encode(args *a, const cli_common *common, int *n)
 {
     int32_t ids[T3V_TEXT_LEN];
     const char *cut = NULL;
     t3v_model *m = NULL;
     t3v_arena arena = {0};
+    t3v_dtype compute = common->bf16 ? T3V_BF16 : T3V_F32;
     t3v_status st;
-    T3V_TRY_GOTO(st, done, t3v_arena_open(&arena, CLI_PROBE_ARENA));
+    T3V_TRY_GOTO(st, done, t3v_device_open(common->device, &a->paths.device));
+    T3V_TRY_GOTO(st, done, t3v_arena_open_in(&arena, CLI_PROBE_ARENA, t3v_device_space(a->paths.device)));
     T3V_TRY_GOTO(st, done, t3v_model_open(&m, &a->paths, T3V_PART_TEXT, compute, false));
     T3V_TRY_GOTO(st, done,
                  t3v_tokenizer_encode(m->tokenizer, a->prompt, T3V_CLEAN_FULL, ids, T3V_TEXT_LEN, n, &cut));
@@ -61,11 +63,12 @@ static t3v_status encode(const args *a, t3v_dtype compute, int *n)
                  cut);
     t3v_ctx ctx = {.arena = &arena, .compute = compute};
     t3v_tensor *rows = t3v_umt5_encode(&ctx, &m->text, ids, *n);
-    if (!rows) {
+    const float *context = t3v_take(&ctx, rows);
+    if (!context) {
         st = ctx.status;
         goto done;
     }
-    t3v_tensor_entry e[] = {cli_probe_entry("context", T3V_F32, 2, rows->shape, rows->data),
+    t3v_tensor_entry e[] = {cli_probe_entry("context", T3V_F32, 2, rows->shape, context),
                             cli_probe_entry("ids", T3V_I32, 1, (int64_t[]){*n}, ids)};
     st = t3v_safetensors_write(a->out, e, 2, NULL, 0);
 done:
@@ -83,7 +86,7 @@ static int run(int argc, char **argv)
     cli_common common;
     int rc = cli_parse(&own, argc, argv, &common, &a), n = 0;
     if (rc >= 0) return rc;
-    t3v_status st = encode(&a, common.bf16 ? T3V_BF16 : T3V_F32, &n);
+    t3v_status st = encode(&a, &common, &n);
     if (st) return cli_fail(st);
     if (common.json) printf("{\"tokens\":%d}\n", n);
     else printf("%s\n", a.out);

@@ -155,10 +155,11 @@ static int64_t clip_bytes(int64_t frames, int64_t h, int64_t w)
 }
 
 /* clip: its sizes are known. `others`: bytes that are held beside the model and the latent. */
-static t3v_status open_vae(const args *a, const cli_common *common, int64_t others, t3v_model **m,
+static t3v_status open_vae(args *a, const cli_common *common, int64_t others, t3v_model **m,
                            t3v_vae_clip *clip)
 {
     int64_t held, latent = T3V_VAE_Z * ((clip->frames - 1) / 4 + 1) * (clip->height / 8) * (clip->width / 8);
+    T3V_TRY(t3v_device_open(common->device, &a->paths.device));
     T3V_TRY(t3v_model_open(m, &a->paths, T3V_PART_VAE, common->bf16 ? T3V_BF16 : T3V_F32, false));
     clip->compute = (*m)->compute;
     clip->tile_h = a->tile_h, clip->tile_w = a->tile_w;

@@ -36,6 +36,9 @@ static const cli_command *const commands[] = {
         NULL,
 };
 
+/* Those that take --device cuda. */
+static const char *const on_devices[] = {"generate", "text", "dit", "encode", "decode", NULL};
+
 static void help(FILE *f)
 {
     fputs("t3v: native-4K video from trained video diffusion transformers\n\n"
@@ -64,6 +67,8 @@ int main(int argc, char **argv)
         char program[64];
         snprintf(program, sizeof program, "t3v %s", (*c)->name);
         argv[1] = program; /* argp names it in messages */
+        for (const char *const *d = on_devices; *d; d++)
+            if (strcmp(*d, (*c)->name) == 0) cli_on_devices(true);
         return (*c)->run(argc - 1, argv + 1);
     }
     fprintf(stderr, "t3v: unknown command '%s'\nTry `t3v --help'.\n", argv[1]);

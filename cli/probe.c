@@ -32,7 +32,9 @@ t3v_status cli_probe_read(t3v_ctx *ctx, const char *path, const char *name, int 
         }
     }
     *out = t3v_new(ctx, T3V_F32, ndim, shape);
-    st = *out ? t3v_tensor_copy(e, (*out)->data, T3V_F32) : ctx->status;
+    st = *out ? t3v_tensor_copy(e, t3v_host(ctx, *out), T3V_F32) : ctx->status;
+    if (!st) t3v_give(ctx, *out);
+    if (!st) st = ctx->status;
 done:
     t3v_tensors_close(f);
     return st;

@@ -15,9 +15,9 @@ declare -A may=(
     [sched]="base tensor"
     [eval]="base tensor io video"
     [data]="base tensor io video eval"
-    [text]="base tensor ops attn io"
-    [dit]="base tensor ops attn io"
-    [vae]="base tensor ops attn io"
+    [text]="base tensor cuda ops attn io"
+    [dit]="base tensor cuda ops attn io"
+    [vae]="base tensor cuda ops attn io"
     [pipe]="base tensor ops attn io video sched text dit vae dist cuda"
     [train]="base tensor ops attn io video sched text dit vae dist cuda pipe eval data"
 )

@@ -4,6 +4,17 @@
 
 #include <string.h>
 
+#include "ops/kernels.h"
+
+const t3v_attend_kernels t3v_attend_cpu = {t3v_attend_scratch, t3v_attend_run, t3v_attend_backward_scratch,
+                                           t3v_attend_backward};
+
+static const t3v_attend_kernels *kernels(const t3v_ctx *ctx)
+{
+    const t3v_device *d = t3v_arena_device(ctx->arena);
+    return d ? d->attend : &t3v_attend_cpu;
+}
+
 typedef struct attend_attr {
     const t3v_site *site;
     const float *key_log_weight;
@@ -55,7 +66,7 @@ static void attend_backward(t3v_ctx *ctx, const t3v_record *r)
     for (int i = 0; i < attr->params; i++) dparams[i] = t3v_grad(ctx, attr->param + i);
     size_t mark = t3v_arena_mark(ctx->arena);
     for (int i = 0; i < 3; i++) /* a gradient nobody wants still needs a place */
-        if (!grads[i]) grads[i] = t3v_temp(ctx, t3v_numel(r->in[i]), sizeof(float));
+        if (!grads[i]) grads[i] = t3v_data(ctx, t3v_numel(r->in[i]), sizeof(float));
     t3v_attend_args a = make_args(attr, r->in, params, out, r->saved[0]->data);
     t3v_attend_grad g = {.out = out->data,
                          .dout = dout,
@@ -70,10 +81,10 @@ static void attend_backward(t3v_ctx *ctx, const t3v_record *r)
                          .accumulate = true,
                          .dparams = dparams};
     if (!ctx->status) {
-        a.scratch_bytes = t3v_attend_backward_scratch(attr->site, &a, &g);
-        a.scratch = t3v_temp(ctx, (int64_t)a.scratch_bytes, 1);
+        a.scratch_bytes = kernels(ctx)->backward_scratch(attr->site, &a, &g);
+        a.scratch = t3v_data(ctx, (int64_t)a.scratch_bytes, 1);
     }
-    if (t3v_runs(ctx)) t3v_ctx_keep(ctx, t3v_attend_backward(attr->site, &a, &g));
+    if (t3v_runs(ctx)) t3v_ctx_keep(ctx, kernels(ctx)->backward(attr->site, &a, &g));
     t3v_arena_back(ctx->arena, mark);
 }
 
@@ -107,14 +118,14 @@ t3v_tensor *t3v_attend(t3v_ctx *ctx, const t3v_site *site, int64_t heads, t3v_te
     size_t mark = t3v_arena_mark(ctx->arena);
     t3v_attend_args a = make_args(&attr, in, params, out, r ? r->saved[0]->data : NULL);
     a.state = own ? own->state : NULL;
-    a.scratch_bytes = t3v_attend_scratch(site, &a);
-    a.scratch = t3v_temp(ctx, (int64_t)a.scratch_bytes, 1);
+    a.scratch_bytes = kernels(ctx)->scratch(site, &a);
+    a.scratch = t3v_data(ctx, (int64_t)a.scratch_bytes, 1);
     t3v_attend_met *met = own && t3v_site_selects(site) ? own->met : NULL;
     size_t words = met ? t3v_attend_chosen_words(site, a.heads) : 0;
     if (met) a.chosen = t3v_temp(ctx, (int64_t)words, sizeof *a.chosen);
     if (t3v_runs(ctx)) {
         if (met) memset(a.chosen, 0, words * sizeof *a.chosen);
-        t3v_ctx_keep(ctx, t3v_attend_run(site, &a));
+        t3v_ctx_keep(ctx, kernels(ctx)->run(site, &a));
         if (met && !ctx->status) add_pairs(met, site, &a);
     }
     t3v_arena_back(ctx->arena, mark);

@@ -7,6 +7,17 @@
 #include "attn/plan.h"
 #include "ops/ctx.h"
 
+/* What a device has instead of t3v_attend_scratch, _run, _backward_scratch and _backward, with the same contracts: q, k, v,
+ * out, lse, params, key_log_weight, state, scratch and all gradients are the device's memory, `chosen` is the host's. */
+typedef struct t3v_attend_kernels {
+    size_t (*scratch)(const t3v_site *site, const t3v_attend_args *a);
+    t3v_status (*run)(const t3v_site *site, const t3v_attend_args *a);
+    size_t (*backward_scratch)(const t3v_site *site, const t3v_attend_args *a, const t3v_attend_grad *g);
+    t3v_status (*backward)(const t3v_site *site, const t3v_attend_args *a, const t3v_attend_grad *g);
+} t3v_attend_kernels;
+
+extern const t3v_attend_kernels t3v_attend_cpu;
+
 /* Pairs of queries and keys at sites that choose their keys by content, summed over calls: those that were met, the least
  * that the plan counts, and all. Beyond 2^53 they are rounded. */
 typedef struct t3v_attend_met {
@@ -22,7 +33,7 @@ typedef struct t3v_attend_own {
 } t3v_attend_own;
 
 /* out [n_q, heads * hd] of q [n_q, heads * hd] over k, v [n_k, heads * hd] as the site's terms say; all of the
- * same type; key_log_weight [n_k] nats or NULL, which must outlive the tape. Unless something is recorded, the
+ * same type; key_log_weight [n_k] nats, where kernels read it, or NULL; it must outlive the tape. Unless something is recorded, the
  * output takes over q's memory. moment is copied; NULL: nowhere in particular. own: NULL for a site without; its
  * parameters get gradients as q, k and v do. */
 t3v_tensor *t3v_attend(t3v_ctx *ctx, const t3v_site *site, int64_t heads, t3v_tensor *q, t3v_tensor *k,

@@ -54,8 +54,29 @@ t3v_status t3v_arena_count(t3v_arena *a)
     return T3V_OK;
 }
 
+t3v_status t3v_arena_open_in(t3v_arena *a, size_t limit, const t3v_space *space)
+{
+    if (!space) return t3v_arena_open(a, limit);
+    T3V_TRY(reserve(a, limit));
+    a->twin = space->reserve(a->limit);
+    if (!a->twin) {
+        t3v_arena_close(a);
+        return t3v_fail(T3V_E_NOMEM, "the device refuses %zu MiB of addresses", limit >> 20);
+    }
+    a->space = space;
+    return T3V_OK;
+}
+
+t3v_status t3v_arena_count_in(t3v_arena *a, const t3v_space *space)
+{
+    T3V_TRY(t3v_arena_count(a));
+    a->space = space;
+    return T3V_OK;
+}
+
 void t3v_arena_close(t3v_arena *a)
 {
+    if (a->twin) a->space->release(a->twin);
     if (a->base) {
         if (!a->counting) UNPOISON(a->base, a->peak); /* all of the limit would touch an eighth of it */
         munmap(a->base, a->limit);
@@ -72,7 +93,7 @@ void *t3v_arena_take(t3v_arena *a, size_t n, size_t size)
     bytes += REDZONE;
 #endif
     if (__builtin_add_overflow(a->used, bytes, &end)) return NULL;
-    if (end > a->limit) return NULL;
+    if (end > a->limit || (end > a->peak && a->twin && !a->space->commit(a->twin, end))) return NULL;
     void *p = a->base + a->used;
     if (!a->counting) {
         POISON(p, bytes);

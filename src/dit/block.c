@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A DiT block in three parts: before attention, (attention), after attention. The first and the last work on
  * any range of tokens; and the walk over all ranges. */
-#include <string.h>
-
 #include "attn/attend_op.h"
 #include "attn/own.h"
 #include "dit/dit.h"
+#include "ops/kernels.h"
 
 t3v_dit_by_time t3v_dit_modulation(t3v_ctx *ctx, const t3v_dit_block *b, const t3v_dit_by_time *e0)
 {
@@ -46,12 +45,13 @@ t3v_tensor *t3v_dit_post(t3v_ctx *ctx, const t3v_dit *dit, const t3v_dit_block *
     const t3v_dit_prompt *prompt = call->prompt;
     const t3v_site *site = call->plan->layer[layer].site;
     t3v_tensor *again = call->image && !ctx->tape ? t3v_copy(ctx, q) : q; /* attention writes over q */
-    t3v_tensor *t = t3v_attend(ctx, &site[T3V_SITE_CROSS_TEXT], c->heads, q, prompt->k[layer], prompt->v[layer],
-                               prompt->log_weight, &call->moment, NULL);
+    t3v_tensor *t = t3v_attend(ctx, &site[T3V_SITE_CROSS_TEXT], c->heads, q, prompt->k[layer],
+                               prompt->v[layer], prompt->log_weight, &call->moment, NULL);
     if (call->image)
         t = t3v_add_scaled(ctx, t,
-                           t3v_attend(ctx, &site[T3V_SITE_CROSS_IMAGE], c->heads, again, call->image->k[layer],
-                                      call->image->v[layer], NULL, &call->moment, NULL),
+                           t3v_attend(ctx, &site[T3V_SITE_CROSS_IMAGE], c->heads, again,
+                                      call->image->k[layer], call->image->v[layer], NULL, &call->moment,
+                                      NULL),
                            1.0f);
     x = t3v_gate_residual(ctx, x, t3v_linear(ctx, &b->cross_o, t, T3V_F32), NULL);
 
@@ -106,7 +106,8 @@ t3v_tensor *t3v_dit_block_run(t3v_ctx *ctx, const t3v_dit *dit, int64_t layer, t
     t3v_attend_own own = t3v_dit_own(dit, call, layer);
     t3v_tensor *o = t3v_attend(ctx, self, dit->config.heads, p.q, p.k, p.v, NULL, &call->moment, &own);
     if (call->attention && o && t3v_runs(ctx))
-        memcpy(call->attention[layer]->data, o->data, (size_t)t3v_numel(o) * t3v_dtype_size(o->type));
+        t3v_k(ctx)->move(call->attention[layer]->data, o->data,
+                         (size_t)t3v_numel(o) * t3v_dtype_size(o->type));
     if (ctx->tape) t3v_dit_teach(ctx, dit, call, layer, o);
     if (ctx->tape && t3v_dit_piece(m, 0, range, n) == n)
         return t3v_dit_post(ctx, dit, b, x, o, t3v_dit_of(m, 0), call, layer);

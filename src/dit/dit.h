@@ -6,6 +6,7 @@
 
 #include "attn/attend_op.h"
 #include "attn/plan.h"
+#include "cuda/device.h"
 #include "t3v/log.h"
 #include "ops/ops.h"
 #include "ops/rows/rows.h"
@@ -51,9 +52,10 @@ typedef struct t3v_dit {
     /* img_emb, with clip_dim: norm [clip_dim], two layers, norm [dim] */
     t3v_tensor clip_norm_w, clip_norm_b, clip_out_w, clip_out_b;
     t3v_weight clip_up, clip_down;
-    t3v_dit_block *block;       /* [layers] */
+    t3v_dit_block *block; /* [layers] */
     /* [layers][T3V_SITE_PARAMS_MAX]: what adopted plans have of their own; NULL: nothing */
     t3v_tensor *own;
+    const t3v_device *device; /* that has the parameters' data; NULL: the host */
 } t3v_dit;
 
 /* Lists the parameters of a model of this shape (no data yet). E_ARG names the field that is out of range. */
@@ -75,7 +77,7 @@ t3v_status t3v_dit_adopt(t3v_dit *dit, const t3v_plan *plan);
 typedef struct t3v_dit_prompt {
     int64_t rows;        /* L, or L + 1 with the padding row */
     t3v_tensor **k, **v; /* [layers] of [rows, dim], compute type */
-    float *log_weight;   /* [rows], nats */
+    float *log_weight;   /* [rows], nats, where kernels read it */
 } t3v_dit_prompt;
 
 /* context [L, text_dim] F32, 1 <= L <= text_len. */
@@ -166,10 +168,11 @@ static inline int64_t t3v_dit_piece(const t3v_dit_by_time *x, int64_t first, int
     return end - first < range ? end - first : range;
 }
 /* The token grid of a latent. E_SHAPE, E_ARG: the model does not take it, or not with the call's image. */
-t3v_status t3v_dit_check(const t3v_dit *dit, const t3v_tensor *latent, const t3v_dit_call *call, int64_t grid[3]);
+t3v_status t3v_dit_check(const t3v_dit *dit, const t3v_tensor *latent, const t3v_dit_call *call,
+                         int64_t grid[3]);
 t3v_rope *t3v_dit_rope(t3v_ctx *ctx, const t3v_dit *dit, const int64_t grid[3]);
-/* Tokens walked at a time of n: the call's choice, else all (`whole`) or some thousands. */
-int64_t t3v_dit_range(const t3v_dit_call *call, bool whole, int64_t n);
+/* Tokens walked at a time of n: the call's choice, else all (`whole`) or some thousands, on a device more. */
+int64_t t3v_dit_range(const t3v_ctx *ctx, const t3v_dit_call *call, bool whole, int64_t n);
 /* Rows of tokens [first, first + n): [n, dim]. */
 t3v_tensor *t3v_dit_embed(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *latent, int64_t first, int64_t n);
 /* All n tokens, `range` at a time. */
@@ -177,8 +180,8 @@ t3v_tensor *t3v_dit_embed_all(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *late
 /* [n, 4 out_dim] of the last block's rows. */
 t3v_tensor *t3v_dit_head(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *x, t3v_tensor *e);
 /* The same of all rows, into the velocity. */
-void t3v_dit_head_all(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *x, const t3v_dit_by_time *e, int64_t range,
-                      t3v_tensor *velocity);
+void t3v_dit_head_all(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *x, const t3v_dit_by_time *e,
+                      int64_t range, t3v_tensor *velocity);
 
 /* ---- block.c: the three parts of a block ---------------------------------------------------------- */
 

@@ -5,13 +5,14 @@
 #include "attn/attend_op.h"
 #include "base/log.h"
 #include "dit/dit.h"
+#include "ops/kernels.h"
 
 static t3v_status plain(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *latent, const float *target,
                         double weight, const t3v_dit_call *call, double *loss)
 {
     t3v_tensor *v = t3v_dit_forward(ctx, dit, latent, call), *dv = t3v_new_like(ctx, v, T3V_F32);
     if (ctx->status) return ctx->status;
-    if (t3v_runs(ctx)) *loss = t3v_rows_mse(dv->data, (float)weight, v->data, target, t3v_numel(v));
+    if (t3v_runs(ctx)) *loss = t3v_k(ctx)->rows_mse(dv->data, (float)weight, v->data, target, t3v_numel(v));
     return t3v_backward(ctx, v, dv->data);
 }
 
@@ -23,15 +24,15 @@ void t3v_dit_teach(t3v_ctx *ctx, const t3v_dit *dit, const t3v_dit_call *call, i
     int64_t n = t3v_numel(o), size = (int64_t)t3v_dtype_size(o->type);
     float *grad = t3v_grad(ctx, o); /* NULL: nothing before o is trained */
     size_t mark = t3v_arena_mark(ctx->arena);
-    float *a = t3v_temp(ctx, PART, sizeof *a), *b = t3v_temp(ctx, PART, sizeof *b),
-          *d = t3v_temp(ctx, PART, sizeof *d);
+    float *a = t3v_data(ctx, PART, sizeof *a), *b = t3v_data(ctx, PART, sizeof *b),
+          *d = t3v_data(ctx, PART, sizeof *d);
     double sum = 0, all = (double)n * (double)dit->config.layers;
     for (int64_t i = 0; i < n && t3v_runs(ctx); i += PART) {
         int64_t len = i + PART < n ? PART : n - i;
-        t3v_rows_convert(a, T3V_F32, (const char *)o->data + i * size, o->type, len);
-        t3v_rows_convert(b, T3V_F32, (const char *)to->data + i * size, to->type, len);
-        sum += t3v_rows_mse(d, (float)(call->teach * (double)len / all), a, b, len) * (double)len;
-        if (grad) t3v_rows_add(grad + i, grad + i, d, len);
+        t3v_k(ctx)->rows_convert(a, T3V_F32, (const char *)o->data + i * size, o->type, len);
+        t3v_k(ctx)->rows_convert(b, T3V_F32, (const char *)to->data + i * size, to->type, len);
+        sum += t3v_k(ctx)->rows_mse(d, (float)(call->teach * (double)len / all), a, b, len) * (double)len;
+        if (grad) t3v_k(ctx)->rows_add(grad + i, grad + i, d, len);
     }
     *call->taught += sum / all;
     t3v_arena_back(ctx->arena, mark);
@@ -43,7 +44,7 @@ static void give_grad(t3v_ctx *ctx, t3v_tensor *x, float *buffer)
     if (!x || ctx->status) return;
     x->needs_grad = true;
     x->grad = buffer;
-    if (t3v_runs(ctx)) memset(buffer, 0, (size_t)t3v_numel(x) * sizeof *buffer);
+    if (t3v_runs(ctx)) t3v_k(ctx)->clear(buffer, (size_t)t3v_numel(x) * sizeof *buffer);
 }
 
 /* From the gradient of the block's output `dnext` [n, dim] to those of x, m, the prompt and the weights. */
@@ -96,7 +97,7 @@ static t3v_status recomputed(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *laten
     int64_t grid[3], layers = dit->config.layers;
     t3v_status st = t3v_dit_check(dit, latent, call, grid);
     if (st) return ctx->status = st;
-    int64_t n = grid[0] * grid[1] * grid[2], d = dit->config.dim, range = t3v_dit_range(call, false, n);
+    int64_t n = grid[0] * grid[1] * grid[2], d = dit->config.dim, range = t3v_dit_range(ctx, call, false, n);
     t3v_tape *outer = ctx->tape, ends = {0};
 
     /* What is small stays on the caller's tape and is walked back last. */
@@ -114,7 +115,7 @@ static t3v_status recomputed(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *laten
         x[i + 1] = t3v_new_like(ctx, x[0], T3V_F32);
         t3v_dit_block_run(ctx, dit, i, x[i], &m[i], rope, call, range, x[i + 1]);
     }
-    float *grad = t3v_temp(ctx, n * d, sizeof *grad), *spare = t3v_temp(ctx, n * d, sizeof *spare);
+    float *grad = t3v_data(ctx, n * d, sizeof *grad), *spare = t3v_data(ctx, n * d, sizeof *spare);
     for (int k = 0; k < 2 && !ctx->status; k++) {
         (void)t3v_grad(ctx, e.of[k]);
         for (int64_t i = 0; i < layers; i++) (void)t3v_grad(ctx, m[i].of[k]);
@@ -133,7 +134,8 @@ static t3v_status recomputed(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *laten
                                 T3V_SHAPE(dit->config.out_dim, grid[0], latent->shape[2], latent->shape[3]));
         t3v_tensor *dv = t3v_new_like(ctx, v, T3V_F32);
         t3v_dit_head_all(ctx, dit, x[layers], &e, range, v);
-        if (t3v_runs(ctx)) *loss = t3v_rows_mse(dv->data, (float)weight, v->data, target, t3v_numel(v));
+        if (t3v_runs(ctx))
+            *loss = t3v_k(ctx)->rows_mse(dv->data, (float)weight, v->data, target, t3v_numel(v));
         if (!ctx->status) (void)t3v_backward(ctx, v, dv->data);
         t3v_arena_back(ctx->arena, mark);
     }

@@ -8,6 +8,7 @@
 #include "attn/attend_op.h"
 #include "base/log.h"
 #include "dit/dit.h"
+#include "ops/kernels.h"
 
 /* ---- parameters ---------------------------------------------------------------------------------- */
 
@@ -164,9 +165,9 @@ void t3v_dit_close(t3v_dit *dit)
 
 t3v_weight *t3v_dit_layer(t3v_dit *dit, const t3v_tensor *t)
 {
-    t3v_weight *ends[] = {&dit->patch_embedding, &dit->text_up,         &dit->text_down,
-                          &dit->time_up,         &dit->time_down,       &dit->time_projection,
-                          &dit->head,            &dit->clip_up,         &dit->clip_down};
+    t3v_weight *ends[] = {&dit->patch_embedding, &dit->text_up,         &dit->text_down, &dit->time_up,
+                          &dit->time_down,       &dit->time_projection, &dit->head,      &dit->clip_up,
+                          &dit->clip_down};
     for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
         if (&ends[i]->w == t) return ends[i];
     for (int64_t i = 0; i < dit->config.layers; i++) {
@@ -222,7 +223,9 @@ t3v_status t3v_dit_prompt_make(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *con
     t3v_tensor *x = t3v_new(ctx, T3V_F32, T3V_SHAPE(rows, c->text_dim));
     if (ctx->status) return ctx->status;
     for (int64_t i = 0; i < rows; i++) out->log_weight[i] = i < n ? 0.0f : (float)log((double)pad);
-    if (pad > 0 && t3v_runs(ctx)) memset((float *)x->data + n * c->text_dim, 0, (size_t)c->text_dim * 4);
+    out->log_weight = t3v_give_temp(ctx, out->log_weight, rows, sizeof(float));
+    if (pad > 0 && t3v_runs(ctx))
+        t3v_k(ctx)->clear((float *)x->data + n * c->text_dim, (size_t)c->text_dim * 4);
     t3v_put(ctx, x, 0, context);
 
     x = t3v_gelu(ctx, t3v_linear(ctx, &dit->text_up, x, T3V_F32), ctx->compute);
@@ -243,17 +246,19 @@ t3v_status t3v_dit_image_make(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *clip
     char text[96];
     if (ctx->status) return ctx->status;
     if (!c->clip_dim || clip->ndim != 2 || clip->shape[1] != c->clip_dim)
-        return ctx->status = t3v_fail(T3V_E_SHAPE, "the image features are %s, the model takes [rows, %lld]%s",
+        return ctx->status = t3v_fail(T3V_E_SHAPE,
+                                      "the image features are %s, the model takes [rows, %lld]%s",
                                       t3v_tensor_shape_text(clip, text, sizeof text), (long long)c->clip_dim,
                                       c->clip_dim ? "" : ", that is none");
     *out = (t3v_dit_image){0};
     out->k = t3v_temp(ctx, c->layers, sizeof *out->k);
     out->v = t3v_temp(ctx, c->layers, sizeof *out->v);
-    t3v_tensor *x = t3v_layernorm(ctx, clip, (t3v_tensor *)&dit->clip_norm_w, (t3v_tensor *)&dit->clip_norm_b, false,
-                                  eps, ctx->compute);
+    t3v_tensor *x = t3v_layernorm(ctx, clip, (t3v_tensor *)&dit->clip_norm_w, (t3v_tensor *)&dit->clip_norm_b,
+                                  false, eps, ctx->compute);
     x = t3v_gelu_erf(ctx, t3v_linear(ctx, &dit->clip_up, x, T3V_F32), ctx->compute);
     x = t3v_linear(ctx, &dit->clip_down, x, T3V_F32);
-    x = t3v_layernorm(ctx, x, (t3v_tensor *)&dit->clip_out_w, (t3v_tensor *)&dit->clip_out_b, false, eps, T3V_F32);
+    x = t3v_layernorm(ctx, x, (t3v_tensor *)&dit->clip_out_w, (t3v_tensor *)&dit->clip_out_b, false, eps,
+                      T3V_F32);
     for (int64_t i = 0; i < c->layers && !ctx->status; i++) {
         const t3v_dit_block *b = &dit->block[i];
         t3v_tensor *k = t3v_linear(ctx, &b->cross_k_img, x, T3V_F32);
@@ -271,12 +276,13 @@ void t3v_dit_time(t3v_ctx *ctx, const t3v_dit *dit, double t, t3v_tensor **e, t3
     int64_t f = dit->config.freq_dim, half = f / 2;
     t3v_tensor *s = t3v_new(ctx, T3V_F32, T3V_SHAPE(1, f));
     if (t3v_runs(ctx)) {
-        float *a = s->data;
+        float *a = t3v_host(ctx, s);
         for (int64_t k = 0; k < half; k++) {
             double angle = t * pow(10000.0, -(double)k / (double)half);
             a[k] = (float)cos(angle);
             a[half + k] = (float)sin(angle);
         }
+        t3v_give(ctx, s);
     }
     s = t3v_silu(ctx, t3v_linear(ctx, &dit->time_up, s, T3V_F32), T3V_F32);
     *e = t3v_linear(ctx, &dit->time_down, s, T3V_F32);
@@ -309,12 +315,14 @@ t3v_tensor *t3v_dit_head(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *x, t3v_te
     return t3v_linear(ctx, &dit->head, x, T3V_F32);
 }
 
-t3v_status t3v_dit_check(const t3v_dit *dit, const t3v_tensor *latent, const t3v_dit_call *call, int64_t grid[3])
+t3v_status t3v_dit_check(const t3v_dit *dit, const t3v_tensor *latent, const t3v_dit_call *call,
+                         int64_t grid[3])
 {
     char text[96];
     if (call->image ? !dit->config.clip_dim : dit->config.clip_dim != 0)
-        return t3v_fail(T3V_E_ARG, call->image ? "image features are given, and the model looks at none"
-                                               : "the model looks at an image's features, and none are given");
+        return t3v_fail(T3V_E_ARG, call->image
+                                       ? "image features are given, and the model looks at none"
+                                       : "the model looks at an image's features, and none are given");
     for (int i = 0; i < 3; i++) grid[i] = latent->ndim == 4 ? latent->shape[i + 1] / (i ? 2 : 1) : 0;
     if (latent->ndim == 4 && latent->type == T3V_F32 && latent->shape[0] == dit->config.in_dim &&
         latent->shape[1] >= 1 && latent->shape[2] >= 2 && latent->shape[3] >= 2 &&
@@ -332,7 +340,12 @@ t3v_rope *t3v_dit_rope(t3v_ctx *ctx, const t3v_dit *dit, const int64_t grid[3])
     float *tables = t3v_temp(ctx, floats, sizeof(float));
     if (ctx->status) return NULL;
     t3v_rope_tables_make(rope, tables, grid[0], grid[1], grid[2], hd, 10000.0);
-    return rope;
+    const float *given = t3v_give_temp(ctx, tables, floats, sizeof(float));
+    for (int i = 0; i < 3; i++) { /* the tables are where kernels read them */
+        rope->cos[i] = given + (rope->cos[i] - tables);
+        rope->sin[i] = given + (rope->sin[i] - tables);
+    }
+    return ctx->status ? NULL : rope;
 }
 
 t3v_tensor *t3v_dit_embed_all(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *latent, int64_t n, int64_t range)
@@ -347,8 +360,8 @@ t3v_tensor *t3v_dit_embed_all(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *late
     return x;
 }
 
-void t3v_dit_head_all(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *x, const t3v_dit_by_time *e, int64_t range,
-                      t3v_tensor *velocity)
+void t3v_dit_head_all(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *x, const t3v_dit_by_time *e,
+                      int64_t range, t3v_tensor *velocity)
 {
     int64_t n = ctx->status ? 0 : x->shape[0], len;
     for (int64_t r = 0; r < n && !ctx->status; r += len) {
@@ -360,11 +373,12 @@ void t3v_dit_head_all(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *x, const t3v
     }
 }
 
-enum { RANGE = 2048 }; /* tokens: an FFN hidden of 8960 is 73 MB in F32 */
+/* Tokens: an FFN hidden of 8960 is 73 MB in F32; a GPU wants enough work in a kernel to fill it. */
+enum { RANGE = 2048, DEVICE_RANGE = 16384 };
 
-int64_t t3v_dit_range(const t3v_dit_call *call, bool whole, int64_t n)
+int64_t t3v_dit_range(const t3v_ctx *ctx, const t3v_dit_call *call, bool whole, int64_t n)
 {
-    return call->range > 0 ? call->range : whole ? n : RANGE;
+    return call->range > 0 ? call->range : whole ? n : t3v_arena_device(ctx->arena) ? DEVICE_RANGE : RANGE;
 }
 
 /* x in and out of all blocks: residual = x - (what went in), which is made again range by range. */
@@ -377,9 +391,9 @@ static void keep_residual(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *latent, 
         int64_t len = r + range < n ? range : n - r;
         t3v_tensor *in = t3v_dit_embed(ctx, dit, latent, r, len);
         if (t3v_runs(ctx))
-            t3v_rows_lincomb((char *)residual + (size_t)(r * d) * t3v_dtype_size(ctx->compute), ctx->compute,
-                             1.0f, (const float *)x->data + r * d, T3V_F32, -1.0f, in->data, T3V_F32,
-                             len * d);
+            t3v_k(ctx)->rows_lincomb((char *)residual + (size_t)(r * d) * t3v_dtype_size(ctx->compute),
+                                     ctx->compute, 1.0f, (const float *)x->data + r * d, T3V_F32, -1.0f,
+                                     in->data, T3V_F32, len * d);
         t3v_arena_back(ctx->arena, mark);
     }
 }
@@ -393,7 +407,7 @@ t3v_tensor *t3v_dit_forward(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *latent
     if (st) return t3v_ctx_fail(ctx, st);
     bool record = ctx->tape != NULL;
     T3V_ASSERT(!record || !call->residual);
-    int64_t n = grid[0] * grid[1] * grid[2], range = t3v_dit_range(call, record, n);
+    int64_t n = grid[0] * grid[1] * grid[2], range = t3v_dit_range(ctx, call, record, n);
 
     t3v_tensor *velocity = t3v_new(ctx, T3V_F32,
                                    T3V_SHAPE(c->out_dim, grid[0], latent->shape[2], latent->shape[3]));
@@ -411,8 +425,8 @@ t3v_tensor *t3v_dit_forward(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *latent
     }
     if (call->reuse) {
         if (t3v_runs(ctx))
-            t3v_rows_lincomb(x->data, T3V_F32, 1.0f, x->data, T3V_F32, 1.0f, call->residual, ctx->compute,
-                             n * c->dim);
+            t3v_k(ctx)->rows_lincomb(x->data, T3V_F32, 1.0f, x->data, T3V_F32, 1.0f, call->residual,
+                                     ctx->compute, n * c->dim);
     } else if (call->residual) {
         keep_residual(ctx, dit, latent, x, call->residual, range);
     }

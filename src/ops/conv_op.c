@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-#include "ops/conv/conv.h"
+#include "ops/kernels.h"
 
 /* ---- convolution ---------------------------------------------------------------------------------- */
 
@@ -36,9 +36,9 @@ static t3v_conv_shape conv_shape(const t3v_tensor *w, const int64_t x[4], const 
 static void *pack(t3v_ctx *ctx, const t3v_conv_shape *s, t3v_conv_dir dir, const t3v_tensor *w)
 {
     size_t bytes = 0;
-    t3v_ctx_keep(ctx, t3v_conv_packed_size(s, dir, &bytes));
-    void *p = t3v_temp(ctx, (int64_t)bytes, 1);
-    if (p && t3v_runs(ctx)) t3v_ctx_keep(ctx, t3v_conv_pack(s, dir, w->data, w->type, p));
+    t3v_ctx_keep(ctx, t3v_k(ctx)->conv_packed_size(s, dir, &bytes));
+    void *p = t3v_data(ctx, (int64_t)bytes, 1);
+    if (p && t3v_runs(ctx)) t3v_ctx_keep(ctx, t3v_k(ctx)->conv_pack(s, dir, w->data, w->type, p));
     return p;
 }
 
@@ -53,16 +53,17 @@ static void conv_backward(t3v_ctx *ctx, const t3v_record *r)
     size_t mark = t3v_arena_mark(ctx->arena);
     const void *dyc = dy;
     if (s.type != T3V_F32) {
-        void *c = t3v_temp(ctx, n, t3v_dtype_size(s.type));
-        if (t3v_runs(ctx)) t3v_rows_convert(c, s.type, dy, T3V_F32, n);
+        void *c = t3v_data(ctx, n, t3v_dtype_size(s.type));
+        if (t3v_runs(ctx)) t3v_k(ctx)->rows_convert(c, s.type, dy, T3V_F32, n);
         dyc = c;
     }
-    if ((dw || db) && t3v_runs(ctx)) t3v_ctx_keep(ctx, t3v_conv_backward_weights(&s, x->data, dyc, dw, db));
+    if ((dw || db) && t3v_runs(ctx))
+        t3v_ctx_keep(ctx, t3v_k(ctx)->conv_backward_weights(&s, x->data, dyc, dw, db));
     if (dx) {
         void *p = pack(ctx, &s, T3V_CONV_BACKWARD_DATA, w);
-        float *d = accumulate ? t3v_temp(ctx, nx, sizeof *d) : dx;
-        if (t3v_runs(ctx)) t3v_ctx_keep(ctx, t3v_conv_backward_data(&s, dyc, p, d, T3V_F32));
-        if (accumulate && t3v_runs(ctx)) t3v_rows_axpy(dx, 1.0f, d, nx);
+        float *d = accumulate ? t3v_data(ctx, nx, sizeof *d) : dx;
+        if (t3v_runs(ctx)) t3v_ctx_keep(ctx, t3v_k(ctx)->conv_backward_data(&s, dyc, p, d, T3V_F32));
+        if (accumulate && t3v_runs(ctx)) t3v_k(ctx)->rows_axpy(dx, 1.0f, d, nx);
     }
     t3v_arena_back(ctx->arena, mark);
 }
@@ -96,8 +97,8 @@ void t3v_conv_into(t3v_ctx *ctx, const t3v_conv_weight *w, t3v_tensor *x, const 
     const void *p = w->packed ? w->packed : pack(ctx, &s, T3V_CONV_FORWARD, &w->w);
     if (ctx->arena->counting) t3v_temp(ctx, t3v_conv_forward_scratch(&s, y->type), 1);
     if (t3v_runs(ctx))
-        t3v_ctx_keep(ctx, add ? t3v_conv_forward_add(&s, x->data, p, w->bias.data, y->data)
-                              : t3v_conv_forward(&s, x->data, p, w->bias.data, y->data, y->type));
+        t3v_ctx_keep(ctx, add ? t3v_k(ctx)->conv_forward_add(&s, x->data, p, w->bias.data, y->data)
+                              : t3v_k(ctx)->conv_forward(&s, x->data, p, w->bias.data, y->data, y->type));
     t3v_arena_back(ctx->arena, mark);
 }
 
@@ -122,12 +123,13 @@ static void cat_norm_backward(t3v_ctx *ctx, const t3v_record *r)
     bool accumulate;
     float *dx = t3v_grad_write(ctx, x, &accumulate);
     if (!t3v_runs(ctx)) return;
-    if (df) t3v_rows_axpy(df, 1.0f, dy, nf);
+    if (df) t3v_k(ctx)->rows_axpy(df, 1.0f, dy, nf);
     if (gamma)
-        t3v_ctx_keep(ctx, t3v_rows_vae_norm_bwd(dx, T3V_F32, accumulate, dg, dy + nf, T3V_F32, x->data,
-                                                x->type, gamma->data, *silu, t3v_rows(x), c));
-    else if (dx && accumulate) t3v_rows_axpy(dx, 1.0f, dy + nf, t3v_numel(x));
-    else if (dx) memcpy(dx, dy + nf, (size_t)t3v_numel(x) * sizeof *dx);
+        t3v_ctx_keep(ctx,
+                     t3v_k(ctx)->rows_vae_norm_bwd(dx, T3V_F32, accumulate, dg, dy + nf, T3V_F32, x->data,
+                                                   x->type, gamma->data, *silu, t3v_rows(x), c));
+    else if (dx && accumulate) t3v_k(ctx)->rows_axpy(dx, 1.0f, dy + nf, t3v_numel(x));
+    else if (dx) t3v_k(ctx)->move(dx, dy + nf, (size_t)t3v_numel(x) * sizeof *dx);
 }
 
 static const t3v_op cat_norm_op = {"cat_norm", cat_norm_backward};
@@ -141,11 +143,12 @@ t3v_tensor *t3v_cat_norm(t3v_ctx *ctx, t3v_tensor *front, t3v_tensor *x, const t
     t3v_tape_add(ctx, &cat_norm_op, T3V_INS(front, x, (t3v_tensor *)gamma), y, &silu, sizeof silu);
     if (!t3v_runs(ctx)) return y;
     size_t size = t3v_dtype_size(ctx->compute);
-    if (nf) memcpy(y->data, front->data, (size_t)nf * size);
+    if (nf) t3v_k(ctx)->move(y->data, front->data, (size_t)nf * size);
     void *rest = (char *)y->data + (size_t)nf * size;
     if (gamma)
-        t3v_rows_vae_norm(rest, y->type, x->data, x->type, gamma->data, silu, t3v_rows(x), t3v_cols(x));
-    else t3v_rows_convert(rest, y->type, x->data, x->type, t3v_numel(x));
+        t3v_k(ctx)->rows_vae_norm(rest, y->type, x->data, x->type, gamma->data, silu, t3v_rows(x),
+                                  t3v_cols(x));
+    else t3v_k(ctx)->rows_convert(rest, y->type, x->data, x->type, t3v_numel(x));
     return y;
 }
 
@@ -158,7 +161,7 @@ static void upsample_backward(t3v_ctx *ctx, const t3v_record *r)
     const float *dy = t3v_grad(ctx, r->out[0]);
     float *dx = t3v_grad_write(ctx, r->in[0], &accumulate);
     if (dx && t3v_runs(ctx))
-        t3v_rows_upsample2x_bwd(dx, T3V_F32, accumulate, dy, T3V_F32, s[0], s[1], s[2], s[3]);
+        t3v_k(ctx)->rows_upsample2x_bwd(dx, T3V_F32, accumulate, dy, T3V_F32, s[0], s[1], s[2], s[3]);
 }
 
 static const t3v_op upsample_op = {"upsample2x", upsample_backward};
@@ -169,21 +172,19 @@ t3v_tensor *t3v_upsample2x(t3v_ctx *ctx, t3v_tensor *x)
     const int64_t *s = x->shape;
     t3v_tensor *y = t3v_new(ctx, x->type, T3V_SHAPE(s[0], 2 * s[1], 2 * s[2], s[3]));
     t3v_tape_add(ctx, &upsample_op, T3V_INS(x), y, NULL, 0);
-    if (t3v_runs(ctx)) t3v_rows_upsample2x(y->data, x->data, x->type, s[0], s[1], s[2], s[3]);
+    if (t3v_runs(ctx)) t3v_k(ctx)->rows_upsample2x(y->data, x->data, x->type, s[0], s[1], s[2], s[3]);
     return y;
 }
 
-/* Moves position p's channel halves of frame i to frames 2i and 2i + 1, or back. */
-static void interleave(char *frames, char *halves, int64_t t, int64_t positions, size_t half, bool back)
+/* Moves the channel halves of frame i to frames 2i and 2i + 1, or back: `half` bytes a position. */
+static void interleave(t3v_ctx *ctx, char *frames, char *halves, int64_t t, int64_t positions, int64_t half,
+                       bool back)
 {
-#pragma omp parallel for schedule(static) if (t * positions > 4096)
-    for (int64_t j = 0; j < t * positions; j++)
-        for (int64_t h = 0; h < 2; h++) {
-            int64_t i = j / positions, p = j % positions;
-            char *a = halves + (size_t)(2 * j + h) * half,
-                 *b = frames + (size_t)((2 * i + h) * positions + p) * half;
-            memcpy(back ? a : b, back ? b : a, half);
-        }
+    for (int64_t i = 0; i < 2 * t; i++) {
+        char *a = halves + (i / 2 * 2 * positions + i % 2) * half, *b = frames + i * positions * half;
+        t3v_k(ctx)->move_rows(back ? a : b, back ? 2 * half : half, back ? b : a, back ? half : 2 * half,
+                              half, positions);
+    }
 }
 
 static void interleave_backward(t3v_ctx *ctx, const t3v_record *r)
@@ -192,10 +193,10 @@ static void interleave_backward(t3v_ctx *ctx, const t3v_record *r)
     int64_t n = t3v_numel(r->in[0]);
     float *dy = t3v_grad(ctx, r->out[0]), *dx = t3v_grad(ctx, r->in[0]);
     size_t mark = t3v_arena_mark(ctx->arena);
-    float *d = dx ? t3v_temp(ctx, n, sizeof *d) : NULL;
+    float *d = dx ? t3v_data(ctx, n, sizeof *d) : NULL;
     if (d && t3v_runs(ctx)) {
-        interleave((char *)dy, (char *)d, s[0], s[1] * s[2], (size_t)(s[3] / 2) * sizeof *d, true);
-        t3v_rows_axpy(dx, 1.0f, d, n);
+        interleave(ctx, (char *)dy, (char *)d, s[0], s[1] * s[2], s[3] / 2 * (int64_t)sizeof *d, true);
+        t3v_k(ctx)->rows_axpy(dx, 1.0f, d, n);
     }
     t3v_arena_back(ctx->arena, mark);
 }
@@ -209,7 +210,8 @@ t3v_tensor *t3v_interleave_frames(t3v_ctx *ctx, t3v_tensor *x)
     t3v_tensor *y = t3v_new(ctx, x->type, T3V_SHAPE(2 * s[0], s[1], s[2], s[3] / 2));
     t3v_tape_add(ctx, &interleave_op, T3V_INS(x), y, NULL, 0);
     if (t3v_runs(ctx))
-        interleave(y->data, x->data, s[0], s[1] * s[2], (size_t)(s[3] / 2) * t3v_dtype_size(x->type), false);
+        interleave(ctx, y->data, x->data, s[0], s[1] * s[2], s[3] / 2 * (int64_t)t3v_dtype_size(x->type),
+                   false);
     return y;
 }
 
@@ -221,10 +223,10 @@ static void transpose_backward(t3v_ctx *ctx, const t3v_record *r)
     const float *dy = t3v_grad(ctx, r->out[0]);
     float *dx = t3v_grad(ctx, r->in[0]);
     size_t mark = t3v_arena_mark(ctx->arena);
-    float *d = dx ? t3v_temp(ctx, n, sizeof *d) : NULL;
+    float *d = dx ? t3v_data(ctx, n, sizeof *d) : NULL;
     if (d && t3v_runs(ctx)) {
-        t3v_rows_transpose(d, T3V_F32, dy, T3V_F32, nd[1], nd[0]);
-        t3v_rows_axpy(dx, 1.0f, d, n);
+        t3v_k(ctx)->rows_transpose(d, T3V_F32, dy, T3V_F32, nd[1], nd[0]);
+        t3v_k(ctx)->rows_axpy(dx, 1.0f, d, n);
     }
     t3v_arena_back(ctx->arena, mark);
 }
@@ -237,7 +239,7 @@ static t3v_tensor *transpose(t3v_ctx *ctx, t3v_tensor *x, int64_t n, int64_t d, 
     t3v_tensor *y = t3v_new(ctx, out, ndim, shape);
     int64_t nd[2] = {n, d};
     t3v_tape_add(ctx, &transpose_op, T3V_INS(x), y, nd, sizeof nd);
-    if (t3v_runs(ctx)) t3v_rows_transpose(y->data, out, x->data, x->type, n, d);
+    if (t3v_runs(ctx)) t3v_k(ctx)->rows_transpose(y->data, out, x->data, x->type, n, d);
     return ctx->status ? NULL : y;
 }
 
@@ -261,9 +263,14 @@ static void columns_backward(t3v_ctx *ctx, const t3v_record *r)
     int64_t rows = t3v_rows(r->in[0]), c = t3v_cols(r->in[0]), n = t3v_cols(r->out[0]);
     const float *dy = t3v_grad(ctx, r->out[0]);
     float *dx = t3v_grad(ctx, r->in[0]);
-    if (!dx || !t3v_runs(ctx)) return;
-    for (int64_t i = 0; i < rows; i++)
-        for (int64_t j = 0; j < n; j++) dx[i * c + *first + j] += dy[i * n + j];
+    size_t mark = t3v_arena_mark(ctx->arena);
+    float *all = dx ? t3v_data(ctx, rows * c, sizeof *all) : NULL;
+    if (all && t3v_runs(ctx)) {
+        t3v_k(ctx)->clear(all, (size_t)(rows * c) * sizeof *all);
+        t3v_k(ctx)->move_rows(all + *first, c * 4, dy, n * 4, n * 4, rows);
+        t3v_k(ctx)->rows_axpy(dx, 1.0f, all, rows * c);
+    }
+    t3v_arena_back(ctx->arena, mark);
 }
 
 static const t3v_op columns_op = {"columns", columns_backward};
@@ -278,8 +285,6 @@ t3v_tensor *t3v_columns(t3v_ctx *ctx, t3v_tensor *x, int64_t first, int64_t n)
     t3v_tensor *y = t3v_new(ctx, T3V_F32, x->ndim, shape);
     t3v_tape_add(ctx, &columns_op, T3V_INS(x), y, &first, sizeof first);
     if (t3v_runs(ctx))
-        for (int64_t i = 0; i < rows; i++)
-            memcpy((float *)y->data + i * n, (const float *)x->data + i * c + first,
-                   (size_t)n * sizeof(float));
+        t3v_k(ctx)->move_rows(y->data, n * 4, (const float *)x->data + first, c * 4, n * 4, rows);
     return ctx->status ? NULL : y;
 }

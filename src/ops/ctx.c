@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/checked.h"
+#include "ops/kernels.h"
 
 void *t3v_ctx_fail(t3v_ctx *ctx, t3v_status st)
 {
@@ -25,7 +26,42 @@ void *t3v_temp(t3v_ctx *ctx, int64_t n, size_t size)
     return p;
 }
 
-t3v_tensor *t3v_wrap(t3v_ctx *ctx, const void *data, t3v_dtype type, int ndim, const int64_t *shape)
+void *t3v_data(t3v_ctx *ctx, int64_t n, size_t size)
+{
+    return t3v_arena_twin(ctx->arena, t3v_temp(ctx, n, size));
+}
+
+void *t3v_host(const t3v_ctx *ctx, const t3v_tensor *t)
+{
+    const t3v_arena *a = ctx->arena;
+    return a->twin ? a->base + ((unsigned char *)t->data - a->twin) : t->data;
+}
+
+static size_t bytes_of(const t3v_tensor *t) { return (size_t)t3v_numel(t) * t3v_dtype_size(t->type); }
+
+void t3v_give(t3v_ctx *ctx, const t3v_tensor *t)
+{
+    const t3v_device *d = t3v_arena_device(ctx->arena);
+    if (d && t && t3v_runs(ctx)) t3v_ctx_keep(ctx, d->push(t->data, t3v_host(ctx, t), bytes_of(t)));
+}
+
+void *t3v_take(t3v_ctx *ctx, const t3v_tensor *t)
+{
+    const t3v_device *d = t3v_arena_device(ctx->arena);
+    if (!t || ctx->status) return NULL;
+    if (d && t3v_runs(ctx)) t3v_ctx_keep(ctx, d->pull(t3v_host(ctx, t), t->data, bytes_of(t)));
+    return ctx->status ? NULL : t3v_host(ctx, t);
+}
+
+void *t3v_give_temp(t3v_ctx *ctx, void *p, int64_t n, size_t size)
+{
+    const t3v_device *d = t3v_arena_device(ctx->arena);
+    void *twin = t3v_arena_twin(ctx->arena, p);
+    if (d && p && t3v_runs(ctx)) t3v_ctx_keep(ctx, d->push(twin, p, (size_t)n * size));
+    return ctx->status ? NULL : twin;
+}
+
+static t3v_tensor *handle(t3v_ctx *ctx, const void *data, t3v_dtype type, int ndim, const int64_t *shape)
 {
     T3V_ASSERT(ndim >= 1 && ndim <= T3V_MAX_DIMS);
     t3v_tensor *t = t3v_temp(ctx, 1, sizeof *t);
@@ -35,6 +71,15 @@ t3v_tensor *t3v_wrap(t3v_ctx *ctx, const void *data, t3v_dtype type, int ndim, c
     return t;
 }
 
+t3v_tensor *t3v_wrap(t3v_ctx *ctx, const void *data, t3v_dtype type, int ndim, const int64_t *shape)
+{
+    const t3v_device *d = t3v_arena_device(ctx->arena);
+    if (!d) return handle(ctx, data, type, ndim, shape);
+    t3v_tensor *t = t3v_new(ctx, type, ndim, shape);
+    if (t && t3v_runs(ctx)) t3v_ctx_keep(ctx, d->push(t->data, data, bytes_of(t)));
+    return ctx->status ? NULL : t;
+}
+
 t3v_tensor *t3v_new(t3v_ctx *ctx, t3v_dtype type, int ndim, const int64_t *shape)
 {
     int64_t n = 1;
@@ -42,9 +87,9 @@ t3v_tensor *t3v_new(t3v_ctx *ctx, t3v_dtype type, int ndim, const int64_t *shape
         if (shape[i] < 0 || !t3v_mul(n, shape[i], &n))
             return t3v_ctx_fail(ctx, t3v_fail(T3V_E_TOO_BIG, "a tensor's size overflows (axis %d is %lld)", i,
                                               (long long)shape[i]));
-    t3v_tensor *t = t3v_wrap(ctx, NULL, type, ndim, shape);
+    t3v_tensor *t = handle(ctx, NULL, type, ndim, shape);
     if (!t) return NULL;
-    t->data = t3v_temp(ctx, n, t3v_dtype_size(type));
+    t->data = t3v_data(ctx, n, t3v_dtype_size(type));
     return t->data ? t : NULL;
 }
 
@@ -79,6 +124,23 @@ t3v_tensor *t3v_reshape(t3v_ctx *ctx, t3v_tensor *t, int ndim, const int64_t *sh
     return v;
 }
 
+t3v_tensor *t3v_sink(t3v_ctx *ctx, size_t mark, t3v_tensor *t)
+{
+    if (ctx->status || !t) return NULL;
+    t3v_tensor kept = *t;
+    t3v_arena *a = ctx->arena;
+    size_t n = bytes_of(t);
+    if (a->twin) {
+        unsigned char *to = a->twin + mark;
+        t3v_k(ctx)->move(to, kept.data, n);
+        t3v_arena_back(a, mark);
+        kept.data = t3v_data(ctx, (int64_t)n, 1);
+    } else {
+        kept.data = t3v_arena_sink(a, mark, kept.data, n);
+    }
+    return handle(ctx, kept.data, kept.type, kept.ndim, kept.shape);
+}
+
 t3v_record *t3v_tape_add(t3v_ctx *ctx, const t3v_op *op, int n_in, t3v_tensor *const *in, t3v_tensor *out,
                          const void *attr, size_t attr_size)
 {
@@ -109,10 +171,10 @@ float *t3v_grad_write(t3v_ctx *ctx, t3v_tensor *t, bool *accumulate)
     if (whole->param) return ctx->param_grad ? ctx->param_grad[whole->param - 1] + t->base_offset : NULL;
     if (!whole->grad) {
         int64_t n = t3v_numel(whole);
-        whole->grad = t3v_temp(ctx, n, sizeof(float));
+        whole->grad = t3v_data(ctx, n, sizeof(float));
         if (!whole->grad) return NULL;
         if (t == whole) *accumulate = false;
-        else if (!ctx->arena->counting) memset(whole->grad, 0, (size_t)n * sizeof(float));
+        else if (!ctx->arena->counting) t3v_k(ctx)->clear(whole->grad, (size_t)n * sizeof(float));
     }
     return whole->grad + t->base_offset;
 }
@@ -121,7 +183,7 @@ float *t3v_grad(t3v_ctx *ctx, t3v_tensor *t)
 {
     bool accumulate;
     float *g = t3v_grad_write(ctx, t, &accumulate);
-    if (g && !accumulate && !ctx->arena->counting) memset(g, 0, (size_t)t3v_numel(t) * sizeof(float));
+    if (g && !accumulate && !ctx->arena->counting) t3v_k(ctx)->clear(g, (size_t)t3v_numel(t) * sizeof(float));
     return g;
 }
 
@@ -145,9 +207,8 @@ t3v_status t3v_backward(t3v_ctx *ctx, t3v_tensor *out, const float *dout)
         float *g = t3v_grad_write(ctx, out, &accumulate);
         if (g && !ctx->arena->counting) {
             int64_t n = t3v_numel(out);
-            if (!accumulate) memcpy(g, dout, (size_t)n * sizeof(float));
-            else
-                for (int64_t i = 0; i < n; i++) g[i] += dout[i];
+            if (accumulate) t3v_k(ctx)->rows_axpy(g, 1.0f, dout, n);
+            else t3v_k(ctx)->move(g, dout, (size_t)n * sizeof(float));
         }
     }
     for (const t3v_record *r = tape->last; r && !ctx->status; r = r->previous)

@@ -52,15 +52,29 @@ struct t3v_ctx {
 t3v_tensor *t3v_new(t3v_ctx *ctx, t3v_dtype type, int ndim, const int64_t *shape);
 /* Same shape as `like`. */
 t3v_tensor *t3v_new_like(t3v_ctx *ctx, const t3v_tensor *like, t3v_dtype type);
-/* A tensor over memory of the caller's (files, pixels), which must outlive its use. */
+/* A tensor over host memory of the caller's (files, pixels), which must outlive its use; on a device a copy. */
 t3v_tensor *t3v_wrap(t3v_ctx *ctx, const void *data, t3v_dtype type, int ndim, const int64_t *shape);
-/* n elements of `size` bytes; NULL after a failure. Bracket with t3v_arena_mark/back. */
+/* n elements of `size` bytes of host memory; NULL after a failure. Bracket with t3v_arena_mark/back. */
 void *t3v_temp(t3v_ctx *ctx, int64_t n, size_t size);
+/* The same where tensors have their data, for kernels alone to read and write. */
+void *t3v_data(t3v_ctx *ctx, int64_t n, size_t size);
+
+/* On a device the host does not reach a tensor's data. t3v_host is host memory for that of t, which t3v_new made: fill it,
+ * then t3v_give hands it over. t3v_take waits for the data and returns them there; NULL after a failure. On the CPU all
+ * three are t->data. */
+void *t3v_host(const t3v_ctx *ctx, const t3v_tensor *t);
+void t3v_give(t3v_ctx *ctx, const t3v_tensor *t);
+void *t3v_take(t3v_ctx *ctx, const t3v_tensor *t);
+/* Where kernels find n elements of `size` bytes that were filled at p, which t3v_temp gave. */
+void *t3v_give_temp(t3v_ctx *ctx, void *p, int64_t n, size_t size);
 
 /* Rows [first, first + n) of t along its first axis: same memory, gradients go to t. */
 t3v_tensor *t3v_view(t3v_ctx *ctx, t3v_tensor *t, int64_t first, int64_t n);
 /* The same elements with another shape; gradients go to t. */
 t3v_tensor *t3v_reshape(t3v_ctx *ctx, t3v_tensor *t, int ndim, const int64_t *shape);
+
+/* t in the place of all that was made since `mark`, which is gone. */
+t3v_tensor *t3v_sink(t3v_ctx *ctx, size_t mark, t3v_tensor *t);
 
 /* Whether an op should compute: no failure so far, and not counting. */
 static inline bool t3v_runs(const t3v_ctx *ctx) { return ctx->status == T3V_OK && !ctx->arena->counting; }

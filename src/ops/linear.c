@@ -2,7 +2,7 @@
 /* Dense layers, with low-rank updates on the fly, and the embedding lookup. */
 #include <string.h>
 
-#include "ops/gemm/gemm.h"
+#include "ops/kernels.h"
 #include "ops/ops.h"
 #include "ops/rows/rows.h"
 
@@ -28,15 +28,15 @@ static void product(t3v_ctx *ctx, int64_t m, int64_t n, int64_t k, const void *a
                        .c_type = ct,
                        .ldc = n,
                        .accumulate = accumulate};
-    t3v_ctx_keep(ctx, t3v_gemm(&g));
+    t3v_ctx_keep(ctx, t3v_k(ctx)->gemm(&g));
 }
 
 /* The values of x in another type: x's own memory, or scratch. */
 static const void *as_type(t3v_ctx *ctx, const void *x, t3v_dtype from, t3v_dtype to, int64_t n)
 {
     if (from == to) return x;
-    void *y = t3v_temp(ctx, n, t3v_dtype_size(to));
-    if (y && t3v_runs(ctx)) t3v_rows_convert(y, to, x, from, n);
+    void *y = t3v_data(ctx, n, t3v_dtype_size(to));
+    if (y && t3v_runs(ctx)) t3v_k(ctx)->rows_convert(y, to, x, from, n);
     return y;
 }
 
@@ -57,7 +57,7 @@ static void dense_backward(t3v_ctx *ctx, const t3v_record *r)
             product(ctx, rows, in, out, dyc, w->type, false, w->data, w->type, false, NULL, dx, T3V_F32,
                     accumulate);
         if (dw) product(ctx, out, in, rows, dyc, w->type, true, xc, w->type, false, NULL, dw, T3V_F32, true);
-        if (db) t3v_ctx_keep(ctx, t3v_rows_sum(db, dy, T3V_F32, rows, out));
+        if (db) t3v_ctx_keep(ctx, t3v_k(ctx)->rows_sum(db, dy, T3V_F32, rows, out));
     }
     t3v_arena_back(ctx->arena, mark);
 }
@@ -82,7 +82,7 @@ static t3v_tensor *dense(t3v_ctx *ctx, const t3v_tensor *w, const t3v_tensor *bi
     const void *xc = x->data;
     if (r && r->saved[0]) {
         xc = r->saved[0]->data;
-        if (t3v_runs(ctx)) t3v_rows_convert(r->saved[0]->data, w->type, x->data, x->type, rows * k);
+        if (t3v_runs(ctx)) t3v_k(ctx)->rows_convert(r->saved[0]->data, w->type, x->data, x->type, rows * k);
     } else {
         xc = as_type(ctx, x->data, x->type, w->type, rows * k);
     }
@@ -108,27 +108,27 @@ static void embed_backward(t3v_ctx *ctx, const t3v_record *r)
 {
     const float *dy = t3v_grad(ctx, r->out[0]);
     float *dt = t3v_grad(ctx, r->in[0]);
-    const int32_t *ids = r->saved[0]->data;
+    const int32_t *ids = r->attr;
     int64_t n = r->out[0]->shape[0], d = r->out[0]->shape[1];
     if (!dt || !t3v_runs(ctx)) return;
-    for (int64_t i = 0; i < n; i++)
-        for (int64_t j = 0; j < d; j++) dt[ids[i] * d + j] += dy[i * d + j];
+    for (int64_t i = 0; i < n; i++) t3v_k(ctx)->rows_axpy(dt + ids[i] * d, 1.0f, dy + i * d, d);
 }
 
 static const t3v_op embed_op = {"embed", embed_backward};
 
+/* The table stays with the host, also of a model on a device: few of its rows are used. */
 t3v_tensor *t3v_embed(t3v_ctx *ctx, const t3v_tensor *table, const int32_t *ids, int64_t n)
 {
     int64_t d = table->shape[1];
     size_t row = (size_t)d * t3v_dtype_size(table->type);
-    t3v_tensor *y = t3v_new(ctx, T3V_F32, T3V_SHAPE(n, d)), *kept = t3v_new(ctx, T3V_I32, T3V_SHAPE(n));
+    t3v_tensor *y = t3v_new(ctx, T3V_F32, T3V_SHAPE(n, d));
     if (ctx->status) return NULL;
-    t3v_record *r = t3v_tape_add(ctx, &embed_op, T3V_INS((t3v_tensor *)table), y, NULL, 0);
-    if (r) r->saved[0] = kept;
+    t3v_tape_add(ctx, &embed_op, T3V_INS((t3v_tensor *)table), y, ids, (size_t)n * sizeof *ids);
     if (!t3v_runs(ctx)) return y;
-    memcpy(kept->data, ids, (size_t)n * sizeof *ids);
+    float *rows = t3v_host(ctx, y);
     for (int64_t i = 0; i < n; i++)
-        t3v_rows_convert((float *)y->data + i * d, T3V_F32, (const char *)table->data + (size_t)ids[i] * row,
-                         table->type, d);
-    return y;
+        t3v_rows_convert(rows + i * d, T3V_F32, (const char *)table->data + (size_t)ids[i] * row, table->type,
+                         d);
+    t3v_give(ctx, y);
+    return ctx->status ? NULL : y;
 }

@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Activations, residual sums, casts, and copies of rows. */
-#include <math.h>
-#include <string.h>
-
+#include "ops/kernels.h"
 #include "ops/ops.h"
 
 static void act_backward(t3v_ctx *ctx, const t3v_record *r)
@@ -13,7 +11,7 @@ static void act_backward(t3v_ctx *ctx, const t3v_record *r)
     const float *dy = t3v_grad(ctx, r->out[0]);
     float *dx = t3v_grad_write(ctx, x, &accumulate);
     if (dx && t3v_runs(ctx))
-        t3v_rows_act_bwd(*f, dx, T3V_F32, accumulate, dy, T3V_F32, x->data, x->type, t3v_numel(x));
+        t3v_k(ctx)->rows_act_bwd(*f, dx, T3V_F32, accumulate, dy, T3V_F32, x->data, x->type, t3v_numel(x));
 }
 
 static const t3v_op act_op = {"activation", act_backward};
@@ -23,7 +21,7 @@ static t3v_tensor *act(t3v_ctx *ctx, t3v_rows_fn f, t3v_tensor *x, t3v_dtype out
     if (ctx->status || !x) return NULL;
     t3v_tensor *y = t3v_new_like(ctx, x, out);
     t3v_tape_add(ctx, &act_op, T3V_INS(x), y, &f, sizeof f);
-    if (t3v_runs(ctx)) t3v_rows_act(f, y->data, out, x->data, x->type, t3v_numel(x));
+    if (t3v_runs(ctx)) t3v_k(ctx)->rows_act(f, y->data, out, x->data, x->type, t3v_numel(x));
     return ctx->status ? NULL : y;
 }
 
@@ -33,19 +31,11 @@ t3v_tensor *t3v_gelu(t3v_ctx *ctx, t3v_tensor *x, t3v_dtype out)
 }
 t3v_tensor *t3v_silu(t3v_ctx *ctx, t3v_tensor *x, t3v_dtype out) { return act(ctx, T3V_ROWS_SILU, x, out); }
 
-/* The normal distribution at x: y = x Phi(x), y' = Phi(x) + x phi(x). */
-static double normal_cdf(double x) { return 0.5 * erfc(-x * 0.70710678118654752); }
-static double normal_pdf(double x) { return 0.39894228040143268 * exp(-0.5 * x * x); }
-
 static void gelu_erf_backward(t3v_ctx *ctx, const t3v_record *r)
 {
-    const float *dy = t3v_grad(ctx, r->out[0]), *x = r->in[0]->data;
+    const float *dy = t3v_grad(ctx, r->out[0]);
     float *dx = t3v_grad(ctx, r->in[0]);
-    int64_t n = t3v_numel(r->in[0]);
-    if (!dx || !t3v_runs(ctx)) return;
-#pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < n; i++)
-        dx[i] += (float)(dy[i] * (normal_cdf((double)x[i]) + (double)x[i] * normal_pdf((double)x[i])));
+    if (dx && t3v_runs(ctx)) t3v_k(ctx)->rows_gelu_erf_bwd(dx, dy, r->in[0]->data, t3v_numel(r->in[0]));
 }
 
 static const t3v_op gelu_erf_op = {"gelu_erf", gelu_erf_backward};
@@ -56,13 +46,7 @@ t3v_tensor *t3v_gelu_erf(t3v_ctx *ctx, t3v_tensor *x, t3v_dtype out)
     T3V_ASSERT(x->type == T3V_F32);
     t3v_tensor *y = t3v_new_like(ctx, x, T3V_F32);
     t3v_tape_add(ctx, &gelu_erf_op, T3V_INS(x), y, NULL, 0);
-    if (t3v_runs(ctx)) {
-        const float *a = x->data;
-        float *b = y->data;
-        int64_t n = t3v_numel(x);
-#pragma omp parallel for schedule(static)
-        for (int64_t i = 0; i < n; i++) b[i] = (float)((double)a[i] * normal_cdf((double)a[i]));
-    }
+    if (t3v_runs(ctx)) t3v_k(ctx)->rows_gelu_erf(y->data, x->data, t3v_numel(x));
     return t3v_cast(ctx, y, out);
 }
 
@@ -72,8 +56,8 @@ static void geglu_backward(t3v_ctx *ctx, const t3v_record *r)
     const float *dy = t3v_grad(ctx, r->out[0]);
     float *da = t3v_grad(ctx, a), *db = t3v_grad(ctx, b);
     if (t3v_runs(ctx))
-        t3v_rows_geglu_bwd(da, T3V_F32, db, T3V_F32, true, dy, T3V_F32, a->data, a->type, b->data, b->type,
-                           t3v_numel(a));
+        t3v_k(ctx)->rows_geglu_bwd(da, T3V_F32, db, T3V_F32, true, dy, T3V_F32, a->data, a->type, b->data,
+                                   b->type, t3v_numel(a));
 }
 
 static const t3v_op geglu_op = {"geglu", geglu_backward};
@@ -84,7 +68,8 @@ t3v_tensor *t3v_geglu(t3v_ctx *ctx, t3v_tensor *gate, t3v_tensor *x, t3v_dtype o
     T3V_ASSERT(t3v_numel(gate) == t3v_numel(x));
     t3v_tensor *y = t3v_new_like(ctx, x, out);
     t3v_tape_add(ctx, &geglu_op, T3V_INS(gate, x), y, NULL, 0);
-    if (t3v_runs(ctx)) t3v_rows_geglu(y->data, out, gate->data, gate->type, x->data, x->type, t3v_numel(x));
+    if (t3v_runs(ctx))
+        t3v_k(ctx)->rows_geglu(y->data, out, gate->data, gate->type, x->data, x->type, t3v_numel(x));
     return ctx->status ? NULL : y;
 }
 
@@ -94,8 +79,8 @@ static void add_scaled_backward(t3v_ctx *ctx, const t3v_record *r)
     int64_t n = t3v_numel(r->out[0]);
     float *da = t3v_grad(ctx, r->in[0]), *db = t3v_grad(ctx, r->in[1]);
     if (!t3v_runs(ctx)) return;
-    if (da) t3v_rows_axpy(da, 1.0f, dy, n);
-    if (db) t3v_rows_axpy(db, *s, dy, n);
+    if (da) t3v_k(ctx)->rows_axpy(da, 1.0f, dy, n);
+    if (db) t3v_k(ctx)->rows_axpy(db, *s, dy, n);
 }
 
 static const t3v_op add_scaled_op = {"add_scaled", add_scaled_backward};
@@ -107,7 +92,7 @@ t3v_tensor *t3v_add_scaled(t3v_ctx *ctx, t3v_tensor *a, t3v_tensor *b, float s)
     t3v_tensor *y = t3v_new_like(ctx, a, a->type);
     t3v_tape_add(ctx, &add_scaled_op, T3V_INS(a, b), y, &s, sizeof s);
     if (t3v_runs(ctx))
-        t3v_rows_lincomb(y->data, y->type, 1.0f, a->data, a->type, s, b->data, b->type, t3v_numel(a));
+        t3v_k(ctx)->rows_lincomb(y->data, y->type, 1.0f, a->data, a->type, s, b->data, b->type, t3v_numel(a));
     return ctx->status ? NULL : y;
 }
 
@@ -119,9 +104,9 @@ static void gate_backward(t3v_ctx *ctx, const t3v_record *r)
     float *dx = stays ? NULL : t3v_grad(ctx, x), *dy = t3v_grad_write(ctx, y, &accumulate),
           *dgate = t3v_grad(ctx, gate);
     if (t3v_runs(ctx))
-        t3v_ctx_keep(ctx, t3v_rows_gate_residual_bwd(dx, dy, T3V_F32, accumulate, dgate, dout,
-                                                     gate ? gate->data : NULL, y->data, y->type, t3v_rows(x),
-                                                     t3v_cols(x)));
+        t3v_ctx_keep(ctx, t3v_k(ctx)->rows_gate_residual_bwd(dx, dy, T3V_F32, accumulate, dgate, dout,
+                                                             gate ? gate->data : NULL, y->data, y->type,
+                                                             t3v_rows(x), t3v_cols(x)));
 }
 
 static const t3v_op gate_op = {"gate_residual", gate_backward};
@@ -132,8 +117,8 @@ t3v_tensor *t3v_gate_residual(t3v_ctx *ctx, t3v_tensor *x, t3v_tensor *y, t3v_te
     t3v_tensor *out = t3v_new_like(ctx, x, T3V_F32);
     t3v_tape_add(ctx, &gate_op, T3V_INS(x, y, gate), out, NULL, 0);
     if (t3v_runs(ctx))
-        t3v_rows_gate_residual(out->data, x->data, gate ? gate->data : NULL, y->data, y->type, t3v_rows(x),
-                               t3v_cols(x));
+        t3v_k(ctx)->rows_gate_residual(out->data, x->data, gate ? gate->data : NULL, y->data, y->type,
+                                       t3v_rows(x), t3v_cols(x));
     return ctx->status ? NULL : out;
 }
 
@@ -144,8 +129,8 @@ static void copy_backward(t3v_ctx *ctx, const t3v_record *r)
     float *dx = t3v_grad_write(ctx, r->in[0], &accumulate);
     int64_t n = t3v_numel(r->in[0]);
     if (!dx || !t3v_runs(ctx)) return;
-    if (accumulate) t3v_rows_axpy(dx, 1.0f, dy, n);
-    else memcpy(dx, dy, (size_t)n * sizeof *dx);
+    if (accumulate) t3v_k(ctx)->rows_axpy(dx, 1.0f, dy, n);
+    else t3v_k(ctx)->move(dx, dy, (size_t)n * sizeof *dx);
 }
 
 static const t3v_op cast_op = {"cast", copy_backward}, put_op = {"put", copy_backward};
@@ -156,7 +141,7 @@ t3v_tensor *t3v_cast(t3v_ctx *ctx, t3v_tensor *x, t3v_dtype out)
     if (x->type == out) return x;
     t3v_tensor *y = t3v_new_like(ctx, x, out);
     t3v_tape_add(ctx, &cast_op, T3V_INS(x), y, NULL, 0);
-    if (t3v_runs(ctx)) t3v_rows_convert(y->data, out, x->data, x->type, t3v_numel(x));
+    if (t3v_runs(ctx)) t3v_k(ctx)->rows_convert(y->data, out, x->data, x->type, t3v_numel(x));
     return ctx->status ? NULL : y;
 }
 
@@ -165,7 +150,7 @@ t3v_tensor *t3v_copy(t3v_ctx *ctx, t3v_tensor *x)
     if (ctx->status || !x) return NULL;
     t3v_tensor *y = t3v_new_like(ctx, x, x->type);
     t3v_tape_add(ctx, &cast_op, T3V_INS(x), y, NULL, 0);
-    if (t3v_runs(ctx)) memcpy(y->data, x->data, (size_t)t3v_numel(x) * t3v_dtype_size(x->type));
+    if (t3v_runs(ctx)) t3v_k(ctx)->move(y->data, x->data, (size_t)t3v_numel(x) * t3v_dtype_size(x->type));
     return ctx->status ? NULL : y;
 }
 
@@ -177,5 +162,6 @@ void t3v_put(t3v_ctx *ctx, t3v_tensor *dst, int64_t first, t3v_tensor *src)
     T3V_ASSERT(rows->type == src->type && t3v_numel(rows) == t3v_numel(src));
     t3v_tape_add(ctx, &put_op, T3V_INS(src), rows, NULL, 0);
     if (rows->needs_grad) dst->needs_grad = true;
-    if (t3v_runs(ctx)) memcpy(rows->data, src->data, (size_t)t3v_numel(src) * t3v_dtype_size(src->type));
+    if (t3v_runs(ctx))
+        t3v_k(ctx)->move(rows->data, src->data, (size_t)t3v_numel(src) * t3v_dtype_size(src->type));
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Small dense attention, composed of matrix products: any head dim, additive bias, scale. */
-#include "ops/gemm/gemm.h"
+#include "ops/kernels.h"
 #include "ops/ops.h"
 
 typedef struct sdpa_attr {
@@ -38,7 +38,7 @@ static void products(t3v_ctx *ctx, int64_t heads, int64_t m, int64_t n, int64_t 
                        .ldc = ldc,
                        .c_batch = c_step,
                        .accumulate = accumulate};
-    t3v_ctx_keep(ctx, t3v_gemm(&g));
+    t3v_ctx_keep(ctx, t3v_k(ctx)->gemm(&g));
 }
 
 static operand by_token(const void *data, t3v_dtype type, int64_t d, int64_t heads, bool trans)
@@ -61,18 +61,18 @@ static void sdpa_backward(t3v_ctx *ctx, const t3v_record *r)
     float *dq = t3v_grad(ctx, q), *dk = t3v_grad(ctx, k), *dv = t3v_grad(ctx, v),
           *dbias = t3v_grad(ctx, r->in[3]);
     size_t mark = t3v_arena_mark(ctx->arena);
-    void *doc = t3v_temp(ctx, nq * d, t3v_dtype_size(t)), *dsc = t3v_temp(ctx, n, t3v_dtype_size(t));
-    float *ds = t3v_temp(ctx, n, sizeof(float));
+    void *doc = t3v_data(ctx, nq * d, t3v_dtype_size(t)), *dsc = t3v_data(ctx, n, t3v_dtype_size(t));
+    float *ds = t3v_data(ctx, n, sizeof(float));
     if (t3v_runs(ctx)) {
-        t3v_rows_convert(doc, t, dout, T3V_F32, nq * d);
+        t3v_k(ctx)->rows_convert(doc, t, dout, T3V_F32, nq * d);
         if (dv)
             products(ctx, h, nk, hd, nq, by_head(p->data, t, nq, nk, true), by_token(doc, t, d, h, false), dv,
                      T3V_F32, d, hd, true);
         products(ctx, h, nq, nk, hd, by_token(doc, t, d, h, false), by_token(v->data, t, d, h, true), ds,
                  T3V_F32, nk, nq * nk, false);
-        t3v_rows_softmax_bwd(ds, T3V_F32, false, ds, T3V_F32, p->data, t, 1.0f, h * nq, nk);
-        if (dbias) t3v_rows_axpy(dbias, 1.0f, ds, n);
-        t3v_rows_lincomb(dsc, t, (float)a->scale, ds, T3V_F32, 0, NULL, T3V_F32, n);
+        t3v_k(ctx)->rows_softmax_bwd(ds, T3V_F32, false, ds, T3V_F32, p->data, t, 1.0f, h * nq, nk);
+        if (dbias) t3v_k(ctx)->rows_axpy(dbias, 1.0f, ds, n);
+        t3v_k(ctx)->rows_lincomb(dsc, t, (float)a->scale, ds, T3V_F32, 0, NULL, T3V_F32, n);
         if (dq)
             products(ctx, h, nq, hd, nk, by_head(dsc, t, nq, nk, false), by_token(k->data, t, d, h, false),
                      dq, T3V_F32, d, hd, true);
@@ -103,15 +103,15 @@ t3v_tensor *t3v_sdpa(t3v_ctx *ctx, t3v_tensor *q, t3v_tensor *k, t3v_tensor *v, 
     /* A bias belongs to whole score matrices: bands are cut only without one. */
     int64_t band = r || bias ? nq : BAND / (heads * nk) + 1;
     if (band > nq) band = nq;
-    float *s = t3v_temp(ctx, heads * band * nk, sizeof(float));
-    void *p = r && r->saved[0] ? r->saved[0]->data : t3v_temp(ctx, heads * band * nk, t3v_dtype_size(t));
+    float *s = t3v_data(ctx, heads * band * nk, sizeof(float));
+    void *p = r && r->saved[0] ? r->saved[0]->data : t3v_data(ctx, heads * band * nk, t3v_dtype_size(t));
     for (int64_t i = 0; i < nq && t3v_runs(ctx); i += band) {
         int64_t m = i + band < nq ? band : nq - i;
         size_t row = (size_t)(i * d) * t3v_dtype_size(t);
         products(ctx, heads, m, nk, hd, by_token((const char *)q->data + row, t, d, heads, false),
                  by_token(k->data, t, d, heads, true), s, T3V_F32, nk, m * nk, false);
-        t3v_rows_softmax(p, t, s, T3V_F32, (float)scale, bias ? bias->data : NULL, bias ? heads * nq : 1,
-                         heads * m, nk);
+        t3v_k(ctx)->rows_softmax(p, t, s, T3V_F32, (float)scale, bias ? bias->data : NULL,
+                                 bias ? heads * nq : 1, heads * m, nk);
         products(ctx, heads, m, hd, nk, by_head(p, t, m, nk, false), by_token(v->data, t, d, heads, false),
                  (char *)out->data + row, t, d, hd, false);
     }

@@ -32,7 +32,8 @@ double t3v_dit_flop(const t3v_dit_config *c, const t3v_plan *plan, int64_t token
         const t3v_layer_plan *p = &plan->layer[i];
         for (int s = 0; s < T3V_SITES && all_keys[s]; s++) {
             int64_t pairs, work;
-            macs += t3v_site_cost(&p->site[s], tokens, all_keys[s], (int)c->heads, (int)hd, moment, &pairs, &work)
+            macs += t3v_site_cost(&p->site[s], tokens, all_keys[s], (int)c->heads, (int)hd, moment, &pairs,
+                                  &work)
                         ? (double)work
                         : 0x1p63;
         }
@@ -42,8 +43,13 @@ double t3v_dit_flop(const t3v_dit_config *c, const t3v_plan *plan, int64_t token
     return 2 * macs;
 }
 
-static int64_t available(void)
+static int64_t available(const t3v_device *device)
 {
+    if (device) {
+        size_t room, all;
+        device->memory(&room, &all);
+        return (int64_t)room;
+    }
     FILE *f = fopen("/proc/meminfo", "r");
     char line[128];
     long long kb = 0;
@@ -76,7 +82,7 @@ static t3v_status text_bytes(t3v_model *m, const t3v_job *job, int64_t *bytes, i
     t3v_params *p = &m->text.params;
     for (int64_t i = 0; i < p->count; i++)
         p->item[i].tensor->type = p->item[i].matrix ? job->compute : T3V_F32;
-    t3v_status st = t3v_arena_count(&arena);
+    t3v_status st = t3v_arena_count_in(&arena, t3v_device_space(m->device));
     t3v_ctx ctx = {.arena = &arena, .compute = job->compute};
     if (!st) {
         t3v_umt5_encode(&ctx, &m->text, ids,
@@ -109,7 +115,7 @@ static t3v_status dit_bytes(t3v_model *m, const t3v_job *job, const t3v_schedule
     if (!st) st = t3v_dit_open(&dit, &m->config);
     for (int i = 0; i < s->steps && !st; i++)
         if (!i || s->step[i].plan != s->step[i - 1].plan) st = t3v_dit_adopt(&dit, s->step[i].plan);
-    if (!st) st = t3v_arena_count(&arena);
+    if (!st) st = t3v_arena_count_in(&arena, t3v_device_space(m->device));
     t3v_ctx ctx = {.arena = &arena, .compute = job->compute};
     if (!st) {
         for (int64_t i = 0; i < dit.params.count; i++)
@@ -256,7 +262,7 @@ t3v_status t3v_cost_check(t3v_model *m, const t3v_job *job, const t3v_schedule *
                           t3v_result *result, size_t *vae_room)
 {
     int64_t dit = 0, vae = 0, text = 0, own = 0, tokens = latent[1] * (latent[2] / 2) * (latent[3] / 2);
-    int64_t limit = job->memory_limit > 0 ? job->memory_limit : available();
+    int64_t limit = job->memory_limit > 0 ? job->memory_limit : available(m->device);
     T3V_TRY(text_bytes(m, job, &text, &own));
     T3V_TRY(dit_bytes(m, job, s, latent, &dit));
     result->passes = t3v_schedule_runs(s);

@@ -13,7 +13,7 @@
 #include "base/log.h"
 #include "io/file.h"
 #include "io/safetensors.h"
-#include "ops/rows/rows.h"
+#include "ops/kernels.h"
 #include "pipe/cost.h"
 #include "pipe/lora_attach.h"
 #include "pipe/model.h"
@@ -36,7 +36,8 @@ typedef struct context {
 /* Everything a run holds. Zeroed, every field may be released. */
 typedef struct run {
     const t3v_job *job;
-    t3v_job want; /* the job with its defaults filled in */
+    const t3v_device *device; /* NULL: the CPU */
+    t3v_job want;             /* the job with its defaults filled in */
     t3v_model *model;
     t3v_model_paths paths;
     t3v_plan *plan, *dense; /* dense: of the first steps, when the job has such */
@@ -191,8 +192,9 @@ static t3v_status encode_prompt(run *r, t3v_ctx *ctx, int64_t index, const char 
     *c = (context){.prompt = prompt, .rows = rows->shape[0], .dim = rows->shape[1]};
     c->data = malloc((size_t)t3v_numel(rows) * sizeof *c->data);
     if (!c->data) return t3v_fail(T3V_E_NOMEM, "no memory for a prompt's context");
-    memcpy(c->data, rows->data, (size_t)t3v_numel(rows) * sizeof *c->data);
-    return T3V_OK;
+    const float *made = t3v_take(ctx, rows);
+    if (made) memcpy(c->data, made, (size_t)t3v_numel(rows) * sizeof *c->data);
+    return ctx->status;
 }
 
 static t3v_status encode_prompts(run *r)
@@ -203,7 +205,7 @@ static t3v_status encode_prompts(run *r)
     r->contexts = calloc((size_t)n, sizeof *r->contexts);
     if (!r->contexts) return t3v_fail(T3V_E_NOMEM, "no memory for %lld prompts", (long long)n);
     T3V_TRY(t3v_model_load(r->model, T3V_PART_TEXT, false));
-    t3v_status st = t3v_arena_open(&arena, (size_t)16 << 30);
+    t3v_status st = t3v_arena_open_in(&arena, (size_t)16 << 30, t3v_device_space(r->device));
     t3v_ctx ctx = {.arena = &arena, .compute = r->want.compute};
     for (int64_t i = 0; i < n && !st; i++) {
         bool negative = i == r->want.outputs;
@@ -246,6 +248,22 @@ static char *state_path(const run *r, int64_t index)
     return asprintf(&path, "%s.t3v-state", r->want.output[index].path) < 0 ? NULL : path;
 }
 
+/* Where the host reads (`take`) or fills n bytes of the forward passes' memory; give_bytes hands them over. */
+static void *at_host(const run *r, void *data, size_t n, bool take, t3v_status *st)
+{
+    const t3v_arena *a = &r->memory;
+    if (!data || !r->device) return data;
+    void *host = a->base + ((unsigned char *)data - a->twin);
+    if (take && !*st) *st = r->device->pull(host, data, n);
+    return host;
+}
+
+static t3v_status give_bytes(const run *r, void *data, size_t n)
+{
+    t3v_status st = T3V_OK;
+    return r->device ? r->device->push(data, at_host(r, data, n, false, &st), n) : st;
+}
+
 static const char *const residual_name[T3V_BRANCHES] = {"residual", "residual_negative"};
 
 static t3v_tensor_entry residual_entry(const run *r, int branch)
@@ -286,17 +304,21 @@ static t3v_status save_state(run *r, int64_t index)
              .data = history}};
         memcpy(e[0].shape, r->latent, sizeof r->latent);
         for (int b = 0; b < T3V_BRANCHES; b++)
-            if (t3v_schedule_holds(&r->schedule, b, r->done_step)) e[entries++] = residual_entry(r, b);
+            if (t3v_schedule_holds(&r->schedule, b, r->done_step)) {
+                e[entries] = residual_entry(r, b);
+                e[entries].data = at_host(r, r->residual[b], (size_t)e[entries].nbytes, true, &st);
+                entries++;
+            }
         for (int b = 0; b < T3V_BRANCHES; b++)
             if (r->kept[b])
                 e[entries++] = (t3v_tensor_entry){.name = (char *)kept_name[b],
                                                   .dtype = T3V_U8,
                                                   .ndim = 1,
-                                                  .data = r->kept[b],
+                                                  .data = at_host(r, r->kept[b], r->kept_bytes, true, &st),
                                                   .shape = {(int64_t)r->kept_bytes},
                                                   .numel = (int64_t)r->kept_bytes,
                                                   .nbytes = (int64_t)r->kept_bytes};
-        st = t3v_safetensors_write(path, e, entries, (t3v_meta[]){{"step", text}, {"job", key}}, 2);
+        if (!st) st = t3v_safetensors_write(path, e, entries, (t3v_meta[]){{"step", text}, {"job", key}}, 2);
     }
     if (!st) r->saved_step = r->done_step;
     free(history);
@@ -330,13 +352,19 @@ static t3v_status load_state(run *r, int64_t index)
             st = t3v_fail(T3V_E_FORMAT, "%s: step \"%s\" of %d", path, at, r->schedule.steps);
         for (int b = 0; b < T3V_BRANCHES && !st; b++) {
             t3v_tensor_entry kept = residual_entry(r, b);
-            if (t3v_schedule_holds(&r->schedule, b, (int)done))
-                st = t3v_tensors_read(f, kept.name, kept.ndim, kept.shape, r->residual[b], kept.dtype);
+            if (t3v_schedule_holds(&r->schedule, b, (int)done)) {
+                void *to = at_host(r, r->residual[b], (size_t)kept.nbytes, false, &st);
+                st = t3v_tensors_read(f, kept.name, kept.ndim, kept.shape, to, kept.dtype);
+                if (!st) st = give_bytes(r, r->residual[b], (size_t)kept.nbytes);
+            }
             if (!st && r->kept[b]) st = t3v_tensors_get(f, kept_name[b], &e);
             if (!st && r->kept[b] && (e->dtype != T3V_U8 || e->nbytes != (int64_t)r->kept_bytes))
                 st = t3v_fail(T3V_E_FORMAT, "%s: %s has %lld bytes, expected %zu", path, kept_name[b],
                               (long long)e->nbytes, r->kept_bytes);
-            if (!st && r->kept[b]) memcpy(r->kept[b], e->data, r->kept_bytes);
+            if (!st && r->kept[b]) {
+                memcpy(at_host(r, r->kept[b], r->kept_bytes, false, &st), e->data, r->kept_bytes);
+                st = give_bytes(r, r->kept[b], r->kept_bytes);
+            }
         }
         if (!st) r->done_step = r->saved_step = (int)done;
         if (!st) t3v_info("resuming at step %d of %d", r->done_step + 1, r->schedule.steps);
@@ -400,7 +428,8 @@ static t3v_status predict(run *r, int i, int branch, const t3v_dit_prompt *promp
                          .reuse = s->pass[branch] == T3V_PASS_REUSE,
                          .residual = s->pass[branch] == T3V_PASS_RUN ? NULL : r->residual[branch]};
     t3v_tensor *y = t3v_dit_forward(&ctx, &r->model->dit, x, &call);
-    if (y) memcpy(r->v[branch], y->data, (size_t)r->n * sizeof(float));
+    const float *v = t3v_take(&ctx, y);
+    if (v) memcpy(r->v[branch], v, (size_t)r->n * sizeof(float));
     t3v_arena_back(&r->memory, mark);
     return ctx.status;
 }
@@ -464,11 +493,11 @@ static t3v_status denoise(run *r, int64_t index)
         if (t3v_schedule_asks(s, b))
             T3V_TRY(prepare_prompt(r, &ctx, b == T3V_BRANCH_COND ? index : r->want.outputs, &prompt[b]));
         t3v_tensor_entry kept = residual_entry(r, b);
-        r->residual[b] = t3v_schedule_keeps(s, b) ? t3v_temp(&ctx, kept.nbytes, 1) : NULL;
-        r->kept[b] = r->kept_bytes && t3v_schedule_asks(s, b) ? t3v_temp(&ctx, (int64_t)r->kept_bytes, 1)
+        r->residual[b] = t3v_schedule_keeps(s, b) ? t3v_data(&ctx, kept.nbytes, 1) : NULL;
+        r->kept[b] = r->kept_bytes && t3v_schedule_asks(s, b) ? t3v_data(&ctx, (int64_t)r->kept_bytes, 1)
                                                               : NULL;
         if (ctx.status) return ctx.status;
-        if (r->kept[b]) memset(r->kept[b], 0, r->kept_bytes);
+        if (r->kept[b]) t3v_k(&ctx)->clear(r->kept[b], r->kept_bytes);
     }
     r->done_step = 0;
     r->result.passes = 0;
@@ -639,6 +668,10 @@ static t3v_status check_writable(const char *path)
 
 static t3v_status run_all(run *r)
 {
+    t3v_device_choice where;
+    T3V_TRY(t3v_device_parse(r->job->device, &where));
+    T3V_TRY(t3v_device_open(where, &r->device));
+    r->paths.device = r->device;
     T3V_TRY(t3v_model_open(&r->model, &r->paths, 0, r->job->compute, false));
     T3V_TRY(fill_request(r));
     T3V_TRY(make_schedule(r));
@@ -652,7 +685,8 @@ static t3v_status run_all(run *r)
     bool whole = r->x;
     for (int b = 0; b < T3V_BRANCHES; b++) whole = (r->v[b] = malloc((size_t)r->n * sizeof(float))) && whole;
     if (!whole) return t3v_fail(T3V_E_NOMEM, "no memory for latents of %lld numbers", (long long)r->n);
-    T3V_TRY(t3v_arena_open(&r->memory, (size_t)r->result.peak_bytes + ((size_t)1 << 30)));
+    T3V_TRY(t3v_arena_open_in(&r->memory, (size_t)r->result.peak_bytes + ((size_t)1 << 30),
+                              t3v_device_space(r->device)));
     for (int64_t i = 0; i < r->want.outputs; i++) {
         t3v_status st = one_output(r, i);
         const char *path = r->want.output[i].path;

@@ -6,12 +6,14 @@
 #include <stdbool.h>
 
 #include "base/status.h"
+#include "cuda/device.h"
 
 /* What the user names; all but `model` may be NULL. */
 typedef struct t3v_model_paths {
     const char *model; /* a directory, or a DiT's file; of two experts the one for high noise */
     const char *vae, *text_encoder, *tokenizer;
     const char *model_low, *clip;
+    const t3v_device *device; /* where the weights go; NULL: they stay with the host */
 } t3v_model_paths;
 
 typedef enum t3v_place {

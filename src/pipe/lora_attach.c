@@ -7,21 +7,24 @@
 
 #include "base/log.h"
 #include "io/lora.h"
-#include "ops/rows/rows.h"
+#include "ops/kernels.h"
+#include "pipe/place.h"
 #include "tensor/dtype.h"
 
 static t3v_status factor(t3v_tensor *out, const t3v_tensor_entry *e, int64_t rows, t3v_dtype type,
-                         t3v_arena *arena)
+                         const t3v_device *device, t3v_arena *arena)
 {
     *out = (t3v_tensor){.type = type, .ndim = 2, .shape = {rows, e->numel / rows}};
     out->data = t3v_arena_take(arena, (size_t)e->numel, t3v_dtype_size(type));
     if (!out->data) return t3v_fail(T3V_E_NOMEM, "no memory for %s", e->name);
     if (arena->counting) return T3V_OK;
-    return t3v_tensor_copy(e, out->data, type);
+    T3V_TRY(t3v_tensor_copy(e, out->data, type));
+    return t3v_weight_place(device, arena, out);
 }
 
 /* t += strength * diff, in memory of its own. */
-static t3v_status add_diff(t3v_tensor *t, const t3v_tensor_entry *e, double strength, t3v_arena *arena)
+static t3v_status add_diff(t3v_tensor *t, const t3v_tensor_entry *e, double strength,
+                           const t3v_device *device, t3v_arena *arena)
 {
     int64_t n = t3v_numel(t);
     float *diff = t3v_arena_take(arena, (size_t)n, sizeof *diff);
@@ -29,7 +32,11 @@ static t3v_status add_diff(t3v_tensor *t, const t3v_tensor_entry *e, double stre
     if (!diff || !own) return t3v_fail(T3V_E_NOMEM, "no memory for %s", e->name);
     if (arena->counting) return T3V_OK;
     T3V_TRY(t3v_tensor_copy(e, diff, T3V_F32));
-    t3v_rows_lincomb(own, t->type, 1.0f, t->data, t->type, (float)strength, diff, T3V_F32, n);
+    t3v_tensor there = {.data = diff, .type = T3V_F32, .ndim = 1, .shape = {n}};
+    T3V_TRY(t3v_weight_place(device, arena, &there));
+    own = t3v_arena_twin(arena, own);
+    (device ? device->kernels : &t3v_kernels_cpu)
+        ->rows_lincomb(own, t->type, 1.0f, t->data, t->type, (float)strength, there.data, T3V_F32, n);
     t->data = own;
     return T3V_OK;
 }
@@ -38,15 +45,16 @@ static t3v_status attach_item(t3v_loras *l, const t3v_lora_item *item, double st
                               int64_t *used)
 {
     t3v_tensor *t = dit->params.item[item->weight].tensor;
-    if (item->kind == T3V_LORA_DIFF) return add_diff(t, item->diff, strength * item->scale, &l->arena);
+    if (item->kind == T3V_LORA_DIFF)
+        return add_diff(t, item->diff, strength * item->scale, dit->device, &l->arena);
     t3v_weight *w = t3v_dit_layer(dit, t);
     if (!w)
         return t3v_fail(T3V_E_FORMAT, "%s: low-rank updates go to linear layers",
                         dit->params.item[item->weight].name);
     t3v_lora_pair *p = &l->pair[(*used)++];
     p->strength = (float)(strength * item->scale);
-    T3V_TRY(factor(&p->a, item->a, item->rank, w->w.type, &l->arena));
-    return factor(&p->b, item->b, item->b->shape[0], w->w.type, &l->arena);
+    T3V_TRY(factor(&p->a, item->a, item->rank, w->w.type, dit->device, &l->arena));
+    return factor(&p->b, item->b, item->b->shape[0], w->w.type, dit->device, &l->arena);
 }
 
 t3v_status t3v_loras_attach(t3v_loras *l, const t3v_lora_use *use, int64_t n, t3v_dit *dit)
@@ -67,7 +75,9 @@ t3v_status t3v_loras_attach(t3v_loras *l, const t3v_lora_use *use, int64_t n, t3
         if (!st) pairs += file[i]->count;
     }
     bool counting = p->count && !p->item[0].tensor->data;
-    if (!st) st = counting ? t3v_arena_count(&l->arena) : t3v_arena_open(&l->arena, (size_t)64 << 30);
+    if (!st)
+        st = counting ? t3v_arena_count(&l->arena)
+                      : t3v_arena_open_in(&l->arena, (size_t)64 << 30, t3v_device_space(dit->device));
     if (!st && !(l->pair = calloc((size_t)pairs + 1, sizeof *l->pair)))
         st = t3v_fail(T3V_E_NOMEM, "no memory for LoRA pairs");
 

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "io/file.h"
 #include "io/json.h"
+#include "pipe/place.h"
 #include "pipe/schedule.h"
 
 /* Wan2.1, wan/configs/shared_config.py (Apache-2.0): see NOTICE. */
@@ -62,9 +63,8 @@ t3v_status t3v_dit_config_write(const char *path, const t3v_dit_config *c)
                  "  \"freq_dim\": %lld,\n  \"in_dim\": %lld,\n  \"out_dim\": %lld,\n  \"num_heads\": %lld,\n"
                  "  \"num_layers\": %lld,\n  \"text_len\": %lld,\n  \"eps\": %g\n}\n",
                  type[t3v_dit_image_used(c)], (long long)c->dim, (long long)c->ffn_dim,
-                 (long long)c->freq_dim, (long long)c->in_dim,
-                 (long long)c->out_dim, (long long)c->heads, (long long)c->layers, (long long)c->text_len,
-                 c->eps);
+                 (long long)c->freq_dim, (long long)c->in_dim, (long long)c->out_dim, (long long)c->heads,
+                 (long long)c->layers, (long long)c->text_len, c->eps);
     return t3v_write_text(path, text, (size_t)n);
 }
 
@@ -178,12 +178,17 @@ t3v_status t3v_dit_config_complete(t3v_dit_config *c, const t3v_tensor_file *f)
     return axis_of(f, "img_emb.proj.0.weight", 1, 0, &c->clip_dim);
 }
 
+/* Tables of which the host reads rows. */
+static bool is_table(const char *name) { return strstr(name, "embedding.weight") != NULL; }
+
 static t3v_status fill(t3v_model *m, int part, const t3v_params *p, bool writable,
                        bool (*optional)(const char *))
 {
     t3v_params_options o = {.matrix = m->compute, .map = !writable};
     T3V_TRY(t3v_arena_open(&m->arena[part], t3v_params_bytes(p, m->file[part], &o)));
-    return t3v_params_load(p, m->file[part], &o, &m->arena[part], true, optional);
+    T3V_TRY(t3v_params_load(p, m->file[part], &o, &m->arena[part], true, optional));
+    return m->device ? t3v_weights_place(p, m->device, &m->placed[part], part == TEXT ? is_table : NULL)
+                     : T3V_OK;
 }
 
 static t3v_status load_dit(t3v_model *m, bool writable)
@@ -191,6 +196,7 @@ static t3v_status load_dit(t3v_model *m, bool writable)
     t3v_status st = t3v_model_weights(m, T3V_AT_DIT, &m->file[DIT]);
     if (!st) st = t3v_dit_config_complete(&m->config, m->file[DIT]);
     if (!st) st = t3v_dit_open(&m->dit, &m->config);
+    m->dit.device = m->device;
     if (!st) st = fill(m, DIT, &m->dit.params, writable, t3v_site_param_named);
     return st;
 }
@@ -201,21 +207,25 @@ t3v_status t3v_model_adopt(t3v_model *m, const t3v_plan *plan)
     int64_t known = p->count, missing = 0;
     const char *first = NULL;
     T3V_TRY(t3v_dit_adopt(&m->dit, plan));
-    if (p->count > known && !m->own.base) T3V_TRY(t3v_arena_open(&m->own, (size_t)64 << 30));
+    if (p->count > known && !m->own.base)
+        T3V_TRY(t3v_arena_open_in(&m->own, (size_t)64 << 30, t3v_device_space(m->device)));
     for (int64_t i = known; i < p->count; i++) {
         t3v_tensor *t = p->item[i].tensor;
         int64_t n = t3v_numel(t), slot = t - m->dit.own;
         t->data = t3v_arena_take(&m->own, (size_t)n, sizeof(float));
         if (!t->data) return t3v_fail(T3V_E_NOMEM, "no memory for %s", p->item[i].name);
+        void *host = t->data;
         if (t3v_tensors_find(m->file[DIT], p->item[i].name)) {
-            T3V_TRY(t3v_tensors_read(m->file[DIT], p->item[i].name, t->ndim, t->shape, t->data, T3V_F32));
+            T3V_TRY(t3v_tensors_read(m->file[DIT], p->item[i].name, t->ndim, t->shape, host, T3V_F32));
+            T3V_TRY(t3v_weight_place(m->device, &m->own, t));
             continue;
         }
         t3v_site_param info[T3V_SITE_PARAMS_MAX];
         int layer = (int)(slot / T3V_SITE_PARAMS_MAX), index = (int)(slot % T3V_SITE_PARAMS_MAX);
         t3v_site_params(&plan->layer[layer].site[T3V_SITE_SELF], m->config.heads,
                         m->config.dim / m->config.heads, info);
-        t3v_site_param_fill(&info[index], layer, index, t->data);
+        t3v_site_param_fill(&info[index], layer, index, host);
+        T3V_TRY(t3v_weight_place(m->device, &m->own, t));
         if (!missing++) first = p->item[i].name;
     }
     if (missing)
@@ -259,6 +269,7 @@ static t3v_status open_text(t3v_model *m)
 static t3v_status load_text(t3v_model *m, bool writable)
 {
     T3V_TRY(open_text(m));
+    m->text.device = m->device;
     return fill(m, TEXT, &m->text.params, writable, NULL);
 }
 
@@ -268,6 +279,7 @@ static t3v_status load_vae(t3v_model *m, bool writable)
     t3v_status st = t3v_model_weights(m, T3V_AT_VAE, &m->file[VAE]);
     if (!st) st = axis_of(m->file[VAE], "encoder.conv1.weight", 5, 0, &dim);
     if (!st) st = t3v_vae_open(&m->vae, dim);
+    m->vae.device = m->device;
     if (!st) st = fill(m, VAE, &m->vae.params, writable, NULL);
     return st;
 }
@@ -310,6 +322,7 @@ void t3v_model_unload(t3v_model *m, unsigned parts)
         t3v_tensors_close(m->file[i]);
         m->file[i] = NULL;
         t3v_arena_close(&m->arena[i]);
+        t3v_arena_close(&m->placed[i]);
     }
     m->parts &= ~parts;
 }
@@ -336,6 +349,7 @@ t3v_status t3v_model_open(t3v_model **out, const t3v_model_paths *paths, unsigne
         return t3v_fail(T3V_E_NOMEM, "no memory to open %s", paths->model);
     }
     m->compute = compute;
+    m->device = paths->device;
     t3v_status st = t3v_location_find(&m->where, paths);
     if (!st) st = read_config(m);
     if (!st) st = t3v_model_load(m, parts, writable);

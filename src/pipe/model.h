@@ -37,7 +37,9 @@ typedef struct t3v_model {
     t3v_vae vae;
     t3v_tensor_file *file[3]; /* dit, text, vae: mapped while their part is loaded */
     t3v_arena arena[3];
-    t3v_arena own; /* parameters that plans have of their own */
+    const t3v_device *device; /* NULL: the host */
+    t3v_arena placed[3];      /* weights on the device */
+    t3v_arena own;            /* parameters that plans have of their own */
 } t3v_model;
 
 /* Reads the configuration and loads `parts`. writable: every parameter gets memory of its own (training). */

@@ -87,13 +87,14 @@ static t3v_tensor *position_bias(t3v_ctx *ctx, const t3v_tensor *table, int64_t 
     t3v_tensor *y = t3v_new(ctx, T3V_F32, T3V_SHAPE(heads, n, n));
     t3v_tape_add(ctx, &bias_op, T3V_INS((t3v_tensor *)table), y, NULL, 0);
     if (!t3v_runs(ctx)) return y;
-    float *out = y->data;
+    float *out = t3v_host(ctx, y);
     const float *t = table->data;
     for (int64_t r = 1 - n; r < n; r++) {
         const float *row = t + bucket_of(r, buckets) * heads;
         for (int64_t h = 0; h < heads; h++)
             for (int64_t i = r < 0 ? -r : 0; i < n && i + r < n; i++) out[(h * n + i) * n + i + r] = row[h];
     }
+    t3v_give(ctx, y);
     return y;
 }
 

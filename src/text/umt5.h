@@ -4,6 +4,7 @@
 #ifndef T3V_TEXT_UMT5_H
 #define T3V_TEXT_UMT5_H
 
+#include "cuda/device.h"
 #include "ops/ops.h"
 
 typedef struct t3v_umt5_config {
@@ -20,7 +21,8 @@ typedef struct t3v_umt5_block {
 typedef struct t3v_umt5 {
     t3v_umt5_config config;
     t3v_params params;
-    t3v_tensor embedding; /* [vocab, dim] */
+    const t3v_device *device; /* that has the data of all parameters but the embeddings; NULL: the host */
+    t3v_tensor embedding;     /* [vocab, dim] */
     t3v_umt5_block *block;
     t3v_tensor norm;
 } t3v_umt5;

@@ -59,13 +59,14 @@ static t3v_tensor *load_latent(t3v_ctx *ctx, const job *j, const float *latent, 
     int64_t th = j->ty.size, tw = j->tx.size;
     t3v_tensor *z = t3v_new(ctx, T3V_F32, T3V_SHAPE(1, th, tw, Z));
     if (!z || !t3v_runs(ctx)) return z;
-    float *out = z->data;
+    float *out = t3v_host(ctx, z);
     for (int64_t c = 0; c < Z; c++)
         for (int64_t y = 0; y < th; y++) {
             const float *in = latent + ((c * j->T + t) * j->h + y0 + y) * j->w + x0;
             for (int64_t x = 0; x < tw; x++)
                 out[(y * tw + x) * Z + c] = in[x] * t3v_vae_std[c] + t3v_vae_mean[c];
         }
+    t3v_give(ctx, z);
     return z;
 }
 
@@ -110,8 +111,9 @@ static t3v_status measure(job *j, const t3v_vae *packed, size_t weights)
     t3v_arena work = {0}, caches = {0};
     t3v_ctx ctx = {.arena = &work, .compute = j->clip->compute};
     t3v_vae_stream s = {.arena = &caches};
-    t3v_status st = t3v_arena_count(&work);
-    if (!st) st = t3v_arena_count(&caches);
+    const t3v_space *space = t3v_device_space(packed->device);
+    t3v_status st = t3v_arena_count_in(&work, space);
+    if (!st) st = t3v_arena_count_in(&caches, space);
     /* Caches of two frames fill one frame a chunk, from the second chunk on: the fourth is like all later ones. */
     for (int64_t t = 0; t < j->T && t < 4 && !st; t++) {
         t3v_arena_back(&work, 0);
@@ -183,7 +185,7 @@ static t3v_status plan(job *j, const t3v_vae *vae, const t3v_vae_clip *clip, boo
     t3v_arena count = {0};
     t3v_ctx ctx = {.arena = &count, .compute = clip->compute};
     int64_t side = MIN_TILE * STRIDE;
-    t3v_status st = t3v_arena_count(&count);
+    t3v_status st = t3v_arena_count_in(&count, t3v_device_space(vae->device));
     if (!st)
         st = t3v_vae_prepare(&ctx, &copy, decoder, clip->height < side ? clip->height : side,
                              clip->width < side ? clip->width : side);
@@ -283,9 +285,10 @@ static t3v_status open_run(run *r, t3v_vae *vae, const t3v_vae_clip *clip, bool 
               : j->file ? "file"
                         : "memory",
               total(j));
-    T3V_TRY(t3v_arena_open(&r->weights, j->weights));
-    T3V_TRY(t3v_arena_open(&r->work, j->arena));
-    T3V_TRY(t3v_arena_open(&r->caches, j->caches));
+    const t3v_space *space = t3v_device_space(vae->device);
+    T3V_TRY(t3v_arena_open_in(&r->weights, j->weights, space));
+    T3V_TRY(t3v_arena_open_in(&r->work, j->arena, space));
+    T3V_TRY(t3v_arena_open_in(&r->caches, j->caches, space));
     r->ctx = (t3v_ctx){.arena = &r->weights, .compute = clip->compute};
     T3V_TRY(t3v_vae_prepare(&r->ctx, vae, decoder, th, tw));
     r->ctx.arena = &r->work;
@@ -343,9 +346,10 @@ static t3v_status decode_tile(run *r, int64_t i, int64_t k, const float *latent,
     for (int64_t t = 0; t < j->T; t++) {
         t3v_arena_back(&r->work, 0);
         t3v_tensor *y = chunk(&r->ctx, r->vae, &s, true, load_latent(&r->ctx, j, latent, t, y0, x0));
-        if (!y) return r->ctx.status;
+        const float *pixels = t3v_take(&r->ctx, y);
+        if (!pixels) return r->ctx.status;
         for (int64_t f = 0; f < y->shape[0]; f++) {
-            to_planes(r->tile ? r->tile : r->frame, (const float *)y->data + f * n * 3, n);
+            to_planes(r->tile ? r->tile : r->frame, pixels + f * n * 3, n);
             T3V_TRY(r->tile ? t3v_store_add(&r->store, first_frame(t) + f, STRIDE * y0, STRIDE * x0, th, tw,
                                             r->wy, r->wx, r->tile)
                             : out(user, first_frame(t) + f, r->frame));
@@ -392,13 +396,15 @@ static t3v_status encode_tile(run *r, int64_t i, int64_t k, t3v_frame_in in, voi
             float *planes = r->tile ? r->tile : r->frame;
             T3V_TRY(r->tile ? t3v_store_get(&r->store, index, STRIDE * y0, STRIDE * x0, th, tw, planes)
                             : in(user, index, planes));
-            from_planes((float *)x->data + f * n * 3, planes, n);
+            from_planes((float *)t3v_host(&r->ctx, x) + f * n * 3, planes, n);
         }
+        t3v_give(&r->ctx, x);
         t3v_tensor *m = chunk(&r->ctx, r->vae, &s, false, x);
-        if (!m) return r->ctx.status;
+        const float *moments = t3v_take(&r->ctx, m);
+        if (!moments) return r->ctx.status;
         for (int64_t c = 0; c < Z; c++)
             for (int64_t y = 0; y < lh; y++) {
-                const float *mu = (const float *)m->data + y * lw * 2 * Z + c;
+                const float *mu = moments + y * lw * 2 * Z + c;
                 float *to = latent + ((c * j->T + t) * j->h + y0 + y) * j->w + x0;
                 for (int64_t p = 0; p < lw; p++)
                     to[p] += r->wy[y] * r->wx[p] * ((mu[p * 2 * Z] - t3v_vae_mean[c]) / t3v_vae_std[c]);

@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "ops/kernels.h"
+
 /* Wan2.1, wan/modules/vae.py (Apache-2.0): see NOTICE. */
 const float t3v_vae_mean[T3V_VAE_Z] = {-0.7571f, -0.7089f, -0.9113f, 0.1075f,  -0.1745f, 0.9653f,
                                        -0.1517f, 1.5508f,  0.4134f,  -0.0715f, 0.5517f,  -0.3632f,
@@ -189,8 +191,8 @@ static void keep(t3v_ctx *ctx, t3v_vae_stream *s, int slot, t3v_tensor *in, int6
         s->slot[slot].memory = m;
     }
     t3v_tensor *kept = s->slot[slot].memory;
-    void *data = (char *)s->slot[slot].memory + (sizeof(t3v_tensor) + 63) / 64 * 64;
-    if (t3v_runs(ctx)) memcpy(data, last->data, (size_t)(n * frame) * size);
+    void *data = t3v_arena_twin(s->arena, (char *)kept + (sizeof(t3v_tensor) + 63) / 64 * 64);
+    if (t3v_runs(ctx)) t3v_k(ctx)->move(data, last->data, (size_t)(n * frame) * size);
     *kept = *last;
     kept->base = NULL;
     kept->base_offset = 0;
@@ -272,7 +274,7 @@ static t3v_tensor *attn_block(t3v_ctx *ctx, const t3v_vae_attn *a, t3v_tensor *x
         if (!ctx->tape) t3v_arena_back(ctx->arena, mark);
     }
     if (ctx->tape) return t3v_gate_residual(ctx, x, out, NULL);
-    if (t3v_runs(ctx)) t3v_rows_axpy(x->data, 1.0f, out->data, t3v_numel(x));
+    if (t3v_runs(ctx)) t3v_k(ctx)->rows_axpy(x->data, 1.0f, out->data, t3v_numel(x));
     t3v_arena_back(ctx->arena, start);
     return ctx->status ? NULL : x;
 }
@@ -314,9 +316,7 @@ static t3v_tensor *downsample(t3v_ctx *ctx, t3v_vae_stream *s, const t3v_vae_lay
 static t3v_tensor *sink(t3v_ctx *ctx, size_t mark, t3v_tensor *y)
 {
     if (ctx->tape || ctx->status || !y) return y;
-    t3v_tensor t = *y;
-    void *data = t3v_arena_sink(ctx->arena, mark, t.data, (size_t)t3v_numel(&t) * t3v_dtype_size(t.type));
-    return t3v_wrap(ctx, data, t.type, t.ndim, t.shape);
+    return t3v_sink(ctx, mark, y);
 }
 
 /* Entries [first, last) of the list; x and what it came from are above `mark` and gone afterwards, or below. */

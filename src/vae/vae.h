@@ -3,6 +3,7 @@
 #ifndef T3V_VAE_VAE_H
 #define T3V_VAE_VAE_H
 
+#include "cuda/device.h"
 #include "ops/conv_op.h"
 
 enum { T3V_VAE_Z = 16, T3V_VAE_STRIDE_T = 4, T3V_VAE_STRIDE = 8, T3V_VAE_SLOTS = 64 };
@@ -49,6 +50,7 @@ typedef struct t3v_vae {
     t3v_params params;
     t3v_vae_half encoder, decoder;
     t3v_weight quant, post_quant; /* conv1, conv2: 1x1x1 */
+    const t3v_device *device;     /* that has the parameters' data; NULL: the host */
 } t3v_vae;
 
 /* Lists the parameters of a VAE of base width `dim` (96 in Wan2.1). */

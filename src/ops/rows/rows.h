@@ -121,6 +121,10 @@ void t3v_rows_geglu(void *y, t3v_dtype yt, const void *a, t3v_dtype at, const vo
 void t3v_rows_geglu_bwd(void *da, t3v_dtype dat, void *db, t3v_dtype dbt, bool accumulate, const void *dy,
                         t3v_dtype dyt, const void *a, t3v_dtype at, const void *b, t3v_dtype bt, int64_t n);
 
+/* GELU by the error function, in double, all F32: y = x Phi(x); dx += dy y'(x). */
+void t3v_rows_gelu_erf(float *y, const float *x, int64_t n);
+void t3v_rows_gelu_erf_bwd(float *dx, const float *dy, const float *x, int64_t n);
+
 /* ---- element-wise, flat ------------------------------------------------------------------------ */
 
 /* y = alpha * a + beta * b (b NULL: alpha * a). y may be a or b (same type). Add, axpy, scale, and the

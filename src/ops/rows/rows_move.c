@@ -113,3 +113,20 @@ void t3v_rows_unpatchify(void *latent, t3v_dtype lt, const void *rows, t3v_dtype
 {
     patches(NULL, rows, rt, latent, NULL, lt, order, accumulate, C, T, H, W, n0, n1);
 }
+
+/* The normal distribution at x: y = x Phi(x), y' = Phi(x) + x phi(x). */
+static double normal_cdf(double x) { return 0.5 * erfc(-x * 0.70710678118654752); }
+static double normal_pdf(double x) { return 0.39894228040143268 * exp(-0.5 * x * x); }
+
+void t3v_rows_gelu_erf(float *y, const float *x, int64_t n)
+{
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < n; i++) y[i] = (float)((double)x[i] * normal_cdf((double)x[i]));
+}
+
+void t3v_rows_gelu_erf_bwd(float *dx, const float *dy, const float *x, int64_t n)
+{
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < n; i++)
+        dx[i] += (float)(dy[i] * (normal_cdf((double)x[i]) + (double)x[i] * normal_pdf((double)x[i])));
+}

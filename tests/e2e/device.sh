@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# --device where there is no CUDA module: cuda fails with one line, auto falls back with a notice, cpu says nothing.
+set -euo pipefail
+t3v=$1
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+fail() { echo "$*" >&2; exit 1; }
+export T3V_CUDA=$dir/none.so
+
+"$t3v" init --config tiny -o "$dir/model" 2>/dev/null >&2
+make_clip() { # DEVICE: makes clip.y4m, what it says goes to said
+    "$t3v" generate --model "$dir/model" --prompt "a red ball" --size 32x32 --frames 1 --steps 1 --cfg 1 \
+        --device "$1" -o "$dir/$1.y4m" 2>"$dir/said" >/dev/null
+}
+
+make_clip cpu || fail "--device cpu: $(cat "$dir/said")"
+grep -q CUDA "$dir/said" && fail "--device cpu speaks of CUDA: $(cat "$dir/said")"
+make_clip auto || fail "--device auto does not fall back: $(cat "$dir/said")"
+grep -q "runs on the CPU: .*none.so" "$dir/said" || fail "no notice: $(cat "$dir/said")"
+cmp "$dir/cpu.y4m" "$dir/auto.y4m" || fail "auto without a card differs from cpu"
+
+rc=0
+make_clip cuda || rc=$?
+[ "$rc" = 1 ] || fail "--device cuda without a module: exit status $rc, expected 1"
+[ "$(wc -l <"$dir/said")" = 1 ] || fail "--device cuda: not one line: $(cat "$dir/said")"
+grep -q "no CUDA device: .*none.so" "$dir/said" || fail "no reason: $(cat "$dir/said")"
+[ ! -e "$dir/cuda.y4m" ] || fail "a clip in spite of the failure"
+
+# A shared object that is something else.
+for so in "${T3V_BUILD:-build}"/libt3v-av.so; do
+    [ -e "$so" ] || continue
+    rc=0
+    T3V_CUDA=$so "$t3v" text --model "$dir/model" --prompt x --device cuda -o "$dir/x" 2>"$dir/said" || rc=$?
+    [ "$rc" = 1 ] && grep -q "is no CUDA module" "$dir/said" || fail "another module: $rc, $(cat "$dir/said")"
+done
+
+rc=0
+"$t3v" plan --plan full --grid 1,2,2 --device cuda 2>"$dir/said" >/dev/null || rc=$?
+[ "$rc" = 1 ] && grep -q "CPU alone" "$dir/said" || fail "plan --device cuda: $rc, $(cat "$dir/said")"
+rc=0
+"$t3v" plan --plan full --grid 1,2,2 --device gpu 2>"$dir/said" >/dev/null || rc=$?
+[ "$rc" = 2 ] || fail "--device gpu: $rc"
