@@ -5,22 +5,11 @@
 
 #include "dit/dit.h"
 #include "io/params.h"
+#include "pipe/defaults.h"
 #include "pipe/location.h"
 #include "text/tokenizer.h"
 #include "text/umt5.h"
 #include "vae/vae.h"
-
-/* What a job starts from; from the family, overridden by t3v.json beside the weights. */
-typedef struct t3v_defaults {
-    int64_t width, height, frames, steps;
-    double fps, shift, cfg;
-    char sampler[16];
-    char negative[2048];
-    char plan[1024];                 /* "full" unless the weights were tuned for another */
-    int64_t plan_grid[3];            /* T, H, W that the plan was tuned for; 0: none */
-    int64_t dense_steps;             /* the first steps that use plan full instead */
-    char cfg_steps[32], reuse[1024]; /* texts of t3v_cfg_steps_parse and t3v_reuse_parse */
-} t3v_defaults;
 
 typedef enum t3v_parts { T3V_PART_DIT = 1, T3V_PART_TEXT = 2, T3V_PART_VAE = 4, T3V_PART_ALL = 7 } t3v_parts;
 
@@ -60,10 +49,5 @@ void t3v_model_close(t3v_model *m); /* NULL is fine */
 t3v_status t3v_dit_config_read(const char *path, t3v_dit_config *out);
 t3v_status t3v_dit_config_complete(t3v_dit_config *c, const t3v_tensor_file *f);
 t3v_status t3v_dit_config_write(const char *path, const t3v_dit_config *c);
-/* t3v.json: overrides the fields that it has. A file that is not there changes nothing. */
-t3v_status t3v_defaults_read(const char *path, t3v_defaults *d);
-t3v_status t3v_defaults_write(const char *path, const t3v_defaults *d);
-
-extern const char t3v_negative_prompt[]; /* Wan's */
 
 #endif

@@ -34,6 +34,7 @@ static void mark_branch(t3v_schedule *s, int branch, const t3v_schedule_options 
     double sum = 0;
     for (int i = 0; i < s->steps; i++) {
         t3v_pass *p = &s->step[i].pass[branch];
+        if (t3v_schedule_switches(s, i)) kept = NULL;
         if (i > 0 && o->reuse.how == T3V_REUSE_TEACACHE) sum += polynomial(o->polynomial, o->change[i]);
         if (*p == T3V_PASS_NONE) continue;
         if (kept && reuses(o, i, s->steps, sum)) {
@@ -52,10 +53,14 @@ t3v_status t3v_schedule_make(t3v_schedule *out, const t3v_sampler *sampler, cons
     *out = (t3v_schedule){.step = calloc((size_t)n, sizeof *out->step), .steps = n};
     if (!out->step) return t3v_fail(T3V_E_NOMEM, "no memory for %d steps", n);
     for (int i = 0; i < n; i++) {
-        bool guided = o->cfg != 1.0 && i >= o->cfg_steps[0] && i <= o->cfg_steps[1];
+        double t = t3v_sampler_timestep(sampler, i);
+        t3v_expert expert = t >= 1000 * o->boundary ? T3V_EXPERT_HIGH : T3V_EXPERT_LOW;
+        double cfg = expert == T3V_EXPERT_LOW ? o->cfg_low : o->cfg;
+        bool guided = cfg != 1.0 && i >= o->cfg_steps[0] && i <= o->cfg_steps[1];
         out->step[i] = (t3v_step){.sigma = t3v_sampler_sigma(sampler, i),
-                                  .timestep = t3v_sampler_timestep(sampler, i),
-                                  .cfg = guided ? o->cfg : 1.0,
+                                  .timestep = t,
+                                  .expert = expert,
+                                  .cfg = guided ? cfg : 1.0,
                                   .plan = i < o->dense_steps ? o->dense : o->plan,
                                   .pass = {T3V_PASS_RUN, guided ? T3V_PASS_RUN : T3V_PASS_NONE}};
     }
@@ -67,6 +72,11 @@ void t3v_schedule_free(t3v_schedule *s)
 {
     free(s->step);
     *s = (t3v_schedule){0};
+}
+
+bool t3v_schedule_switches(const t3v_schedule *s, int step)
+{
+    return step > 0 && s->step[step].expert != s->step[step - 1].expert;
 }
 
 size_t t3v_schedule_state(const t3v_schedule *s, int64_t heads, int64_t head_dim, int number)

@@ -16,10 +16,18 @@ typedef enum t3v_pass {
     T3V_PASS_REUSE, /* what was kept is added instead */
 } t3v_pass;
 
+/* Which transformer makes a step: Wan2.2 A14B has one for high noise and one for low. */
+typedef enum t3v_expert {
+    T3V_EXPERT_HIGH /* also of models that have one */,
+    T3V_EXPERT_LOW,
+    T3V_EXPERTS
+} t3v_expert;
+
 typedef struct t3v_step {
     double sigma, timestep;
     double cfg;           /* v = v_neg + cfg (v_pos - v_neg); 1 where the negative branch is not asked */
     const t3v_plan *plan; /* what attention does in this step */
+    t3v_expert expert;
     t3v_pass pass[T3V_BRANCHES];
 } t3v_step;
 
@@ -42,6 +50,8 @@ typedef struct t3v_schedule_options {
     const t3v_plan *dense; /* the plan of the first dense_steps steps */
     int64_t dense_steps;
     double cfg;           /* 1: no guidance */
+    double boundary;      /* timesteps from 1000 * boundary on are the first expert's; 0: there is one */
+    double cfg_low;       /* the same for the second */
     int64_t cfg_steps[2]; /* guidance in steps [first, last] */
     t3v_reuse reuse;
     const double *polynomial; /* TEACACHE: [5], highest power first */
@@ -59,6 +69,8 @@ int64_t t3v_schedule_runs(const t3v_schedule *s);
 /* Is the branch asked in some step? Does it keep what its blocks added? */
 bool t3v_schedule_asks(const t3v_schedule *s, int branch);
 bool t3v_schedule_keeps(const t3v_schedule *s, int branch);
+/* Do other weights than the step before's make the step? What passes left for each other ends there. */
+bool t3v_schedule_switches(const t3v_schedule *s, int step);
 /* Before step `step`: will what the branch has kept be used again? */
 bool t3v_schedule_holds(const t3v_schedule *s, int branch, int step);
 

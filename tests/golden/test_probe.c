@@ -161,12 +161,18 @@ static void velocities(void **state)
 static void images(void **state)
 {
     (void)state;
-    t3v_tensor_file *i2v = open_file(FAMILIES "i2v.safetensors"), *ti2v = open_file(FAMILIES "ti2v.safetensors");
-#define I2V "dit --model " FAMILIES "i2v --latent " FAMILIES "i2v.safetensors --context " FAMILIES "i2v.safetensors "
-#define TI2V "dit --model " FAMILIES "ti2v --latent " FAMILIES "ti2v.safetensors --context " FAMILIES "ti2v.safetensors "
+    t3v_tensor_file *i2v = open_file(FAMILIES "i2v.safetensors"),
+                    *ti2v = open_file(FAMILIES "ti2v.safetensors");
+#define I2V                                                                                       \
+    "dit --model " FAMILIES "i2v --latent " FAMILIES "i2v.safetensors --context " FAMILIES "i2v." \
+    "safetensors "
+#define TI2V                                                                                 \
+    "dit --model " FAMILIES "ti2v --latent " FAMILIES "ti2v.safetensors --context " FAMILIES \
+    "ti2v.safetensors "
 #define Y "--image-latent " FAMILIES "i2v.safetensors "
 #define CLIP "--clip " FAMILIES "i2v.safetensors "
-    expect_ok(t3v(I2V Y CLIP "--timestep 731 --precision f32 --target " FAMILIES "i2v.safetensors --grad %s -o %s",
+    expect_ok(t3v(I2V Y CLIP "--timestep 731 --precision f32 --target " FAMILIES
+                             "i2v.safetensors --grad %s -o %s",
                   in_dir("g"), in_dir("v")));
     t3v_tensor_file *v = open_file(in_dir("v")), *g = open_file(in_dir("g"));
     assert_true(distance(v, "velocity", i2v, "velocity") < 1e-4);
@@ -448,10 +454,10 @@ static void refusals(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(velocities),    cmocka_unit_test(images), cmocka_unit_test(lora),
-                                       cmocka_unit_test(gradients),     cmocka_unit_test(texts),
-                                       cmocka_unit_test(random_models), cmocka_unit_test(files),
-                                       cmocka_unit_test(refusals)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(velocities), cmocka_unit_test(images),
+                                       cmocka_unit_test(lora),       cmocka_unit_test(gradients),
+                                       cmocka_unit_test(texts),      cmocka_unit_test(random_models),
+                                       cmocka_unit_test(files),      cmocka_unit_test(refusals)};
     const char *build = getenv("T3V_BUILD");
     snprintf(program, sizeof program, "%s/t3v", build ? build : "build");
     strcpy(dir, "/tmp/t3v-probe-XXXXXX");

@@ -81,6 +81,39 @@ static void plain_and_guided(void **state)
     expect(o, "all", "off", ALL, ALL);
 }
 
+/* Wan2.2 A14B with the official settings: 26 of 40 steps are the first expert's, at a guidance of its own. */
+static void experts(void **state)
+{
+    (void)state;
+    t3v_sampler *sampler = NULL;
+    t3v_schedule s;
+    static const struct {
+        double shift, boundary;
+        int high;
+    } c[] = {{12, 0.875, 26}, {5, 0.9, 15}, {5, 0, 40}, {5, 1, 0}};
+    for (int k = 0; k < 4; k++) {
+        t3v_schedule_options o = {.cfg = 4, .cfg_low = 3, .boundary = c[k].boundary, .cfg_steps = {0, 39}};
+        assert_int_equal(t3v_sampler_open(&sampler, "unipc", 40, c[k].shift), T3V_OK);
+        assert_int_equal(t3v_schedule_make(&s, sampler, &o), T3V_OK);
+        for (int i = 0; i < 40; i++) {
+            bool high = i < c[k].high;
+            assert_int_equal(s.step[i].expert, high ? T3V_EXPERT_HIGH : T3V_EXPERT_LOW);
+            assert_true(s.step[i].cfg == (high ? 4 : 3));
+            assert_true(t3v_schedule_switches(&s, i) == (i > 0 && i == c[k].high));
+        }
+        t3v_schedule_free(&s);
+        t3v_sampler_close(&sampler);
+    }
+}
+
+/* Nothing of one expert is reused by the other; guidance of one alone. */
+static void experts_reuse(void **state)
+{
+    (void)state;
+    t3v_schedule_options o = {.cfg = 5, .cfg_low = 1, .boundary = 0.9}; /* steps 0 to 7, t = 1000 to 902.8 */
+    expect(o, "all", "steps:0,1", "RKuuuuuuKuuuuuuuuuuu", "RKuuuuuu------------");
+}
+
 static void lists(void **state)
 {
     (void)state;
@@ -181,7 +214,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(plain_and_guided), cmocka_unit_test(lists),     cmocka_unit_test(teacache),
-        cmocka_unit_test(polynomials),      cmocka_unit_test(bad_texts),
+        cmocka_unit_test(polynomials),      cmocka_unit_test(bad_texts), cmocka_unit_test(experts),
+        cmocka_unit_test(experts_reuse),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
