@@ -13,11 +13,11 @@
 
 typedef struct args {
     const char *config, *data, *out;
-    bool resume, merge;
+    bool resume, merge, dry_run, json;
     int64_t stop_after;
 } args;
 
-enum { OPT_CONFIG = 0x100, OPT_DATA, OPT_RESUME, OPT_STOP, OPT_MERGE };
+enum { OPT_CONFIG = 0x100, OPT_DATA, OPT_RESUME, OPT_STOP, OPT_MERGE, OPT_DRY };
 
 static const struct argp_option options[] = {
     {"config", OPT_CONFIG, "F.json", 0, "What to tune and how (see docs/training.md)", 0},
@@ -26,6 +26,7 @@ static const struct argp_option options[] = {
     {"output", 'o', "DIR", 0, "Gets the weights or lora.safetensors, t3v.json, log.jsonl and state/", 0},
     {"resume", OPT_RESUME, 0, 0, "Go on from DIR/state", 0},
     {"stop-after", OPT_STOP, "N", 0, "Stop after N more steps (a checkpoint is written)", 0},
+    {"dry-run", OPT_DRY, 0, 0, "Say what it would take (memory, work a step), train nothing", 0},
     {"merge", OPT_MERGE, 0, 0, "Save the weights with the LoRA in them, too", 0},
     {0},
 };
@@ -38,6 +39,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_DATA: a->data = arg; return 0;
     case 'o': a->out = arg; return 0;
     case OPT_RESUME: a->resume = true; return 0;
+    case OPT_DRY: a->dry_run = true; return 0;
     case OPT_MERGE: a->merge = true; return 0;
     case OPT_STOP:
         if (!cli_int(arg, 1, INT64_MAX, &a->stop_after))
@@ -45,7 +47,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case ARGP_KEY_ARG: argp_error(state, "unexpected argument '%s'", arg); return 0;
     case ARGP_KEY_END:
-        if (!a->config || !a->out) argp_error(state, "--config and -o are needed");
+        if (!a->config || (!a->out && !a->dry_run)) argp_error(state, "--config and -o are needed");
         return 0;
     default: return ARGP_ERR_UNKNOWN;
     }
@@ -106,6 +108,33 @@ static t3v_status open_data(const tune_config *c, const char *option, const t3v_
     return st;
 }
 
+static t3v_status tell_cost(t3v_task_tune *task, const tune_config *c, bool as_json)
+{
+    t3v_tune_cost cost;
+    double flop[TUNE_STAGES];
+    T3V_TRY(t3v_task_tune_cost(task, c->optimizer, &cost, flop));
+    if (!as_json) {
+        printf("weights       %.4g M, of which %.4g M are trained\npeak memory   %.2f GiB\n",
+               (double)cost.weights / 1e6, (double)cost.trained / 1e6, (double)cost.bytes / 0x1p30);
+        for (int i = 0; i < c->stages; i++)
+            printf("stage %-3d     %lld steps of %lld clips, %.4g TFLOP a step\n", i + 1,
+                   (long long)c->optimizer[i].steps, (long long)c->optimizer[i].batch, flop[i] / 1e12);
+        return T3V_OK;
+    }
+    json_t *stages = json_array();
+    for (int i = 0; i < c->stages; i++)
+        json_array_append_new(stages,
+                              json_pack("{s:I, s:I, s:f}", "steps", (json_int_t)c->optimizer[i].steps,
+                                        "batch", (json_int_t)c->optimizer[i].batch, "flop_a_step", flop[i]));
+    json_t *j = json_pack("{s:I, s:I, s:I, s:o}", "weights", (json_int_t)cost.weights, "trained",
+                          (json_int_t)cost.trained, "peak_bytes", (json_int_t)cost.bytes, "stages", stages);
+    if (!j) return t3v_fail(T3V_E_NOMEM, "no memory for the result");
+    json_dumpf(j, stdout, JSON_INDENT(2));
+    putchar('\n');
+    json_decref(j);
+    return T3V_OK;
+}
+
 static t3v_status tune(const args *a, const json_t *j, tune_config *c, const char *settings,
                        t3v_dtype compute, const t3v_progress *progress)
 {
@@ -117,7 +146,7 @@ static t3v_status tune(const args *a, const json_t *j, tune_config *c, const cha
     T3V_TRY_GOTO(st, done, open_data(c, a->data, &paths, compute, data));
     for (int i = 0; i < c->stages; i++) c->stage[i].data = data[i];
     T3V_TRY_GOTO(st, done, t3v_model_open(&task.model, &paths, 0, compute, true));
-    if (c->preview.prompts) {
+    if (c->preview.prompts && !a->dry_run) {
         task.preview = &c->preview;
         c->preview.model = task.model;
         T3V_TRY_GOTO(st, done, t3v_preview_open(&c->preview));
@@ -126,6 +155,10 @@ static t3v_status tune(const args *a, const json_t *j, tune_config *c, const cha
     if (c->teacher)
         T3V_TRY_GOTO(st, done, t3v_model_open(&task.teacher, &teacher, T3V_PART_DIT, compute, false));
     T3V_TRY_GOTO(st, done, t3v_task_tune_open(&task));
+    if (a->dry_run) {
+        st = tell_cost(&task, c, a->json);
+        goto done;
+    }
     t3v_task t = t3v_task_tune_make(&task);
     T3V_TRY_GOTO(st, done,
                  t3v_train(&t, c->optimizer, c->stages, a->out, a->resume, a->stop_after, settings,
@@ -145,6 +178,7 @@ static int run(int argc, char **argv)
     cli_common common;
     int rc = cli_parse(&argp, argc, argv, &common, &a);
     if (rc >= 0) return rc;
+    a.json = common.json;
     t3v_progress progress = cli_progress();
     json_t *j = NULL;
     tune_config *c = calloc(1, sizeof *c);

@@ -13,9 +13,8 @@
 #include "pipe/lora_attach.h"
 #include "vae/clip.h"
 
-/* Measured with 2 threads: code, libraries, oneDNN's kernels and scratch; libav with an H.264 encoder, which holds frames
- * back to look ahead. */
-enum { PROGRAM = 32 << 20, ENCODER = 28 << 20, ENCODER_FRAMES = 64, ENCODER_PIXEL = 4 };
+/* Measured with 2 threads: libav with an H.264 encoder, which holds frames back to look ahead. */
+enum { ENCODER = 28 << 20, ENCODER_FRAMES = 64, ENCODER_PIXEL = 4 };
 
 /* Parts of the machine's peak that whole phases reach: forward passes of the 1.3B shape (734 Gflop/s, products and
  * attention not timed apart) and the decoder (701 Gflop/s), both in docs/results.md, beside 904 Gflop/s on two threads. */
@@ -94,7 +93,7 @@ static t3v_status text_bytes(t3v_model *m, const t3v_job *job, int64_t *bytes, i
                 all = weight_bytes(p, m->file[1], job->compute);
         const t3v_tensor_entry *e = t3v_tensors_find(m->file[1], "token_embedding.weight");
         if (e && e->dtype == job->compute) all -= e->nbytes;
-        *own = converted + (int64_t)arena.peak + PROGRAM;
+        *own = converted + (int64_t)arena.peak + T3V_PROGRAM_BYTES;
         *bytes = *own + all - converted;
     }
     t3v_arena_close(&arena);
@@ -150,7 +149,7 @@ static t3v_status dit_bytes(t3v_model *m, const t3v_job *job, const t3v_schedule
     int64_t n = latent[0] * latent[1] * latent[2] * latent[3];
     if (!st)
         *bytes = (int64_t)(arena.peak + loras.arena.peak) + weight_bytes(&dit.params, f, job->compute) +
-                 4 * 3 * n + PROGRAM;
+                 4 * 3 * n + T3V_PROGRAM_BYTES;
     t3v_loras_detach(&loras, &dit);
     t3v_arena_close(&arena);
     t3v_dit_close(&dit);
@@ -180,7 +179,7 @@ static int64_t encoder_bytes(const t3v_job *job)
 
 t3v_status t3v_vae_room(const t3v_model *m, int64_t limit, int64_t others, int64_t *held, size_t *room)
 {
-    *held = weight_bytes(&m->vae.params, m->file[2], m->compute) + PROGRAM + others;
+    *held = weight_bytes(&m->vae.params, m->file[2], m->compute) + T3V_PROGRAM_BYTES + others;
     *room = 0;
     if (!limit) return T3V_OK;
     if (*held >= limit)
@@ -278,7 +277,8 @@ t3v_status t3v_cost_check(t3v_model *m, const t3v_job *job, const t3v_schedule *
     T3V_TRY(refuse_above(dit > own ? dit : own, limit, job));
     /* With more than one output the DiT stays while the VAE decodes. */
     double flop = 0;
-    T3V_TRY(vae_bytes(m, job, latent, job->outputs > 1 ? dit - PROGRAM : 0, limit, &vae, vae_room, &flop));
+    T3V_TRY(vae_bytes(m, job, latent, job->outputs > 1 ? dit - T3V_PROGRAM_BYTES : 0, limit, &vae, vae_room,
+                      &flop));
     if (job->dry_run) estimate_seconds(result, flop, job->compute);
     if (vae > result->peak_bytes) result->peak_bytes = vae;
     return refuse_above(vae, limit, job);

@@ -7,6 +7,9 @@
 #include "pipe/schedule.h"
 #include "t3v/t3v.h"
 
+/* Code, libraries, oneDNN's kernels and scratch, measured with two threads. */
+enum { T3V_PROGRAM_BYTES = 32 << 20 };
+
 /* Fills result->peak_bytes, ->passes and ->flop, of a dry run the seconds of the phases, which takes some 50 ms, and
  * *vae_room: the bytes that the VAE's decoder may take. E_NOMEM when the peak passes the job's memory limit, or what the
  * machine has available if it sets none. */

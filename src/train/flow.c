@@ -75,11 +75,13 @@ t3v_status t3v_flow_sample(const t3v_flow *f, t3v_ctx *ctx, const uint16_t *x0, 
     t3v_tensor *eps = t3v_new(ctx, T3V_F32, 4, shape);
     if (ctx->status) return ctx->status;
     int64_t n = t3v_numel(x);
-    t3v_normal_fill(eps->data, n, noise->seed, noise->stream, 0);
-    t3v_rows_convert(target->data, T3V_F32, x0, T3V_BF16, n);
-    t3v_rows_lincomb(x->data, T3V_F32, (float)(1 - s), target->data, T3V_F32, (float)s, eps->data, T3V_F32,
-                     n);
-    t3v_rows_lincomb(target->data, T3V_F32, 1.0f, eps->data, T3V_F32, -1.0f, target->data, T3V_F32, n);
+    if (t3v_runs(ctx)) {
+        t3v_normal_fill(eps->data, n, noise->seed, noise->stream, 0);
+        t3v_rows_convert(target->data, T3V_F32, x0, T3V_BF16, n);
+        t3v_rows_lincomb(x->data, T3V_F32, (float)(1 - s), target->data, T3V_F32, (float)s, eps->data,
+                         T3V_F32, n);
+        t3v_rows_lincomb(target->data, T3V_F32, 1.0f, eps->data, T3V_F32, -1.0f, target->data, T3V_F32, n);
+    }
 
     /* The step of the usual schedule that has this noise level. */
     int64_t at = (int64_t)((1 - noise->u) * (double)f->steps);

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/rng.h"
+#include "pipe/cost.h"
 
 static t3v_status make_plan(const t3v_task_tune *s, t3v_plan **plan, const char *text, t3v_grid grid)
 {
@@ -102,6 +103,43 @@ void t3v_task_tune_close(t3v_task_tune *s)
     }
 }
 
+t3v_status t3v_task_tune_cost(t3v_task_tune *s, const t3v_train_options *o, t3v_tune_cost *out, double *flop)
+{
+    const t3v_dit *dit = &s->model->dit;
+    t3v_task task = t3v_task_tune_make(s);
+    t3v_tensor_file *teacher = s->teacher ? s->teacher->file[0] : NULL;
+    int64_t number = (int64_t)t3v_dtype_size(s->model->compute), all = t3v_params_numel(&dit->params);
+    int64_t matrices = 0, mine = 0;
+    bool lora = s->kind == T3V_TRAIN_LORA;
+    *out = (t3v_tune_cost){.weights = all, .trained = t3v_params_numel(&s->trained.params)};
+    T3V_TRY(t3v_train_bytes(&task, o, s->stages, &out->bytes));
+    for (int64_t i = 0; i < dit->params.count; i++) {
+        const t3v_param *p = &dit->params.item[i];
+        int64_t n = t3v_numel(p->tensor);
+        out->bytes += n * (p->matrix ? number : (int64_t)sizeof(float));
+        matrices += p->matrix ? n : 0;
+        mine += p->matrix && p->tensor->param ? n : 0;
+    }
+    if (lora) out->bytes += out->trained * number;
+    /* What is written, converted to its type; with a LoRA also the merged layers in F32. */
+    out->bytes += lora ? out->trained * 4 + (s->merge ? matrices * 4 + all * number : 0) : all * 2;
+    for (int64_t i = 0; teacher && i < teacher->count; i++) out->bytes += teacher->tensors[i].nbytes;
+    out->bytes += T3V_PROGRAM_BYTES;
+    for (int i = 0; i < s->stages; i++) {
+        const t3v_tune_stage *g = &s->stage[i];
+        const t3v_dit_config *c = &s->model->config;
+        int64_t tokens = g->plan->grid.t * g->plan->grid.h * g->plan->grid.w, steps = g->flow.steps;
+        t3v_moment moment = {steps / 2, steps, 0.5, T3V_BRANCH_COND};
+        double forward = t3v_dit_flop(c, g->plan, tokens, g->data->rows_max, &moment);
+        /* back: the inputs' gradients, and those of the matrices that are trained */
+        double passes = 2 + (double)g->flow.recompute + (double)mine / (double)matrices;
+        double sample = passes * forward;
+        if (g->full) sample += t3v_dit_flop(c, g->full, tokens, g->data->rows_max, &moment);
+        flop[i] = sample * (double)o[i].batch;
+    }
+    return T3V_OK;
+}
+
 static t3v_status enter(void *self, int stage)
 {
     t3v_task_tune *s = self;
@@ -120,15 +158,18 @@ static t3v_status sample(void *self, t3v_ctx *ctx, int worker, int64_t step, int
     t3v_rng rng = t3v_rng_make(s->seed + 1, stream);
     int64_t clip = t3v_rng_below(&rng, d->count);
     bool cond = t3v_rng_uniform(&rng) >= s->drop;
+    int64_t rows = cond ? d->clip[clip].rows : d->empty.rows;
     t3v_tensor *x0 = t3v_new(ctx, T3V_BF16, 4, d->latent);
-    t3v_tensor *context = t3v_new(ctx, T3V_F32, T3V_SHAPE(cond ? d->clip[clip].rows : d->empty.rows, d->dim));
+    /* What is counted is the longest prompt. */
+    t3v_tensor *context = t3v_new(ctx, T3V_F32, T3V_SHAPE(ctx->arena->counting ? d->rows_max : rows, d->dim));
     if (ctx->status) return ctx->status;
-    T3V_TRY(t3v_dataset_read(d, clip, x0->data, cond ? context->data : NULL));
-    if (!cond) memcpy(context->data, g->empty, (size_t)t3v_numel(context) * sizeof *g->empty);
+    if (t3v_runs(ctx)) T3V_TRY(t3v_dataset_read(d, clip, x0->data, cond ? context->data : NULL));
+    if (!cond && t3v_runs(ctx))
+        memcpy(context->data, g->empty, (size_t)t3v_numel(context) * sizeof *g->empty);
     t3v_flow_noise noise = {t3v_rng_uniform(&rng), s->seed + 2, stream, cond};
     t3v_flow_told told;
     T3V_TRY(t3v_flow_sample(&g->flow, ctx, x0->data, d->latent, context, &noise, scale, loss, &told));
-    t3v_flow_levels_add(&s->levels, &told, *loss);
+    if (t3v_runs(ctx)) t3v_flow_levels_add(&s->levels, &told, *loss);
     return T3V_OK;
 }
 

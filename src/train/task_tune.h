@@ -44,4 +44,13 @@ t3v_status t3v_task_tune_open(t3v_task_tune *s);
 void t3v_task_tune_close(t3v_task_tune *s);
 t3v_task t3v_task_tune_make(t3v_task_tune *s);
 
+typedef struct t3v_tune_cost {
+    int64_t weights, trained; /* numbers */
+    int64_t bytes;            /* at the most, resident; without what rendered samples need */
+} t3v_tune_cost;
+/* What a run with these options (one for each stage) will take, found by laying its samples out without data. flop[i]: of
+ * an optimizer step of stage i, a multiply-add counts two; the way back is taken for one forward pass, and for as much of
+ * another as there are matrices that are trained. */
+t3v_status t3v_task_tune_cost(t3v_task_tune *s, const t3v_train_options *o, t3v_tune_cost *out, double *flop);
+
 #endif

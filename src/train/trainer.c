@@ -492,6 +492,47 @@ static t3v_status run_steps(run *r, int64_t end, const t3v_progress *progress, t
     return T3V_OK;
 }
 
+/* Gradients of one sample of the current stage, without its data. */
+static t3v_status count_sample(const run *r, int64_t count, int64_t *bytes)
+{
+    t3v_arena arena;
+    T3V_TRY(t3v_arena_count(&arena));
+    t3v_tape tape = {0};
+    t3v_ctx ctx = {.arena = &arena, .tape = &tape, .compute = r->task->compute};
+    /* Gradients of parameters lie in the state: here they only need to have addresses. */
+    float **grad = t3v_temp(&ctx, count, sizeof *grad), *some = t3v_temp(&ctx, 1, sizeof *some);
+    for (int64_t i = 0; i < count && !ctx.status; i++) grad[i] = some;
+    ctx.param_grad = grad;
+    double loss = 0;
+    t3v_status st = ctx.status ? ctx.status : r->task->sample(r->task->self, &ctx, 0, r->begin, 0, 1, &loss);
+    *bytes = (int64_t)arena.peak;
+    t3v_arena_close(&arena);
+    return st;
+}
+
+t3v_status t3v_train_bytes(const t3v_task *task, const t3v_train_options *o, int stages, int64_t *bytes)
+{
+    run r = {.task = task, .o = o, .stages = stages};
+    int64_t total = 0, count = 0, most = 0;
+    T3V_TRY(check_stages(&r));
+    for (int k = 0; k < 4 && task->part[k]; k++)
+        for (int64_t i = 0; i < task->part[k]->count; i++) {
+            t3v_tensor *t = task->part[k]->item[i].tensor;
+            t->needs_grad = true;
+            t->param = (int32_t)++count;
+            total += t3v_numel(t);
+        }
+    for (int i = 0; i < stages; i++) {
+        int64_t one;
+        T3V_TRY(enter(&r));
+        T3V_TRY(count_sample(&r, count, &one));
+        if (one * r.workers > most) most = one * r.workers;
+        r.step = r.end;
+    }
+    *bytes = ((o->ema > 0 ? 4 : 3) + r.workers_most) * total * (int64_t)sizeof(float) + most;
+    return T3V_OK;
+}
+
 t3v_status t3v_train(const t3v_task *task, const t3v_train_options *o, int stages, const char *dir,
                      bool resume, int64_t stop_after, const char *settings, const t3v_progress *progress)
 {

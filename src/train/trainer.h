@@ -52,6 +52,11 @@ typedef struct t3v_task {
 t3v_status t3v_train(const t3v_task *task, const t3v_train_options *o, int stages, const char *dir,
                      bool resume, int64_t stop_after, const char *settings, const t3v_progress *progress);
 
+/* Bytes that a run takes beside the model's own weights: optimizer state, gradients, and on each thread the largest sample
+ * of a stage, laid out in a counting arena (task->sample must be able to). Parameters are marked as t3v_train marks them and
+ * stay so. */
+t3v_status t3v_train_bytes(const t3v_task *task, const t3v_train_options *o, int stages, int64_t *bytes);
+
 /* The learning rate of step `step` (0-based) of a stage. */
 double t3v_train_lr(const t3v_train_options *o, int64_t step);
 

@@ -39,3 +39,16 @@ header="$header{\"dtype\":\"BF16\",\"shape\":[512,16384],\"data_offsets\":[$a,$(
     head -c $((a + b)) /dev/zero
 } > "$dir/lora.safetensors"
 compare "256x256, 17 frames, a LoRA" "${base[@]}" --prompt "$long" --negative "no $long" --size 256x256 --frames 17 --lora "$dir/lora.safetensors" -o "$dir/l.y4m"
+
+# Training: what a run says and what its log has
+"$t3v" data synth -q --count 2 --seed 5 --size 256x256 --format y4m -o "$dir/v"
+"$t3v" data latents -q --model "$dir/model" --videos "$dir/v" --size 256x256 --frames 17 -o "$dir/data" > /dev/null
+for how in '"plan":"t3:blocks=5x1x1/1x4x4"' '"train":"lora","teach_layers":0.1,"recompute":true'; do
+    echo "{\"model\":\"$dir/model\",\"steps\":1,\"batch\":2,\"lr\":1e-5,$how}" > "$dir/tune.json"
+    said=$("$t3v" tune --config "$dir/tune.json" --data "$dir/data" --dry-run --json --quiet | peak)
+    rm -rf "$dir/tuned"
+    "$t3v" tune --config "$dir/tune.json" --data "$dir/data" -o "$dir/tuned" --quiet
+    took=$(sed -n '$s/.*"peak_rss_bytes":\([0-9]*\).*/\1/p' "$dir/tuned/log.jsonl")
+    echo "tuning with $how: said $((said >> 20)) MiB, took $((took >> 20)) MiB"
+    awk "BEGIN { d = $said / $took - 1; exit !(d < 0.1 && d > -0.1) }" || { echo "that is more than 10 % off" >&2; exit 1; }
+done
