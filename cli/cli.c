@@ -258,12 +258,15 @@ bool cli_fraction(const char *s, int64_t max, int64_t *i, int64_t *n)
     return cli_int(slash + 1, 1, max, n) && cli_int(copy, 0, *n - 1, i);
 }
 
-bool cli_lora(const char *s, char path[4096], double *strength)
+bool cli_lora(const char *s, char path[4096], t3v_lora_use *use)
 {
     char *colon;
+    *use = (t3v_lora_use){.path = path, .strength = 1};
+    if (strncmp(s, "high:", 5) == 0) use->expert = T3V_LORA_FOR_HIGH;
+    if (strncmp(s, "low:", 4) == 0) use->expert = T3V_LORA_FOR_LOW;
+    if (use->expert) s = strchr(s, ':') + 1;
     if (snprintf(path, 4096, "%s", s) >= 4096) return false;
-    *strength = 1;
-    if ((colon = strrchr(path, ':')) && cli_float(colon + 1, -100, 100, strength)) *colon = 0;
+    if ((colon = strrchr(path, ':')) && cli_float(colon + 1, -100, 100, &use->strength)) *colon = 0;
     return true;
 }
 

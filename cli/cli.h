@@ -10,6 +10,7 @@
 #include "cuda/device.h"
 #include "t3v/log.h"
 #include "t3v/status.h"
+#include "t3v/t3v.h"
 
 enum { CLI_OK = 0, CLI_FAILED = 1, CLI_USAGE = 2, CLI_CANCELLED = 130 };
 
@@ -53,8 +54,8 @@ bool cli_int(const char *s, int64_t min, int64_t max, int64_t *out);
 bool cli_float(const char *s, double min, double max, double *out);
 bool cli_size(const char *s, int64_t *w, int64_t *h);                  /* "832x480" */
 bool cli_fraction(const char *s, int64_t max, int64_t *i, int64_t *n); /* "3/50": 0 <= i < n <= max */
-/* "FILE[:STRENGTH]", strength 1 by default; false: the path is longer than 4095 bytes. */
-bool cli_lora(const char *s, char path[4096], double *strength);
+/* "[high:|low:]FILE[:STRENGTH]", strength 1 by default; *use refers to `path`. false: longer than 4095 bytes. */
+bool cli_lora(const char *s, char path[4096], t3v_lora_use *use);
 bool cli_bytes(const char *s, int64_t *out); /* "16G", "512M", "4096" */
 
 #endif

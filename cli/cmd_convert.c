@@ -35,9 +35,8 @@ static const struct argp_option options[] = {
 static void parse_lora(args *a, const char *arg, struct argp_state *state)
 {
     if (a->job.loras == LORAS_MAX) argp_error(state, "more than %d --lora", LORAS_MAX);
-    t3v_lora_use *use = &a->lora[a->job.loras];
-    use->path = a->lora_path[a->job.loras++];
-    if (!cli_lora(arg, (char *)use->path, &use->strength)) argp_error(state, "--lora: the path is too long");
+    int64_t i = a->job.loras++;
+    if (!cli_lora(arg, a->lora_path[i], &a->lora[i])) argp_error(state, "--lora: the path is too long");
 }
 
 static void finish(args *a, struct argp_state *state)

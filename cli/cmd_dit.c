@@ -18,7 +18,7 @@ typedef struct args {
     t3v_model_paths paths;
     const char *plan, *latent, *context, *condition, *clip, *target, *grad, *out;
     double timestep;
-    bool first_given;
+    bool first_given, merge;
     int64_t range, step, steps, loras;
     t3v_lora_use lora[LORAS_MAX];
     char lora_path[LORAS_MAX][4096];
@@ -37,7 +37,8 @@ enum {
     OPT_GRAD,
     OPT_RANGE,
     OPT_STEP,
-    OPT_LORA
+    OPT_LORA,
+    OPT_LORA_MERGE
 };
 
 static const struct argp_option options[] = {
@@ -45,6 +46,7 @@ static const struct argp_option options[] = {
     {"plan", OPT_PLAN, "PLAN", 0, "Attention plan (default: the model's)", 1},
     {"lora", OPT_LORA, "F[:S]", 0, "LoRA file with strength S (default 1); may be repeated; not with --grad",
      1},
+    {"lora-merge", OPT_LORA_MERGE, 0, 0, "Add LoRA files to copies of the weights instead of on the fly", 1},
     {"latent", OPT_LATENT, "F", 0, "safetensors file with `latent` [C,T,H,W]", 1},
     {"image-latent", OPT_CONDITION, "F", 0,
      "Image-to-video models: safetensors file with `y` [4+C,T,H,W], the mask and the image's latent", 1},
@@ -88,10 +90,10 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         if (!cli_int(arg, 1, INT32_MAX, &a->range))
             argp_error(state, "--range %s: expected a number above 0", arg);
         return 0;
+    case OPT_LORA_MERGE: a->merge = true; return 0;
     case OPT_LORA:
         if (a->loras == LORAS_MAX) argp_error(state, "more than %d --lora", LORAS_MAX);
-        a->lora[a->loras].path = a->lora_path[a->loras];
-        if (!cli_lora(arg, a->lora_path[a->loras], &a->lora[a->loras].strength))
+        if (!cli_lora(arg, a->lora_path[a->loras], &a->lora[a->loras]))
             argp_error(state, "--lora: the path is too long");
         a->loras++;
         return 0;
@@ -184,6 +186,7 @@ static t3v_status forward(args *a, const cli_common *common, const t3v_progress 
     t3v_tape tape = {0};
     t3v_loras loras = {0};
     t3v_dtype compute = common->bf16 ? T3V_BF16 : T3V_F32;
+    t3v_loras_how how = {.merge = a->merge, .compute = compute};
     t3v_ctx ctx = {.arena = &arena, .compute = compute};
     t3v_tensor *x, *c, *target = NULL, *v;
     float **grad = NULL;
@@ -191,7 +194,7 @@ static t3v_status forward(args *a, const cli_common *common, const t3v_progress 
     T3V_TRY_GOTO(st, done, t3v_device_open(common->device, &a->paths.device));
     T3V_TRY_GOTO(st, done, t3v_arena_open_in(&arena, CLI_PROBE_ARENA, t3v_device_space(a->paths.device)));
     T3V_TRY_GOTO(st, done, t3v_model_open(&m, &a->paths, T3V_PART_DIT, compute, false));
-    T3V_TRY_GOTO(st, done, t3v_loras_attach(&loras, a->lora, a->loras, &m->dit));
+    T3V_TRY_GOTO(st, done, t3v_loras_attach(&loras, a->lora, a->loras, &how, &m->dit));
     const t3v_dit_config *k = &m->config;
     T3V_TRY_GOTO(st, done, read_latent(a, &ctx, k, &x));
     T3V_TRY_GOTO(st, done, cli_probe_read(&ctx, a->context, "context", 2, (int64_t[]){-1, k->text_dim}, &c));

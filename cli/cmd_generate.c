@@ -41,6 +41,7 @@ enum {
     OPT_RNG,
     OPT_NOISE,
     OPT_LORA,
+    OPT_LORA_MERGE,
     OPT_LATENT,
     OPT_RESUME,
     OPT_DRY,
@@ -85,7 +86,10 @@ static const struct argp_option options[] = {
      2},
     {"rng", OPT_RNG, "philox|torch", 0, "torch: the seed means what it means in PyTorch on a CPU", 2},
     {"noise", OPT_NOISE, "FILE", 0, "Initial noise from a safetensors file (tensor noise)", 2},
-    {"lora", OPT_LORA, "F[:S]", 0, "LoRA file with strength S (default 1); may be repeated", 2},
+    {"lora", OPT_LORA, "[high:|low:]F[:S]", 0,
+     "LoRA file with strength S (default 1), of two experts for one or for both; may be repeated", 2},
+    {"lora-merge", OPT_LORA_MERGE, 0, 0,
+     "Add LoRA files to copies of the weights at the start: more memory, less work in each step", 2},
     {"vae", OPT_VAE, "FILE", 0, "VAE, when it is not in the model directory", 2},
     {"text-encoder", OPT_TEXT, "FILE", 0, "Text encoder, when it is not in the model directory", 2},
     {"tokenizer", OPT_TOKENIZER, "FILE", 0, "spiece.model, when it is not in the model directory", 2},
@@ -104,10 +108,8 @@ static const struct argp_option options[] = {
 static void parse_lora(args *a, char *arg, struct argp_state *state)
 {
     if (a->job.loras == LORAS_MAX) argp_error(state, "more than %d --lora", LORAS_MAX);
-    char *path = a->lora_path[a->job.loras];
-    double strength;
-    if (!cli_lora(arg, path, &strength)) argp_error(state, "--lora: the path is too long");
-    a->lora[a->job.loras++] = (t3v_lora_use){path, strength};
+    int64_t i = a->job.loras++;
+    if (!cli_lora(arg, a->lora_path[i], &a->lora[i])) argp_error(state, "--lora: the path is too long");
 }
 
 static error_t parse(int key, char *arg, struct argp_state *state)
@@ -141,6 +143,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_RESUME: j->resume = true; return 0;
     case OPT_DRY: j->dry_run = true; return 0;
     case OPT_LORA: parse_lora(a, arg, state); return 0;
+    case OPT_LORA_MERGE: a->job.merge_loras = true; return 0;
     case OPT_SIZE:
         if (!cli_size(arg, &j->width, &j->height))
             argp_error(state, "--size %s: expected WxH, e.g. 832x480", arg);

@@ -44,9 +44,7 @@ static t3v_status set(compare_variant *v, int key, const char *value, const char
     if (v->loras == COMPARE_LORAS)
         return t3v_fail(T3V_E_ARG, "--variant \"%s\", column %lld: more than %d LoRAs", text, column,
                         COMPARE_LORAS);
-    t3v_lora_use *use = &v->lora[v->loras];
-    use->path = v->lora_path[v->loras];
-    if (!cli_lora(value, v->lora_path[v->loras], &use->strength))
+    if (!cli_lora(value, v->lora_path[v->loras], &v->lora[v->loras]))
         return t3v_fail(T3V_E_ARG, "--variant, column %lld: the path of the LoRA is too long", column);
     v->loras++;
     return T3V_OK;

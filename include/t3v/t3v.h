@@ -49,9 +49,13 @@ typedef struct t3v_output {
     uint64_t seed_offset; /* added to the job's seed */
 } t3v_output;
 
+/* Which transformer a LoRA is for: of Wan2.2 A14B's two experts the one for high noise or the one for low. */
+typedef enum t3v_lora_for { T3V_LORA_FOR_ALL, T3V_LORA_FOR_HIGH, T3V_LORA_FOR_LOW } t3v_lora_for;
+
 typedef struct t3v_lora_use {
     const char *path;
     double strength;
+    t3v_lora_for expert;
 } t3v_lora_use;
 
 struct t3v_result;
@@ -82,6 +86,7 @@ typedef struct t3v_job {
     const char *noise; /* file with the tensor `noise`, instead of a seed */
     const t3v_lora_use *lora;
     int64_t loras;
+    bool merge_loras;        /* into copies of the weights, instead of on the fly */
     const char *save_latent; /* file for the final latent; NULL: not saved */
     bool resume;             /* go on from an interrupted run's state, if there is one */
     double save_every;       /* seconds between saves of that state; < 0: 10; 0: after every step */

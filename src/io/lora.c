@@ -271,7 +271,7 @@ static bool has_second(const t3v_tensor_file *f)
     return false;
 }
 
-static t3v_status sort_keys(t3v_lora *l, const matcher *m, slot *slots, t3v_expert expert)
+static t3v_status sort_keys(t3v_lora *l, const matcher *m, slot *slots, t3v_lora_for expert)
 {
     const t3v_tensor_file *f = l->file;
     const char *unknown = NULL;
@@ -295,7 +295,7 @@ static t3v_status sort_keys(t3v_lora *l, const matcher *m, slot *slots, t3v_expe
             continue;
         }
         layouts |= 1u << form;
-        if (two && expert != T3V_EXPERT_ANY && second != (expert == T3V_EXPERT_LOW)) continue;
+        if (two && expert != T3V_LORA_FOR_ALL && second != (expert == T3V_LORA_FOR_LOW)) continue;
         if (t3v_dtype_block(t->dtype) > 1)
             return t3v_fail(T3V_E_DTYPE, "%s: '%s' is %s; a LoRA's numbers must be floats", f->path, t->name,
                             t3v_dtype_name(t->dtype));
@@ -319,7 +319,7 @@ static t3v_status sort_keys(t3v_lora *l, const matcher *m, slot *slots, t3v_expe
 }
 
 t3v_status t3v_lora_open(t3v_lora **out, const char *path, const t3v_tensor_entry *weights, int64_t n,
-                         t3v_expert expert)
+                         t3v_lora_for expert)
 {
     *out = NULL;
     matcher m = {0};

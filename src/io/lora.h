@@ -6,14 +6,12 @@
 #include <stdint.h>
 
 #include "io/tensors.h"
+#include "t3v/t3v.h"
 
 typedef enum t3v_lora_kind {
     T3V_LORA_PAIR, /* delta = strength * scale * B A */
     T3V_LORA_DIFF, /* delta = strength * scale * diff, of the weight's own shape (also biases, norms, modulation) */
 } t3v_lora_kind;
-
-/* Which expert of a model with two (Wan2.2 A14B) something is for. */
-typedef enum t3v_expert { T3V_EXPERT_ANY, T3V_EXPERT_HIGH, T3V_EXPERT_LOW } t3v_expert;
 
 typedef struct t3v_lora_item {
     int64_t weight; /* index into the caller's weights */
@@ -33,10 +31,10 @@ typedef struct t3v_lora {
 
 /* Opens a LoRA for a model whose tensors (original names and shapes; data is not read) are `weights`. Key layouts:
  * PEFT/DiffSynth native, `diffusion_model.`, kohya `lora_unet_`, Diffusers `transformer.`. Where a file has keys of both
- * experts (`transformer.` the high one, `transformer_2.` the low), `expert` says which are meant; for EXPERT_ANY they are
+ * experts (`transformer.` the high one, `transformer_2.` the low), `expert` says which are meant; for FOR_ALL they are
  * one too many. A key that fits none of the weights is E_FORMAT (named and counted), a factor of the wrong size E_SHAPE. */
 t3v_status t3v_lora_open(t3v_lora **out, const char *path, const t3v_tensor_entry *weights, int64_t n,
-                         t3v_expert expert);
+                         t3v_lora_for expert);
 /* Adds strength times what the item changes to rows [first, first + rows) of its weight, w[rows, cols] F32: cols is the
  * product of the weight's axes after the first. The sums' order is fixed. E_NOMEM. */
 t3v_status t3v_lora_add(const t3v_lora_item *item, double strength, int64_t first, int64_t rows, int64_t cols,

@@ -314,7 +314,8 @@ static t3v_status open_loras(work *w)
     w->lora = calloc((size_t)job->loras + 1, sizeof *w->lora);
     if (!w->lora) return t3v_fail(T3V_E_NOMEM, "%s: no memory", job->in);
     for (int64_t k = 0; k < job->loras; k++)
-        T3V_TRY(t3v_lora_open(&w->lora[k], job->lora[k].path, w->in->tensors, w->in->count, T3V_EXPERT_ANY));
+        T3V_TRY(
+            t3v_lora_open(&w->lora[k], job->lora[k].path, w->in->tensors, w->in->count, T3V_LORA_FOR_ALL));
     return T3V_OK;
 }
 

@@ -108,6 +108,7 @@ static t3v_status dit_bytes(t3v_model *m, const t3v_job *job, const t3v_schedule
     t3v_tensor_file *f = NULL;
     t3v_dit dit = {0};
     t3v_loras loras = {0};
+    t3v_loras_how how = {.merge = job->merge_loras, .compute = job->compute};
     t3v_arena arena = {0};
     t3v_status st = t3v_model_weights(m, T3V_AT_DIT, &f);
     if (!st) st = t3v_dit_config_complete(&m->config, f);
@@ -119,7 +120,7 @@ static t3v_status dit_bytes(t3v_model *m, const t3v_job *job, const t3v_schedule
     if (!st) {
         for (int64_t i = 0; i < dit.params.count; i++)
             dit.params.item[i].tensor->type = dit.params.item[i].matrix ? job->compute : T3V_F32;
-        st = t3v_loras_attach(&loras, job->lora, job->loras, &dit);
+        st = t3v_loras_attach(&loras, job->lora, job->loras, &how, &dit);
     }
     if (!st) {
         t3v_dit_prompt prompt;

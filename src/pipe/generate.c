@@ -238,8 +238,10 @@ static void state_key(const run *r, int64_t index, char *key, size_t n)
              w->noise ? w->noise : "", t3v_dtype_name(w->compute));
     for (int64_t i = 0; i < w->loras; i++) {
         size_t used = strlen(key);
-        snprintf(key + used, n - used, "|%s:%.17g", w->lora[i].path, w->lora[i].strength);
+        snprintf(key + used, n - used, "|%d:%s:%.17g", (int)w->lora[i].expert, w->lora[i].path,
+                 w->lora[i].strength);
     }
+    if (w->loras && w->merge_loras) strncat(key, "|merged", n - strlen(key) - 1);
 }
 
 static char *state_path(const run *r, int64_t index)
@@ -634,7 +636,9 @@ static t3v_status one_output(run *r, int64_t index)
     double start = now();
     T3V_TRY(t3v_model_load(r->model, T3V_PART_DIT, false));
     T3V_TRY(t3v_model_adopt(r->model, r->plan));
-    if (!r->loras.attached) T3V_TRY(t3v_loras_attach(&r->loras, r->want.lora, r->want.loras, &r->model->dit));
+    t3v_loras_how how = {.merge = r->want.merge_loras, .compute = r->want.compute};
+    if (!r->loras.attached)
+        T3V_TRY(t3v_loras_attach(&r->loras, r->want.lora, r->want.loras, &how, &r->model->dit));
     T3V_TRY(denoise(r, index));
     r->result.seconds_denoise = now() - start;
     start = now();

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* LoRA: from matched files to the layers' lists of updates. */
+/* LoRA: from matched files to the layers' lists of updates, or into copies of their weights. */
 #include "pipe/lora_attach.h"
 
 #include <stdlib.h>
@@ -7,98 +7,157 @@
 
 #include "base/log.h"
 #include "io/lora.h"
-#include "ops/kernels.h"
-#include "pipe/place.h"
 #include "tensor/dtype.h"
 
+/* A parameter as it was. */
+struct t3v_lora_before {
+    t3v_tensor *tensor;
+    void *data;
+    t3v_dtype type;
+};
+
+/* The items of all files for one parameter. */
+typedef struct updates {
+    const t3v_lora_item **item;
+    double *strength;
+    int64_t n;
+} updates;
+
+static bool packed(t3v_dtype t) { return t != T3V_F32 && t != T3V_BF16; }
+
 static t3v_status factor(t3v_tensor *out, const t3v_tensor_entry *e, int64_t rows, t3v_dtype type,
-                         const t3v_device *device, t3v_arena *arena)
+                         t3v_arena *arena)
 {
     *out = (t3v_tensor){.type = type, .ndim = 2, .shape = {rows, e->numel / rows}};
     out->data = t3v_arena_take(arena, (size_t)e->numel, t3v_dtype_size(type));
     if (!out->data) return t3v_fail(T3V_E_NOMEM, "no memory for %s", e->name);
     if (arena->counting) return T3V_OK;
-    T3V_TRY(t3v_tensor_copy(e, out->data, type));
-    return t3v_weight_place(device, arena, out);
+    return t3v_tensor_copy(e, out->data, type);
 }
 
-/* t += strength * diff, in memory of its own. */
-static t3v_status add_diff(t3v_tensor *t, const t3v_tensor_entry *e, double strength,
-                           const t3v_device *device, t3v_arena *arena)
+/* Elements [first, first + n) of a tensor. */
+static void *at(const t3v_tensor *t, int64_t first)
 {
-    int64_t n = t3v_numel(t);
-    float *diff = t3v_arena_take(arena, (size_t)n, sizeof *diff);
-    void *own = t3v_arena_take(arena, (size_t)n, t3v_dtype_size(t->type));
-    if (!diff || !own) return t3v_fail(T3V_E_NOMEM, "no memory for %s", e->name);
-    if (arena->counting) return T3V_OK;
-    T3V_TRY(t3v_tensor_copy(e, diff, T3V_F32));
-    t3v_tensor there = {.data = diff, .type = T3V_F32, .ndim = 1, .shape = {n}};
-    T3V_TRY(t3v_weight_place(device, arena, &there));
-    own = t3v_arena_twin(arena, own);
-    (device ? device->kernels : &t3v_kernels_cpu)
-        ->rows_lincomb(own, t->type, 1.0f, t->data, t->type, (float)strength, there.data, T3V_F32, n);
-    t->data = own;
-    return T3V_OK;
+    return (char *)t->data + (size_t)(first / t3v_dtype_block(t->type)) * t3v_dtype_block_bytes(t->type);
 }
 
-static t3v_status attach_item(t3v_loras *l, const t3v_lora_item *item, double strength, t3v_dit *dit,
-                              int64_t *used)
+/* Gives t memory of its own, with `u` added: pairs only if `pairs`. */
+static t3v_status merge(t3v_loras *l, t3v_tensor *t, const updates *u, bool pairs, t3v_dtype compute)
 {
-    t3v_tensor *t = dit->params.item[item->weight].tensor;
-    if (item->kind == T3V_LORA_DIFF)
-        return add_diff(t, item->diff, strength * item->scale, dit->device, &l->arena);
+    enum { PIECE = 1 << 22 };
+    int64_t n = t3v_numel(t), cols = n / t->shape[0], rows = PIECE > cols ? PIECE / cols : 1;
+    t3v_tensor own = *t;
+    own.type = packed(t->type) ? compute : t->type;
+    own.data = t3v_arena_take(&l->arena, (size_t)n, t3v_dtype_size(own.type));
+    size_t mark = t3v_arena_mark(&l->arena);
+    float *values = t3v_arena_take(&l->arena,
+                                   (size_t)(rows < t->shape[0] ? rows : t->shape[0]) * (size_t)cols,
+                                   sizeof *values);
+    if (!own.data || !values) return t3v_fail(T3V_E_NOMEM, "no memory to merge a LoRA");
+    t3v_status st = T3V_OK;
+    for (int64_t first = 0; first < t->shape[0] && !st && !l->arena.counting; first += rows) {
+        int64_t count = t->shape[0] - first < rows ? t->shape[0] - first : rows;
+        st = t3v_convert(values, T3V_F32, at(t, first * cols), t->type, count * cols);
+        for (int64_t i = 0; i < u->n && !st; i++)
+            if (pairs || u->item[i]->kind == T3V_LORA_DIFF)
+                st = t3v_lora_add(u->item[i], u->strength[i], first, count, cols, values);
+        if (!st) st = t3v_convert(at(&own, first * cols), own.type, values, T3V_F32, count * cols);
+    }
+    t3v_arena_back(&l->arena, mark);
+    l->before[l->changed++] = (struct t3v_lora_before){t, t->data, t->type};
+    if (!l->arena.counting) {
+        t->type = own.type;
+        t->data = own.data;
+    }
+    return st;
+}
+
+/* The updates of one parameter. */
+static t3v_status attach(t3v_loras *l, const t3v_param *p, const updates *u, const t3v_loras_how *how,
+                         t3v_dit *dit, int64_t *used)
+{
+    t3v_tensor *t = p->tensor;
     t3v_weight *w = t3v_dit_layer(dit, t);
-    if (!w)
-        return t3v_fail(T3V_E_FORMAT, "%s: low-rank updates go to linear layers",
-                        dit->params.item[item->weight].name);
-    t3v_lora_pair *p = &l->pair[(*used)++];
-    p->strength = (float)(strength * item->scale);
-    T3V_TRY(factor(&p->a, item->a, item->rank, w->w.type, dit->device, &l->arena));
-    return factor(&p->b, item->b, item->b->shape[0], w->w.type, dit->device, &l->arena);
+    bool fly = w && (!how->merge || packed(t->type)), diffs = false;
+    int64_t first = *used;
+    for (int64_t i = 0; i < u->n; i++) {
+        const t3v_lora_item *item = u->item[i];
+        diffs |= item->kind == T3V_LORA_DIFF;
+        if (item->kind == T3V_LORA_DIFF) continue;
+        if (!w) return t3v_fail(T3V_E_FORMAT, "%s: low-rank updates go to linear layers", p->name);
+        if (!fly) continue;
+        t3v_dtype type = packed(t->type) ? how->compute : t->type;
+        t3v_lora_pair *pair = &l->pair[(*used)++];
+        pair->strength = (float)(u->strength[i] * item->scale);
+        T3V_TRY(factor(&pair->a, item->a, item->rank, type, &l->arena));
+        T3V_TRY(factor(&pair->b, item->b, item->b->shape[0], type, &l->arena));
+    }
+    if (*used > first) {
+        w->lora = &l->pair[first];
+        w->loras = (int)(*used - first);
+    }
+    return diffs || (w && !fly) ? merge(l, t, u, !fly, how->compute) : T3V_OK;
 }
 
-t3v_status t3v_loras_attach(t3v_loras *l, const t3v_lora_use *use, int64_t n, t3v_dit *dit)
+static t3v_status open_files(t3v_lora **file, const t3v_lora_use *use, int64_t n, const t3v_loras_how *how,
+                             const t3v_params *p)
 {
-    l->attached = true;
-    if (n == 0) return T3V_OK;
-    const t3v_params *p = &dit->params;
-    t3v_tensor_entry *names = calloc((size_t)p->count, sizeof *names);
-    t3v_lora **file = calloc((size_t)n, sizeof *file);
-    t3v_status st = names && file ? T3V_OK : t3v_fail(T3V_E_NOMEM, "no memory for LoRA files");
+    t3v_tensor_entry *names = calloc((size_t)p->count + 1, sizeof *names);
+    t3v_status st = names ? T3V_OK : t3v_fail(T3V_E_NOMEM, "no memory for LoRA files");
     for (int64_t i = 0; i < p->count && names; i++) {
         names[i] = (t3v_tensor_entry){.name = p->item[i].name, .ndim = p->item[i].tensor->ndim};
         memcpy(names[i].shape, p->item[i].tensor->shape, sizeof p->item[i].tensor->shape);
     }
-    int64_t pairs = 0;
     for (int64_t i = 0; i < n && !st; i++) {
-        st = t3v_lora_open(&file[i], use[i].path, names, p->count, T3V_EXPERT_ANY);
-        if (!st) pairs += file[i]->count;
+        if (use[i].expert && how->expert == T3V_LORA_FOR_ALL)
+            st = t3v_fail(T3V_E_ARG, "%s is for one of two experts; this model has one transformer",
+                          use[i].path);
+        else if (!use[i].expert || use[i].expert == how->expert)
+            st = t3v_lora_open(&file[i], use[i].path, names, p->count, how->expert);
     }
-    bool counting = p->count && !p->item[0].tensor->data;
-    if (!st)
-        st = counting ? t3v_arena_count(&l->arena)
-                      : t3v_arena_open_in(&l->arena, (size_t)64 << 30, t3v_device_space(dit->device));
-    if (!st && !(l->pair = calloc((size_t)pairs + 1, sizeof *l->pair)))
-        st = t3v_fail(T3V_E_NOMEM, "no memory for LoRA pairs");
+    free(names);
+    return st;
+}
 
-    /* Layer by layer, so that a layer's updates lie side by side. */
-    int64_t used = 0;
-    for (int64_t w = 0; w < p->count && !st; w++) {
-        int64_t first = used;
-        for (int64_t i = 0; i < n && !st; i++)
-            for (int64_t k = 0; k < file[i]->count && !st; k++)
-                if (file[i]->items[k].weight == w)
-                    st = attach_item(l, &file[i]->items[k], use[i].strength, dit, &used);
-        t3v_weight *layer = used > first ? t3v_dit_layer(dit, p->item[w].tensor) : NULL;
-        if (layer) {
-            layer->lora = &l->pair[first];
-            layer->loras = (int)(used - first);
-        }
+t3v_status t3v_loras_attach(t3v_loras *l, const t3v_lora_use *use, int64_t n, const t3v_loras_how *how,
+                            t3v_dit *dit)
+{
+    l->attached = true;
+    if (n == 0) return T3V_OK;
+    const t3v_params *p = &dit->params;
+    t3v_lora **file = calloc((size_t)n, sizeof *file);
+    updates u = {0};
+    int64_t items = 0, used = 0;
+    t3v_status st = file ? open_files(file, use, n, how, p)
+                         : t3v_fail(T3V_E_NOMEM, "no memory for LoRA files");
+    for (int64_t i = 0; i < n && !st; i++) items += file[i] ? file[i]->count : 0;
+    bool counting = p->count && !p->item[0].tensor->data;
+    if (!st) st = counting ? t3v_arena_count(&l->arena) : t3v_arena_open(&l->arena, (size_t)64 << 30);
+    if (!st) {
+        l->pair = calloc((size_t)items + 1, sizeof *l->pair);
+        l->before = calloc((size_t)p->count + 1, sizeof *l->before);
+        u.item = calloc((size_t)items + 1, sizeof *u.item);
+        u.strength = calloc((size_t)items + 1, sizeof *u.strength);
+        if (!l->pair || !l->before || !u.item || !u.strength)
+            st = t3v_fail(T3V_E_NOMEM, "no memory for LoRA updates");
     }
-    if (!st && !counting) t3v_info("%lld LoRA updates on the model", (long long)pairs);
+    /* Layer by layer, so that a layer's updates lie side by side. */
+    for (int64_t w = 0; w < p->count && !st; w++) {
+        u.n = 0;
+        for (int64_t i = 0; i < n; i++)
+            for (int64_t k = 0; file[i] && k < file[i]->count; k++) {
+                if (file[i]->items[k].weight != w) continue;
+                u.item[u.n] = &file[i]->items[k];
+                u.strength[u.n++] = use[i].strength;
+            }
+        if (u.n) st = attach(l, &p->item[w], &u, how, dit, &used);
+    }
+    if (!st && !counting)
+        t3v_info("%lld LoRA updates on the model%s", (long long)items, how->merge ? ", merged" : "");
     for (int64_t i = 0; i < n && file; i++) t3v_lora_close(file[i]);
     free(file);
-    free(names);
+    free(u.item);
+    free(u.strength);
     return st;
 }
 
@@ -106,12 +165,16 @@ void t3v_loras_detach(t3v_loras *l, t3v_dit *dit)
 {
     for (int64_t i = 0; dit->block && i < dit->params.count; i++) {
         t3v_weight *w = t3v_dit_layer(dit, dit->params.item[i].tensor);
-        if (w) {
-            w->lora = NULL;
-            w->loras = 0;
-        }
+        if (!w) continue;
+        w->lora = NULL;
+        w->loras = 0;
+    }
+    for (int64_t i = l->changed - 1; dit->block && i >= 0; i--) {
+        l->before[i].tensor->data = l->before[i].data;
+        l->before[i].tensor->type = l->before[i].type;
     }
     free(l->pair);
+    free(l->before);
     t3v_arena_close(&l->arena);
     *l = (t3v_loras){0};
 }

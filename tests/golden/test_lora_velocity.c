@@ -181,7 +181,7 @@ static double distance(const float *a, const float *b, int64_t n)
     return sqrt(d / s);
 }
 
-static void check(t3v_dtype compute, double first, double second, double limit)
+static void check(t3v_dtype compute, bool merge_them, double first, double second, double limit)
 {
     int64_t n;
     t3v_model *plain = open_model(compute, false), *merged = open_model(T3V_F32, true);
@@ -191,23 +191,22 @@ static void check(t3v_dtype compute, double first, double second, double limit)
     for (int i = 0; i < 2; i++) {
         double strength = i ? second : first;
         if (strength == 0) continue;
-        use[uses++] = (t3v_lora_use){sets[i].path, strength};
+        use[uses++] = (t3v_lora_use){.path = sets[i].path, .strength = strength};
         merge(&sets[i], strength, merged);
     }
     t3v_loras l = {0};
-    if (t3v_loras_attach(&l, use, uses, &plain->dit)) fail_msg("%s", t3v_error_text());
+    t3v_loras_how how = {.merge = merge_them, .compute = compute};
+    if (t3v_loras_attach(&l, use, uses, &how, &plain->dit)) fail_msg("%s", t3v_error_text());
     float *with = velocity(plain, compute, &n), *want = velocity(merged, T3V_F32, &n);
     double d = distance(with, want, n), change = distance(without, want, n);
-    print_message("    strengths %g, %g: %.2e from merged weights; the LoRA changes %.2e\n", first, second, d,
-                  change);
+    print_message("    %s, strengths %g, %g: %.2e from the formula; the LoRA changes %.2e\n",
+                  merge_them ? "merged" : "on the fly", first, second, d, change);
     if (!(d <= limit)) fail_msg("relative L2 %.3g, limit %.3g", d, limit);
     assert_true(change > 100 * 1e-5 && change > 4 * d);
     t3v_loras_detach(&l, &plain->dit);
-    if (second == 0) { /* no differences: nothing is left behind */
-        float *after = velocity(plain, compute, &n);
-        assert_memory_equal(after, without, (size_t)n * sizeof *after);
-        free(after);
-    }
+    float *after = velocity(plain, compute, &n); /* nothing is left behind */
+    assert_memory_equal(after, without, (size_t)n * sizeof *after);
+    free(after);
     free(without);
     free(with);
     free(want);
@@ -215,14 +214,40 @@ static void check(t3v_dtype compute, double first, double second, double limit)
     t3v_model_close(merged);
 }
 
-static void on_the_fly_equals_merged(void **state)
+static void on_the_fly_and_merged_are_the_formula(void **state)
 {
     (void)state;
-    check(T3V_F32, 1, 0, 1e-5);
-    check(T3V_F32, -0.6, 0, 1e-5);
-    check(T3V_F32, 0, 0.8, 1e-5);
-    check(T3V_F32, 0.7, 1.2, 1e-5); /* two files at once, both on blocks.0.self_attn.q */
-    check(T3V_BF16, 0.7, 1.2, 3e-2);
+    for (int merged = 0; merged < 2; merged++) {
+        check(T3V_F32, merged, 1, 0, 1e-5);
+        check(T3V_F32, merged, -0.6, 0, 1e-5);
+        check(T3V_F32, merged, 0, 0.8, 1e-5);
+        check(T3V_F32, merged, 0.7, 1.2, 1e-5); /* two files at once, both on blocks.0.self_attn.q */
+        check(T3V_BF16, merged, 0.7, 1.2, 3e-2);
+    }
+}
+
+/* A file for the other expert is left out; one for an expert does not go on a model that has none. */
+static void experts_choose_files(void **state)
+{
+    (void)state;
+    int64_t n;
+    t3v_model *m = open_model(T3V_F32, false);
+    float *without = velocity(m, T3V_F32, &n);
+    for (int expert = T3V_LORA_FOR_ALL; expert <= T3V_LORA_FOR_LOW; expert++) {
+        t3v_lora_use use = {.path = sets[0].path, .strength = 1, .expert = T3V_LORA_FOR_LOW};
+        t3v_loras_how how = {.expert = (t3v_lora_for)expert, .compute = T3V_F32};
+        t3v_loras l = {0};
+        t3v_status st = t3v_loras_attach(&l, &use, 1, &how, &m->dit);
+        assert_int_equal(st, expert == T3V_LORA_FOR_ALL ? T3V_E_ARG : T3V_OK);
+        if (!st) {
+            float *with = velocity(m, T3V_F32, &n);
+            assert_true((distance(without, with, n) > 1e-3) == (expert == T3V_LORA_FOR_LOW));
+            free(with);
+        }
+        t3v_loras_detach(&l, &m->dit);
+    }
+    free(without);
+    t3v_model_close(m);
 }
 
 int main(void)
@@ -236,7 +261,8 @@ int main(void)
         write_set(&sets[i], m);
     }
     t3v_model_close(m);
-    const struct CMUnitTest tests[] = {cmocka_unit_test(on_the_fly_equals_merged)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(on_the_fly_and_merged_are_the_formula),
+                                       cmocka_unit_test(experts_choose_files)};
     int rc = cmocka_run_group_tests_name("lora_velocity", tests, NULL, NULL);
     for (int i = 0; i < 2; i++) unlink(sets[i].path);
     t3v_arena_close(&arena);

@@ -39,7 +39,7 @@ typedef struct key {
 } key;
 
 static float numbers[24] = {3, 1, 2}; /* of every tensor */
-static t3v_expert expert = T3V_EXPERT_ANY;
+static t3v_lora_for expert = T3V_LORA_FOR_ALL;
 
 static t3v_status open_keys(t3v_lora **l, const key *keys, int n)
 {
@@ -225,12 +225,12 @@ static void experts_get_their_own_keys(void **state)
                                {"transformer_2.blocks.0.attn1.to_q.lora_A.weight", 'a'},
                                {"transformer_2.blocks.0.attn1.to_q.lora_B.weight", 'b'}};
     static const struct {
-        t3v_expert expert;
+        t3v_lora_for expert;
         int keys, items;
-    } cases[] = {{T3V_EXPERT_HIGH, 6, 1},
-                 {T3V_EXPERT_LOW, 6, 2},
-                 {T3V_EXPERT_ANY, 4, 2},
-                 {T3V_EXPERT_LOW, 2, 1}};
+    } cases[] = {{T3V_LORA_FOR_HIGH, 6, 1},
+                 {T3V_LORA_FOR_LOW, 6, 2},
+                 {T3V_LORA_FOR_ALL, 4, 2},
+                 {T3V_LORA_FOR_LOW, 2, 1}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         t3v_lora *l;
         expert = cases[i].expert;
@@ -241,7 +241,7 @@ static void experts_get_their_own_keys(void **state)
         t3v_lora_close(l);
     }
     t3v_lora *l;
-    expert = T3V_EXPERT_ANY;
+    expert = T3V_LORA_FOR_ALL;
     assert_int_equal(open_keys(&l, both, 6), T3V_E_FORMAT);
     assert_non_null(strstr(t3v_error_text(), "same weight"));
 }

@@ -276,8 +276,9 @@ static void a_saved_update_gives_the_same_velocity(void **state)
     OK(t3v_trained_save(&f.trained, dir, values));
     float *trained = velocity(f.model, f.plan, &f);
     t3v_loras on = {0};
-    t3v_lora_use use = {path, 1.0};
-    OK(t3v_loras_attach(&on, &use, 1, &plain->dit));
+    t3v_lora_use use = {.path = path, .strength = 1.0};
+    t3v_loras_how how = {.compute = T3V_F32};
+    OK(t3v_loras_attach(&on, &use, 1, &how, &plain->dit));
     float *loaded = velocity(plain, f.plan, &f);
     assert_true(distance(trained, base) > 1e-2);
     assert_true(distance(loaded, trained) < 1e-5);
