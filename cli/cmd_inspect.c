@@ -7,6 +7,7 @@
 
 #include "cli.h"
 #include "io/file.h"
+#include "io/names.h"
 #include "pipe/family.h"
 #include "pipe/model.h"
 
@@ -100,7 +101,7 @@ static t3v_status add_weights(json_t *o, const char *path, bool list, t3v_family
     json_object_set_new(o, "metadata", meta);
     if (list) json_object_set(o, "list", tensors);
     json_decref(tensors);
-    t3v_status st = t3v_tensors_strip_prefix(f, "patch_embedding.weight");
+    t3v_status st = t3v_names_apply(f, T3V_NAMES_ANY);
     if (!st) t3v_family_detect(f, family);
     if (!st) add_family(o, family);
     t3v_tensors_close(f);

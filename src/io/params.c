@@ -69,7 +69,7 @@ t3v_status t3v_params_load(const t3v_params *p, const t3v_tensor_file *f, const 
                 return t3v_fail(T3V_E_FORMAT,
                                 "%s has a tensor %s that this model does not know; is it a model of another "
                                 "kind (image-to-video, VACE)?",
-                                f->path, f->tensors[i].name);
+                                f->path, f->tensors[i].stored ? f->tensors[i].stored : f->tensors[i].name);
     return T3V_OK;
 }
 

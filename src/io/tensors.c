@@ -211,17 +211,21 @@ const char *t3v_shape_text(int ndim, const int64_t *shape, char *text, size_t n)
 
 t3v_status t3v_tensor_expect(const t3v_tensor_entry *t, int ndim, const int64_t *shape)
 {
-    int a = 0, b = 0; /* leading axes of 1 are skipped on the longer side */
-    while (t->ndim - a > ndim && t->shape[a] == 1) a++;
-    while (ndim - b > t->ndim && shape[b] == 1) b++;
-    bool same = t->ndim - a == ndim - b;
-    for (int i = 0; same && i < ndim - b; i++) same = shape[b + i] < 0 || shape[b + i] == t->shape[a + i];
+    int a = 0, b = 0;
+    bool same = true;
+    while (same && (a < t->ndim || b < ndim)) {
+        if (a < t->ndim && b < ndim && (shape[b] < 0 || shape[b] == t->shape[a])) a++, b++;
+        else if (a < t->ndim && t->shape[a] == 1) a++;
+        else if (b < ndim && shape[b] == 1) b++;
+        else same = false;
+    }
     if (same) return T3V_OK;
     char got[200], want[200];
     return t3v_fail(T3V_E_SHAPE,
                     "%s: tensor '%s' is %s, expected %s; the file may be of another model or size than the "
                     "configuration says",
-                    t->file, t->name, t3v_shape_text(t->ndim, t->shape, got, sizeof got),
+                    t->file, t->stored ? t->stored : t->name,
+                    t3v_shape_text(t->ndim, t->shape, got, sizeof got),
                     t3v_shape_text(ndim, shape, want, sizeof want));
 }
 

@@ -14,6 +14,7 @@ enum { T3V_FILE_DIMS = 8 };
 /* A tensor in a file, or one to be written (then name, dtype, ndim, shape and data are read). */
 typedef struct t3v_tensor_entry {
     const char *name;
+    const char *stored; /* its name in the file, when it got another one; else NULL */
     t3v_dtype dtype;
     int ndim;                     /* 0 = scalar */
     int64_t shape[T3V_FILE_DIMS]; /* PyTorch order, contiguous */
@@ -34,6 +35,7 @@ typedef struct t3v_tensor_file {
     int64_t count;
     const t3v_meta *meta; /* string pairs of the first file that has any */
     int64_t meta_count;
+    const struct t3v_names *names; /* the layout whose names were replaced (io/names.h); NULL: not told */
     struct t3v_view_store *store;
 } t3v_tensor_file;
 
@@ -50,12 +52,7 @@ const t3v_tensor_entry *t3v_tensors_find(const t3v_tensor_file *f, const char *n
 /* The same; absence is E_FORMAT with the nearest name as a hint. */
 t3v_status t3v_tensors_get(const t3v_tensor_file *f, const char *name, const t3v_tensor_entry **out);
 
-/* Some files put one prefix before every name ("model.diffusion_model.", "vae.", ...). If `probe` is absent but
- * present behind a known prefix, that prefix is removed from all names that have it. E_FORMAT when two names are
- * equal without it; the view is of no use then. */
-t3v_status t3v_tensors_strip_prefix(t3v_tensor_file *f, const char *probe);
-
-/* E_SHAPE unless the shape is the wanted one, up to leading axes of 1; -1 accepts any size. */
+/* E_SHAPE unless the shape is the wanted one, up to axes of 1; -1 accepts any size. */
 t3v_status t3v_tensor_expect(const t3v_tensor_entry *t, int ndim, const int64_t *shape);
 
 /* Finds, checks the shape (as above), copies and converts to `dtype`; then lets the file's pages go. */

@@ -2,10 +2,12 @@
 /* The storage behind a t3v_tensor_file: entries, strings, maps, the index by name. */
 #include "io/view.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/checked.h"
+#include "io/names.h"
 
 enum { CHUNK = 1 << 16, META_CAP = 1 << 16 };
 
@@ -167,6 +169,9 @@ static t3v_status sort_index(t3v_tensor_file *f)
     for (int64_t i = 1; i < f->count; i++) {
         const t3v_tensor_entry *a = f->store->index[i - 1], *b = f->store->index[i];
         if (strcmp(a->name, b->name) != 0) continue;
+        if (a->stored || b->stored)
+            return t3v_fail(T3V_E_FORMAT, "%s: tensors '%s' and '%s' are both '%s'", a->file,
+                            a->stored ? a->stored : a->name, b->stored ? b->stored : b->name, a->name);
         if (strcmp(a->file, b->file) == 0)
             return t3v_fail(T3V_E_FORMAT, "%s: tensor '%s' appears twice", a->file, a->name);
         return t3v_fail(T3V_E_FORMAT, "tensor '%s' is in %s and again in %s", a->name, a->file, b->file);
@@ -198,27 +203,28 @@ const t3v_tensor_entry *t3v_tensors_find(const t3v_tensor_file *f, const char *n
     return NULL;
 }
 
-t3v_status t3v_tensors_strip_prefix(t3v_tensor_file *f, const char *probe)
+t3v_status t3v_view_rename(t3v_tensor_file *f, t3v_status (*rename)(void *user, const char **name),
+                           void *user)
 {
-    static const char *const prefixes[] = {
-        "model.diffusion_model.", "diffusion_model.", "model.", "net.", "transformer.", "vae.",
-        "first_stage_model.",     "module."};
-    if (t3v_tensors_find(f, probe)) return T3V_OK;
-    for (size_t p = 0; p < sizeof prefixes / sizeof *prefixes; p++) {
-        size_t n = strlen(prefixes[p]), m = strlen(probe);
-        char *name = malloc(n + m + 1);
-        if (!name) return t3v_fail(T3V_E_NOMEM, "%s: no memory for a name", f->path);
-        memcpy(name, prefixes[p], n);
-        memcpy(name + n, probe, m + 1);
-        bool found = t3v_tensors_find(f, name) != NULL;
-        free(name);
-        if (!found) continue;
-        for (int64_t i = 0; i < f->count; i++)
-            if (strncmp(f->tensors[i].name, prefixes[p], n) == 0) f->tensors[i].name += n;
-        t3v_status st = sort_index(f);
-        return st ? t3v_fail_in(st, "%s, read without the prefix '%s'", f->path, prefixes[p]) : T3V_OK;
+    int64_t kept = 0;
+    t3v_status st = T3V_OK;
+    const char **name = malloc((size_t)(f->count + 1) * sizeof *name);
+    if (!name) return t3v_fail(T3V_E_NOMEM, "%s: no memory for names", f->path);
+    for (int64_t i = 0; i < f->count && !st; i++) { /* all first: `rename` may look names up */
+        name[i] = f->tensors[i].name;
+        st = rename(user, &name[i]);
     }
-    return T3V_OK;
+    for (int64_t i = 0; i < f->count && !st; i++) {
+        t3v_tensor_entry e = f->tensors[i];
+        if (!name[i]) continue;
+        if (name[i] != e.name && !e.stored) e.stored = e.name;
+        e.name = name[i];
+        f->tensors[kept++] = e;
+    }
+    free(name);
+    if (st) return st;
+    f->count = kept;
+    return t3v_view_seal(f);
 }
 
 /* ---- nearest name ---------------------------------------------------------------------------- */
@@ -248,7 +254,10 @@ static int distance(const char *a, const char *b)
 t3v_status t3v_tensors_get(const t3v_tensor_file *f, const char *name, const t3v_tensor_entry **out)
 {
     if ((*out = t3v_tensors_find(f, name))) return T3V_OK;
-    const char *near = NULL;
+    char theirs[T3V_NAME_CAP], also[T3V_NAME_CAP + 64] = "";
+    if (f->names && t3v_name_from_original(f->names, name, theirs))
+        snprintf(also, sizeof also, " ('%s' in the %s layout)", theirs, f->names->layout);
+    const t3v_tensor_entry *near = NULL;
     int best = (int)strlen(name) / 3 + 1;
     size_t n = strlen(name);
     for (int64_t i = 0; i < f->count && i < SEARCH_CAP; i++) {
@@ -257,11 +266,12 @@ t3v_status t3v_tensors_get(const t3v_tensor_file *f, const char *name, const t3v
                                                                          : distance(name, f->tensors[i].name);
         if (d >= best) continue;
         best = d;
-        near = f->tensors[i].name;
+        near = &f->tensors[i];
     }
     if (near)
-        return t3v_fail(T3V_E_FORMAT, "%s: tensor '%s' is missing; did you mean '%s'?", f->path, name, near);
-    return t3v_fail(T3V_E_FORMAT, "%s: tensor '%s' is missing among %lld tensors%s%s%s", f->path, name,
-                    (long long)f->count, f->count ? " (the first is '" : "",
+        return t3v_fail(T3V_E_FORMAT, "%s: tensor '%s'%s is missing; did you mean '%s'?", f->path, name, also,
+                        near->stored ? near->stored : near->name);
+    return t3v_fail(T3V_E_FORMAT, "%s: tensor '%s'%s is missing among %lld tensors%s%s%s", f->path, name,
+                    also, (long long)f->count, f->count ? " (the first is '" : "",
                     f->count ? f->tensors[0].name : "", f->count ? "')" : "");
 }

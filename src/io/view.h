@@ -20,6 +20,11 @@ t3v_status t3v_view_meta(t3v_tensor_file *f, const char *key, const char *value)
 /* After the last add: builds the index, refuses duplicate names. */
 t3v_status t3v_view_seal(t3v_tensor_file *f);
 
+/* Gives every tensor of a sealed view the name that `rename` puts into *name; NULL takes it off the list. E_FORMAT when two
+ * get one name. Entries move: pointers to them are void. */
+t3v_status t3v_view_rename(t3v_tensor_file *f, t3v_status (*rename)(void *user, const char **name),
+                           void *user);
+
 /* numel and nbytes from dtype and shape; false on a negative size, overflow, or rows that are not whole blocks. */
 bool t3v_entry_sizes(t3v_tensor_entry *e);
 

@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "io/file.h"
 #include "io/lora.h"
+#include "io/names.h"
 #include "io/view.h"
 #include "tensor/dtype.h"
 #include "tensor/quantise.h"
@@ -363,7 +364,7 @@ t3v_status t3v_convert_file(const t3v_convert_job *job, t3v_convert_result *resu
     t3v_status st;
     *result = (t3v_convert_result){0};
     T3V_TRY_GOTO(st, done, t3v_tensors_open(&w.in, job->in));
-    T3V_TRY_GOTO(st, done, t3v_tensors_strip_prefix(w.in, "patch_embedding.weight"));
+    T3V_TRY_GOTO(st, done, t3v_names_apply(w.in, T3V_NAMES_ANY));
     t3v_family_detect(w.in, &result->family);
     T3V_TRY_GOTO(st, done, check_job(&w));
     T3V_TRY_GOTO(st, done, open_loras(&w));

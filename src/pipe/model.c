@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "io/file.h"
 #include "io/json.h"
+#include "io/names.h"
 #include "pipe/place.h"
 
 /* ---- configuration --------------------------------------------------------------------------------- */
@@ -66,11 +67,16 @@ enum { DIT, TEXT, VAE };
 
 t3v_status t3v_model_weights(const t3v_model *m, t3v_place place, t3v_tensor_file **out)
 {
+    static const t3v_names_part part[T3V_AT_COUNT] = {[T3V_AT_DIT] = T3V_NAMES_DIT,
+                                                      [T3V_AT_DIT_LOW] = T3V_NAMES_DIT,
+                                                      [T3V_AT_TEXT] = T3V_NAMES_TEXT,
+                                                      [T3V_AT_VAE] = T3V_NAMES_VAE,
+                                                      [T3V_AT_CLIP] = T3V_NAMES_CLIP};
     const char *path;
     *out = NULL;
     T3V_TRY(t3v_location_get(&m->where, place, &path));
     T3V_TRY(t3v_tensors_open(out, path));
-    t3v_status st = place == T3V_AT_DIT ? t3v_tensors_strip_prefix(*out, "patch_embedding.weight") : T3V_OK;
+    t3v_status st = t3v_names_apply(*out, part[place]);
     if (!st) return T3V_OK;
     t3v_tensors_close(*out);
     *out = NULL;
