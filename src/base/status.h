@@ -27,6 +27,6 @@ t3v_status t3v_fail_in(t3v_status code, const char *fmt, ...) __attribute__((for
 /* A broken invariant of ours (never bad input). Stays on in release builds: a wrong video is worse
  * than a stopped one. */
 #define T3V_ASSERT(cond) ((cond) ? (void)0 : t3v_assert_failed(#cond, __FILE__, __LINE__))
-_Noreturn void t3v_assert_failed(const char *cond, const char *file, int line);
+__attribute__((noreturn)) void t3v_assert_failed(const char *cond, const char *file, int line);
 
 #endif

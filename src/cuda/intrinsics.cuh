@@ -123,6 +123,17 @@ __device__ __forceinline__ float t3v_bits_float(uint32_t bits)
 #endif
 }
 
+__device__ __forceinline__ uint32_t t3v_float_bits(float x)
+{
+#ifdef __CUDACC__
+    return __float_as_uint(x);
+#else
+    uint32_t bits;
+    __builtin_memcpy(&bits, &x, sizeof bits);
+    return bits;
+#endif
+}
+
 __device__ __forceinline__ float t3v_bf16_float(uint16_t x) { return t3v_bits_float((uint32_t)x << 16); }
 /* The halves of a pair. */
 __device__ __forceinline__ float t3v_low(uint32_t pair) { return t3v_bits_float(pair << 16); }

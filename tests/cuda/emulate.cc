@@ -153,6 +153,8 @@ void to_fiber(int index)
     current = -1;
 }
 
+bool same_text(const char *a, const char *b) { return a == b || !strcmp(a, b); }
+
 void release_barrier()
 {
     at_barrier = 0;
@@ -296,7 +298,7 @@ void together(const char *what, const char *file, int line, void *arg, void (*ru
     warp *w = &warps[current / LANES];
     fiber *f = &fibers[current];
     if (!w->arrived) w->what = what, w->file = file, w->line = line;
-    else if (w->line != line || strcmp(w->what, what) != 0 || strcmp(w->file, file) != 0)
+    else if (w->line != line || !same_text(w->what, what) || !same_text(w->file, file))
         stop("%s (%s:%d) while lanes of the same warp are at %s (%s:%d)", what, file, line, w->what, w->file,
              w->line);
     w->arg[current % LANES] = arg;
@@ -506,7 +508,9 @@ float half(uint32_t pair, int which)
 
 void multiply_fragments(void *const *arg)
 {
-    float a[16][16], b[16][8];
+    typedef float row8 __attribute__((vector_size(32)));
+    float a[16][16];
+    row8 b[16], sum[16];
     for (int i = 0; i < LANES; i++) {
         const multiply *m = static_cast<multiply *>(arg[i]);
         int g = i / 4, t = i % 4;
@@ -515,14 +519,13 @@ void multiply_fragments(void *const *arg)
             for (int r = 0; r < 2; r++) b[2 * t + e + 8 * r][g] = half(m->b[r], e);
         }
     }
+    for (int row = 0; row < 16; row++) {
+        sum[row] = row8{};
+        for (int k = 0; k < 16; k++) sum[row] += a[row][k] * b[k];
+    }
     for (int i = 0; i < LANES; i++) {
         float *d = static_cast<multiply *>(arg[i])->d;
-        for (int e = 0; e < 4; e++) {
-            int row = i / 4 + 8 * (e / 2), column = 2 * (i % 4) + e % 2;
-            float sum = 0;
-            for (int k = 0; k < 16; k++) sum += a[row][k] * b[k][column];
-            d[e] += sum;
-        }
+        for (int e = 0; e < 4; e++) d[e] += sum[i / 4 + 8 * (e / 2)][2 * (i % 4) + e % 2];
     }
 }
 } // namespace

@@ -192,6 +192,9 @@ inline unsigned atomicOr(unsigned *p, unsigned v)
     *p |= v;
     return old;
 }
+/* Rounded products and sums that are never fused. */
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fadd_rn(float a, float b) { return a + b; }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
 

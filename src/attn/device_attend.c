@@ -1,0 +1,320 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A site on a device, forward: as attn/attend.c, with launches over all heads that do the same instead of threads. */
+#include "attn/device_attend.h"
+
+#include <math.h>
+#include <stdio.h>
+
+#include "attn/job.h"
+#include "attn/select.h"
+#include "attn/source.h"
+
+/* Rows of terms that are not yet added up may take so much device memory before heads are run in groups. */
+static const size_t PARTS_MOST = (size_t)1 << 30;
+
+const char *t3v_seg_forward_declines(const t3v_seg_forward *f)
+{
+    const t3v_seg_inputs *in = &f->in;
+    size_t pair = 2 * t3v_dtype_size(f->out_type);
+    if (in->type != T3V_BF16) return "not bf16";
+    if (in->dim % 8 || in->dim > 256) return "the head dimension is not a multiple of 8 up to 256";
+    if (in->q_stride % 8 || in->k_stride % 8 || in->v_stride % 8 ||
+        ((uintptr_t)in->q | (uintptr_t)in->k | (uintptr_t)in->v) % 16)
+        return "rows of q, k or v do not begin at multiples of 16 bytes";
+    if (f->out_stride % 2 || (uintptr_t)f->out % pair)
+        return "rows of the output do not begin at pairs of numbers";
+    return NULL;
+}
+
+const char *t3v_device_attend_declines(const t3v_site *site, const t3v_attend_args *a)
+{
+    (void)a;
+    if (site->epilogue) return "the method's epilogue is a function of the CPU";
+    for (int i = 0; i < site->terms; i++) {
+        const t3v_term *t = &site->term[i];
+        if (t->kind == T3V_TERM_LINEAR) return "a linear term";
+        if (t->select && t->select->choose) return "a selection by a function of the CPU";
+        if (t->select && t->blocks > T3V_SEG_PICK_MOST) return "a selection among more than 8192 blocks";
+    }
+    return NULL;
+}
+
+/* ---- memory ---- */
+
+typedef struct layout {
+    int group;                                    /* heads that are run together */
+    bool parts;                                   /* terms have rows of their own, or their sum has */
+    size_t part, lse, source, means, bits, total; /* offsets */
+} layout;
+
+static size_t take(size_t *at, size_t bytes)
+{
+    size_t here = *at;
+    *at += t3v_attn_align(bytes);
+    return here;
+}
+
+/* Pooled keys, values and log-weights of a term, or only the latter. */
+static size_t source_bytes(const t3v_term *t, const t3v_attend_args *a)
+{
+    size_t rows = (size_t)t3v_source_rows(t, a),
+           row = (size_t)a->heads * (size_t)a->dim * t3v_dtype_size(a->type);
+    return t3v_attn_align(rows * sizeof(float)) + (t->pool > 1 ? 2 * t3v_attn_align(rows * row) : 0);
+}
+
+static layout lay_out(const t3v_site *site, const t3v_attend_args *a)
+{
+    layout l = {.group = a->heads};
+    bool joint = site->combine != T3V_COMBINE_MEAN;
+    size_t head = (size_t)a->n_q * (size_t)a->dim * sizeof(float) * (size_t)(joint ? site->terms : 1),
+           source = 0, means = 0;
+    l.parts = joint || site->terms > 1;
+    if (l.parts && head * (size_t)a->heads > PARTS_MOST)
+        l.group = head > PARTS_MOST ? 1 : (int)(PARTS_MOST / head);
+    for (int i = 0; i < site->terms; i++) {
+        const t3v_term *t = &site->term[i];
+        size_t m = t->select ? 2 * (size_t)a->heads * (size_t)t->blocks * (size_t)a->dim * sizeof(float) : 0;
+        if (source_bytes(t, a) > source) source = source_bytes(t, a);
+        if (m > means) means = m;
+    }
+    l.part = take(&l.total, l.parts ? head * (size_t)l.group : 0);
+    l.lse = take(&l.total, joint && !a->lse
+                               ? (size_t)site->terms * (size_t)a->heads * (size_t)a->n_q * sizeof(float)
+                               : 0);
+    l.source = take(&l.total, source);
+    l.means = take(&l.total, means);
+    l.bits = take(&l.total, a->chosen ? 0 : t3v_attend_chosen_words(site, a->heads) * sizeof(uint64_t));
+    l.total += T3V_ATTN_ALIGN;
+    return l;
+}
+
+size_t t3v_device_attend_scratch(const t3v_site *site, const t3v_attend_args *a)
+{
+    return lay_out(site, a).total;
+}
+
+/* ---- running ---- */
+
+typedef struct run {
+    const t3v_device_site *s;
+    const t3v_site *site;
+    const t3v_attend_args *a;
+    const t3v_seg_kernels *kernels;
+    void *stream;
+    layout l;
+    char *scratch;
+} run;
+
+static t3v_status launched(int error, const char *what)
+{
+    return error ? t3v_fail(T3V_E_UNSUPPORTED, "attention on the device: %s failed with CUDA error %d", what,
+                            error)
+                 : T3V_OK;
+}
+
+static float *lse_of(const run *r, int index)
+{
+    const t3v_attend_args *a = r->a;
+    float *all = a->lse                                 ? a->lse
+                 : r->site->combine == T3V_COMBINE_MEAN ? NULL
+                                                        : (float *)(void *)(r->scratch + r->l.lse);
+    return all ? all + (int64_t)index * a->heads * a->n_q : NULL;
+}
+
+static uint64_t *bits_of(const run *r, int index)
+{
+    const uint64_t *all = r->a->chosen ? r->a->chosen : (uint64_t *)(void *)(r->scratch + r->l.bits);
+    return (uint64_t *)t3v_attend_chosen(r->site, r->a->heads, all, index, 0, 0);
+}
+
+static const void *at(const run *r, size_t offset)
+{
+    return offset == SIZE_MAX ? NULL : (const char *)r->s->at + offset;
+}
+
+/* The rows of a term, without where they go; what must be computed of keys is. */
+static t3v_status prepare(const run *r, int index, t3v_seg_forward *f)
+{
+    const t3v_attend_args *a = r->a;
+    const t3v_term *t = &r->site->term[index];
+    const t3v_device_term *d = &r->s->term[index];
+    int64_t rows = t3v_source_rows(t, a), width = (int64_t)a->heads * a->dim;
+    f->in = (t3v_seg_inputs){.q = a->q,
+                             .k = a->k,
+                             .v = a->v,
+                             .type = a->type,
+                             .n_q = a->n_q,
+                             .q_stride = a->q_stride,
+                             .k_stride = a->k_stride,
+                             .v_stride = a->v_stride,
+                             .dim = a->dim,
+                             .heads = a->heads,
+                             .log_weight = t->log_weight ? at(r, d->log_weight) : a->key_log_weight,
+                             .scale = a->scale != 0 ? a->scale : 1 / sqrtf((float)a->dim)};
+    f->lists = t3v_device_lists_at(r->s, &d->by_query, a->n_q, a->n_k);
+    if (rows) {
+        float *weight = (float *)(void *)(r->scratch + r->l.source);
+        char *k = (char *)weight + t3v_attn_align((size_t)rows * sizeof *weight),
+             *v = k + t3v_attn_align((size_t)(rows * width) * t3v_dtype_size(a->type));
+        t3v_seg_pool p = {.k = a->k,
+                          .v = a->v,
+                          .type = a->type,
+                          .n_k = a->n_k,
+                          .k_stride = a->k_stride,
+                          .v_stride = a->v_stride,
+                          .width = width,
+                          .order = f->lists.row_order,
+                          .pool = t->pool > 1 ? t->pool : 1,
+                          .log_weight = at(r, d->log_weight),
+                          .key_log_weight = a->key_log_weight,
+                          .pooled_k = k,
+                          .pooled_v = v,
+                          .weight = weight};
+        T3V_TRY(launched(r->kernels->pool(&p, r->stream), "pooling keys"));
+        f->in.log_weight = weight;
+        if (t->pool > 1) f->in.k = k, f->in.v = v, f->in.k_stride = f->in.v_stride = width;
+    }
+    if (t->select) {
+        int64_t most = t->select->max && t->select->max < t->blocks ? t->select->max : t->blocks,
+                keep = t3v_select_keep(t->select, t->blocks, &a->moment);
+        t3v_seg_pick p = {.in = f->in,
+                          .order = f->lists.row_order,
+                          .block_first = f->lists.block_first,
+                          .blocks = t->blocks,
+                          .words = f->lists.words,
+                          .sample = t->select->summary == T3V_SUMMARY_SAMPLE ? t->select->sample : 0,
+                          .softmax = t->select->score == T3V_SCORE_SOFTMAX,
+                          .keep = keep,
+                          .most = keep == t->blocks ? keep : most,
+                          .p = t->select->p,
+                          .always = at(r, d->always),
+                          .always_per_head = t->heads ? t->blocks : 0,
+                          .means = (float *)(void *)(r->scratch + r->l.means),
+                          .bits = bits_of(r, index)};
+        T3V_TRY(launched(r->kernels->pick(&p, r->stream), "choosing key blocks"));
+        f->lists.bits = p.bits, f->lists.begin = NULL, f->lists.ranges = NULL;
+    }
+    return T3V_OK;
+}
+
+static t3v_status run_forward(const run *r, const t3v_seg_forward *f)
+{
+    bool tensor = !t3v_seg_forward_declines(f);
+    return launched((tensor ? r->kernels->forward : r->kernels->forward_plain)(f, r->stream),
+                    tensor ? "the tensor-core kernel" : "the plain kernel");
+}
+
+/* Terms of a mean that are active for a head: the first, the last, and whether `index` is. */
+typedef struct place {
+    bool active, first, last;
+} place;
+
+static place place_of(const run *r, int index, int head)
+{
+    place p = {t3v_term_active(r->site, index, head, &r->a->moment), true, true};
+    for (int i = 0; i < r->site->terms; i++) {
+        if (i == index || !t3v_term_active(r->site, i, head, &r->a->moment)) continue;
+        if (i < index) p.first = false;
+        else p.last = false;
+    }
+    return p;
+}
+
+/* A term of heads [head, head + heads), for which it has the same place. */
+static t3v_status run_heads(const run *r, int index, t3v_seg_forward *f, int group, int head, int heads,
+                            place p)
+{
+    const t3v_attend_args *a = r->a;
+    float *lse = lse_of(r, index), *part = (float *)(void *)(r->scratch + r->l.part);
+    bool joint = r->site->combine != T3V_COMBINE_MEAN;
+    int64_t row = (int64_t)r->l.group * a->dim;
+    if (!p.active) {
+        if (!lse) return T3V_OK;
+        return launched(r->kernels->fill(lse + head * a->n_q, heads * a->n_q, -INFINITY, r->stream),
+                        "filling");
+    }
+    f->in.head_first = head, f->in.heads = heads;
+    f->lse = lse;
+    f->sum = NULL;
+    if (joint || !p.last) {
+        f->out = part + (joint ? index * a->n_q * row : 0);
+        f->out_type = T3V_F32, f->out_stride = row, f->out_first = group;
+    } else {
+        f->out = a->out, f->out_type = a->out_type, f->out_stride = a->out_stride, f->out_first = 0;
+    }
+    f->weight = joint ? 1 : r->site->term[index].weight;
+    if (!joint && !p.first) f->sum = part, f->sum_stride = row, f->sum_first = group;
+    return run_forward(r, f);
+}
+
+static t3v_status combine(const run *r, int group, int heads)
+{
+    const t3v_attend_args *a = r->a;
+    int64_t row = (int64_t)r->l.group * a->dim;
+    t3v_seg_joint j = {.terms = r->site->terms,
+                       .dim = a->dim,
+                       .head_first = group,
+                       .heads = heads,
+                       .n_q = a->n_q,
+                       .part_stride = row,
+                       .out = a->out,
+                       .out_type = a->out_type,
+                       .out_stride = a->out_stride};
+    for (int i = 0; i < j.terms; i++) {
+        j.part[i] = (float *)(void *)(r->scratch + r->l.part) + i * a->n_q * row;
+        j.lse[i] = lse_of(r, i);
+    }
+    return launched(r->kernels->joint(&j, r->stream), "joining terms");
+}
+
+t3v_status t3v_device_attend(const t3v_device_site *s, const t3v_attend_args *a,
+                             const t3v_seg_kernels *kernels, void *stream)
+{
+    const t3v_site *site = s->site;
+    T3V_TRY(t3v_attn_check(site, a));
+    const char *why = t3v_device_attend_declines(site, a);
+    if (why) return t3v_fail(T3V_E_UNSUPPORTED, "attention on the device: %s", why);
+    run r = {.s = s, .site = site, .a = a, .kernels = kernels, .stream = stream, .l = lay_out(site, a)};
+    if (a->scratch_bytes < r.l.total)
+        return t3v_fail(T3V_E_ARG, "attention on the device got %zu bytes of scratch, needs %zu",
+                        a->scratch_bytes, r.l.total);
+    r.scratch = (char *)(((uintptr_t)a->scratch + T3V_ATTN_ALIGN - 1) / T3V_ATTN_ALIGN * T3V_ATTN_ALIGN);
+    for (int group = 0; group < a->heads; group += r.l.group) {
+        int end = group + r.l.group < a->heads ? group + r.l.group : a->heads;
+        for (int i = 0; i < site->terms; i++) {
+            t3v_seg_forward f = {0};
+            bool ready = false;
+            for (int h = group, next; h < end; h = next) {
+                place p = place_of(&r, i, h);
+                for (next = h + 1; next < end; next++) {
+                    place q = place_of(&r, i, next);
+                    if (q.active != p.active || q.first != p.first || q.last != p.last) break;
+                }
+                if (p.active && !ready) T3V_TRY(prepare(&r, i, &f));
+                ready = ready || p.active;
+                T3V_TRY(run_heads(&r, i, &f, group, h, next - h, p));
+            }
+        }
+        if (site->combine != T3V_COMBINE_MEAN) T3V_TRY(combine(&r, group, end - group));
+    }
+    return T3V_OK;
+}
+
+const char *t3v_device_attend_impl(const t3v_site *site, const t3v_attend_args *a, char *why, size_t why_size)
+{
+    t3v_seg_forward f = {.in = {.q = a->q,
+                                .k = a->k,
+                                .v = a->v,
+                                .type = a->type,
+                                .q_stride = a->q_stride,
+                                .k_stride = a->k_stride,
+                                .v_stride = a->v_stride,
+                                .dim = a->dim},
+                         .out = a->out,
+                         .out_type = a->out_type,
+                         .out_stride = a->out_stride};
+    const char *reason = t3v_seg_forward_declines(&f);
+    (void)site;
+    if (why && why_size) snprintf(why, why_size, "%s%s", reason ? "tensor: " : "", reason ? reason : "");
+    return reason ? "plain" : "tensor";
+}

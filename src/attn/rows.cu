@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What is done by rows around the segment kernels: pooled keys, terms that are joined; and the list of all kernels. */
+#include "attn/segments.cuh"
+
+namespace
+{
+enum { THREADS = 128 };
+
+__device__ __forceinline__ float load(const void *base, t3v_dtype type, int64_t at)
+{
+    return type == T3V_F32 ? ((const float *)base)[at] : t3v_bf16_float(((const uint16_t *)base)[at]);
+}
+
+__device__ __forceinline__ void store(void *base, t3v_dtype type, int64_t at, float x)
+{
+    if (type == T3V_F32) ((float *)base)[at] = x;
+    else ((uint16_t *)base)[at] = t3v_float_bf16(x);
+}
+
+/* Row x, columns of y. */
+__global__ void __launch_bounds__(THREADS) pool(const t3v_seg_pool p)
+{
+    const int64_t row = blockIdx.x, first = row * p.pool,
+                  end = first + p.pool < p.n_k ? first + p.pool : p.n_k,
+                  column = (int64_t)blockIdx.y * THREADS + threadIdx.x;
+    if (column == 0) {
+        double sum = 0;
+        for (int64_t s = first; s < end; s++)
+            sum += p.key_log_weight ? exp((double)p.key_log_weight[seg_row(p.order, s)]) : 1;
+        float own = p.pool > 1 ? (float)log(sum) : p.key_log_weight[row];
+        p.weight[row] = own + (p.log_weight ? p.log_weight[row] : 0);
+    }
+    if (p.pool <= 1 || column >= p.width) return;
+    float k = 0, v = 0, n = (float)(end - first);
+    for (int64_t s = first; s < end; s++) {
+        int64_t token = seg_row(p.order, s);
+        k += load(p.k, p.type, token * p.k_stride + column);
+        v += load(p.v, p.type, token * p.v_stride + column);
+    }
+    store(p.pooled_k, p.type, row * p.width + column, k / n);
+    store(p.pooled_v, p.type, row * p.width + column, v / n);
+}
+
+/* A warp for a row of head y. */
+__global__ void __launch_bounds__(THREADS) joint(const t3v_seg_joint j)
+{
+    const int64_t row = (int64_t)blockIdx.x * (THREADS / 32) + threadIdx.x / 32;
+    const int head = j.head_first + (int)blockIdx.y;
+    if (row >= j.n_q) return;
+    float share[T3V_TERMS_MAX], most = -INFINITY, sum = 0;
+#pragma unroll
+    for (int t = 0; t < T3V_TERMS_MAX; t++) {
+        share[t] = t < j.terms ? j.lse[t][head * j.n_q + row] : -INFINITY;
+        if (t < j.terms && !(share[t] <= most)) most = share[t];
+    }
+#pragma unroll
+    for (int t = 0; t < T3V_TERMS_MAX; t++)
+        if (t < j.terms) share[t] = expf(share[t] - most), sum += share[t];
+    for (int d = (int)threadIdx.x % 32; d < j.dim; d += 32) {
+        float y = 0;
+#pragma unroll
+        for (int t = 0; t < T3V_TERMS_MAX; t++)
+            if (t < j.terms)
+                y += share[t] / sum * j.part[t][row * j.part_stride + (int)blockIdx.y * j.dim + d];
+        store(j.out, j.out_type, row * j.out_stride + head * j.dim + d, y);
+    }
+}
+
+__global__ void __launch_bounds__(THREADS) fill(float *x, int64_t count, float value)
+{
+    int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    if (i < count) x[i] = value;
+}
+
+int run_pool(const t3v_seg_pool *p, void *stream)
+{
+    int64_t rows = (p->n_k + p->pool - 1) / p->pool,
+            parts = p->pool > 1 ? (p->width + THREADS - 1) / THREADS : 1;
+    return t3v_launch(pool, dim3((unsigned)rows, (unsigned)parts), dim3(THREADS), (size_t)0, stream, *p);
+}
+
+int run_joint(const t3v_seg_joint *j, void *stream)
+{
+    return t3v_launch(joint, dim3((unsigned)((j->n_q + 3) / 4), (unsigned)j->heads), dim3(THREADS), (size_t)0,
+                      stream, *j);
+}
+
+int run_fill(float *x, int64_t count, float value, void *stream)
+{
+    return t3v_launch(fill, dim3((unsigned)((count + THREADS - 1) / THREADS)), dim3(THREADS), (size_t)0,
+                      stream, x, count, value);
+}
+} // namespace
+
+extern "C" {
+int t3v_seg_forward_tensor(const t3v_seg_forward *f, void *stream);
+int t3v_seg_forward_plain(const t3v_seg_forward *f, void *stream);
+int t3v_seg_pick_blocks(const t3v_seg_pick *p, void *stream);
+const t3v_seg_kernels t3v_seg_device = {
+    t3v_seg_forward_tensor, t3v_seg_forward_plain, run_pool, t3v_seg_pick_blocks, run_joint, run_fill};
+}

@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The GPU's attention kernels over a plan's segments: what each gets, in plain C. Every pointer inside is to memory of the
+ * device; `stream` is a CUDA stream. A launch returns 0 or the CUDA error.
+ *
+ * Rows of q, k, v and out are tokens (of pooled keys: pooled rows) with all heads in a row, as t3v_attend_args has them. */
+#ifndef T3V_ATTN_SEGMENTS_H
+#define T3V_ATTN_SEGMENTS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "attn/plan.h"
+#include "t3v/dtype.h"
+
+enum { T3V_SEG_ROWS = 128 }; /* of an item, at most */
+
+/* Work of one thread block: row slots [first, first + count), which meet the columns of list number `list`. */
+typedef struct t3v_seg_item {
+    int32_t list, first, count;
+} t3v_seg_item;
+
+/* Rows and the columns that they meet: of queries and keys, or, on the way back, of keys and queries. */
+typedef struct t3v_seg_lists {
+    const t3v_seg_item *item; /* [items]; NULL: rows 0 .. rows, cut at multiples of T3V_SEG_ROWS, list 0 */
+    int64_t items, rows, columns;
+    /* ranges[begin[l] .. begin[l + 1]) of column slots, ascending; NULL and no bits: all columns */
+    const int64_t *begin;
+    const t3v_range *ranges;
+    /* instead of ranges: of list l the blocks whose bits are set in bits[l * words ..], block j being the column slots
+     * [block_first[j], block_first[j + 1]) */
+    const uint64_t *bits;
+    const int32_t *block_first;
+    int64_t words;
+    int64_t per_head; /* lists of head h follow those of head 0 after h * per_head; 0: all heads share them */
+    const int32_t *row_order, *column_order; /* slot -> row of the matrices; NULL: identity */
+} t3v_seg_lists;
+
+typedef struct t3v_seg_inputs {
+    const void *q, *k, *v;
+    t3v_dtype type; /* F32 or BF16 */
+    int64_t n_q, q_stride, k_stride, v_stride;
+    int dim, head_first, heads; /* heads [head_first, head_first + heads) */
+    const float *log_weight;    /* [rows of k] nats, or NULL */
+    float scale;
+} t3v_seg_inputs;
+
+/* out = weight * softmax(scale q.k + log_weight) v + sum, rules as in attn/attend.h. */
+typedef struct t3v_seg_forward {
+    t3v_seg_inputs in;
+    t3v_seg_lists lists;
+    void *out;
+    t3v_dtype out_type;
+    int64_t out_stride;
+    int out_first; /* head whose columns come first in rows of out */
+    float weight;
+    const float *sum; /* like out; NULL: none. May be out */
+    int64_t sum_stride;
+    int sum_first;
+    float *lse; /* [all heads][n_q], or NULL */
+} t3v_seg_forward;
+
+/* Pooled keys and values, as attn/source.h defines them, for all heads; pool 1: only log-weights, which are added. */
+typedef struct t3v_seg_pool {
+    const void *k, *v;
+    t3v_dtype type;
+    int64_t n_k, k_stride, v_stride, width; /* width: numbers of a row, of all heads */
+    const int32_t *order;                   /* slot -> token; NULL: identity */
+    int pool;
+    const float *log_weight, *key_log_weight; /* [rows] of the plan, [n_k] by token; NULL: none */
+    void *pooled_k, *pooled_v;                /* [rows][width] of `type` */
+    float *weight;                            /* [rows] */
+} t3v_seg_pool;
+
+/* Choosing key blocks by content, as attn/select.h defines it. */
+typedef struct t3v_seg_pick {
+    t3v_seg_inputs in; /* q and k, in.n_q tokens each; v is not read */
+    const int32_t *order, *block_first;
+    int64_t blocks, words;
+    int sample; /* rows of a summary; 0: all */
+    bool softmax;
+    int64_t keep, most; /* blocks: kept at least, at most */
+    double p;
+    const uint64_t *always; /* [lists][words] */
+    int64_t always_per_head;
+    float *means;     /* [2][all heads][blocks][dim], of q and of k; memory to work in */
+    uint64_t *bits;   /* out: [all heads][blocks][words] */
+    uint64_t *turned; /* out: the same with rows and columns exchanged; NULL: not wanted */
+} t3v_seg_pick;
+enum { T3V_SEG_PICK_MOST = 8192 }; /* blocks */
+
+/* One softmax over softmax terms (attn/combine.h). `part`: rows [n_q] of heads [head_first, ..). */
+typedef struct t3v_seg_joint {
+    int terms, dim, head_first, heads;
+    int64_t n_q;
+    const float *part[T3V_TERMS_MAX];
+    int64_t part_stride;
+    const float *lse[T3V_TERMS_MAX]; /* [all heads][n_q] */
+    void *out;
+    t3v_dtype out_type;
+    int64_t out_stride;
+} t3v_seg_joint;
+
+/* A reason why the tensor-core kernel cannot take these arguments, NULL: it can. */
+const char *t3v_seg_forward_declines(const t3v_seg_forward *f);
+
+/* The kernels of a device; the functions launch and do not wait. 0, or the CUDA error. */
+typedef struct t3v_seg_kernels {
+    int (*forward)(const t3v_seg_forward *f, void *stream); /* tensor cores; declines as above */
+    int (*forward_plain)(const t3v_seg_forward *f,
+                         void *stream); /* any dim up to 256, F32 or BF16, f32 arithmetic */
+    int (*pool)(const t3v_seg_pool *p, void *stream);
+    int (*pick)(const t3v_seg_pick *p, void *stream);
+    int (*joint)(const t3v_seg_joint *j, void *stream);
+    int (*fill)(float *x, int64_t count, float value, void *stream);
+} t3v_seg_kernels;
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+extern const t3v_seg_kernels t3v_seg_device; /* linked where the kernels are */
+#ifdef __cplusplus
+}
+#endif
+
+#endif
