@@ -50,6 +50,28 @@ void t3v_defaults_of(const t3v_dit_config *c, bool experts, t3v_defaults *d)
              image == T3V_DIT_IMAGE_CHANNELS && !experts ? "镜头晃动，" : "", t3v_negative_prompt);
 }
 
+t3v_status t3v_defaults_pipeline(const char *index, const char *scheduler, t3v_defaults *d)
+{
+    json_t *j = NULL;
+    double shift = 0, none = 0;
+    if (index) {
+        T3V_TRY(t3v_json_load(&j, index));
+        t3v_status st = t3v_json_real(j, index, "boundary_ratio", false, 0, 1,
+                                      d->boundary > 0 ? &d->boundary : &none);
+        json_decref(j);
+        T3V_TRY(st);
+    }
+    if (!scheduler) return T3V_OK;
+    T3V_TRY(t3v_json_load(&j, scheduler));
+    t3v_status st = t3v_json_real(j, scheduler, "flow_shift", false, 0.01, 100, &shift);
+    json_decref(j);
+    if (shift > 0) {
+        d->shift = shift;
+        d->shift_small = 0;
+    }
+    return st;
+}
+
 static t3v_status copy_string(const json_t *j, const char *path, const char *key, char *dst, size_t n)
 {
     const char *s = NULL;

@@ -21,6 +21,10 @@ typedef struct t3v_defaults {
 /* Those of the family that the shape tells. experts: two transformers, for high noise and for low. */
 void t3v_defaults_of(const t3v_dit_config *c, bool experts, t3v_defaults *d);
 
+/* What a Diffusers pipeline says in model_index.json (boundary_ratio, of two experts) and scheduler_config.json
+ * (flow_shift, for all sizes). NULL, or a file without these keys, changes nothing. */
+t3v_status t3v_defaults_pipeline(const char *index, const char *scheduler, t3v_defaults *d);
+
 /* t3v.json: overrides the fields that it has. A file that is not there changes nothing. */
 t3v_status t3v_defaults_read(const char *path, t3v_defaults *d);
 t3v_status t3v_defaults_write(const char *path, const t3v_defaults *d);

@@ -67,9 +67,6 @@ void t3v_family_detect(const t3v_tensor_file *f, t3v_family *o)
     *o = (t3v_family){.kind = T3V_WEIGHTS_UNKNOWN};
     if (t3v_tensors_find(f, "patch_embedding.weight") && t3v_tensors_find(f, "blocks.0.self_attn.q.weight")) {
         detect_dit(f, o);
-    } else if (t3v_tensors_find(f, "condition_embedder.time_embedder.linear_1.weight")) {
-        o->kind = T3V_WEIGHTS_DIT;
-        o->reason = "the names are those of Diffusers; this build reads the original ones";
     } else if (t3v_tensors_find(f, "encoder.conv1.weight") && t3v_tensors_find(f, "decoder.conv1.weight")) {
         o->kind = T3V_WEIGHTS_VAE;
         o->vae_width = axis(f, "encoder.conv1.weight", 0);
@@ -84,9 +81,6 @@ void t3v_family_detect(const t3v_tensor_file *f, t3v_family *o)
         o->text_heads = axis(f, "blocks.0.pos_embedding.embedding.weight", 1);
         o->text_layers = count(f, "blocks.");
         o->name = o->text_width == 4096 && o->text_layers == 24 ? "umt5-xxl" : "umt5";
-    } else if (t3v_tensors_find(f, "encoder.block.0.layer.0.SelfAttention.q.weight")) {
-        o->kind = T3V_WEIGHTS_TEXT;
-        o->reason = "the names are those of Transformers; this build reads the original ones";
     } else {
         for (int64_t i = 0; i < f->count; i++)
             if (strstr(f->tensors[i].name, "lora_") || strstr(f->tensors[i].name, ".lora."))

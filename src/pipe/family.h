@@ -23,7 +23,7 @@ typedef struct t3v_family {
     int64_t vae_width, vocab, text_width, text_layers, text_heads;
 } t3v_family;
 
-/* Never fails: what is not recognised is T3V_WEIGHTS_UNKNOWN. Names are taken without a prefix. */
+/* Never fails: what is not recognised is T3V_WEIGHTS_UNKNOWN. Names are the original ones (io/names.h). */
 void t3v_family_detect(const t3v_tensor_file *f, t3v_family *out);
 const char *t3v_weights_kind_name(t3v_weights_kind kind);
 

@@ -13,54 +13,6 @@
 #include "io/names.h"
 #include "pipe/place.h"
 
-/* ---- configuration --------------------------------------------------------------------------------- */
-
-t3v_status t3v_dit_config_read(const char *path, t3v_dit_config *c)
-{
-    json_t *j = NULL;
-    T3V_TRY(t3v_json_load(&j, path));
-    *c = (t3v_dit_config){.freq_dim = 256, .text_len = 512, .in_dim = 16, .out_dim = 16, .eps = 1e-6};
-    const char *type = "t2v";
-    struct {
-        const char *key;
-        int64_t *value, max;
-        bool required;
-    } field[] = {{"dim", &c->dim, 1 << 16, true},
-                 {"ffn_dim", &c->ffn_dim, 1 << 18, true},
-                 {"num_heads", &c->heads, 1024, true},
-                 {"num_layers", &c->layers, 1024, true},
-                 {"freq_dim", &c->freq_dim, 1 << 14, false},
-                 {"in_dim", &c->in_dim, 1024, false},
-                 {"out_dim", &c->out_dim, 1024, false},
-                 {"text_len", &c->text_len, 1 << 14, false},
-                 {"text_dim", &c->text_dim, 1 << 16, false}};
-    t3v_status st = t3v_json_string(j, path, "model_type", false, &type);
-    for (size_t i = 0; i < sizeof field / sizeof *field && !st; i++)
-        st = t3v_json_int(j, path, field[i].key, field[i].required, 1, field[i].max, field[i].value);
-    if (!st) st = t3v_json_real(j, path, "eps", false, 0, 1, &c->eps);
-    if (!st && strcmp(type, "t2v") != 0 && strcmp(type, "i2v") != 0 && strcmp(type, "ti2v") != 0)
-        st = t3v_fail(T3V_E_UNSUPPORTED, "%s: model_type is \"%s\"; this build runs t2v, i2v and ti2v", path,
-                      type);
-    json_decref(j);
-    return st;
-}
-
-t3v_status t3v_dit_config_write(const char *path, const t3v_dit_config *c)
-{
-    static const char *const type[] = {"t2v", "i2v", "ti2v"};
-    char text[1024];
-    int n =
-        snprintf(text, sizeof text,
-                 "{\n  \"_class_name\": \"WanModel\",\n  \"model_type\": \"%s\",\n  \"dim\": %lld,\n  "
-                 "\"ffn_dim\": %lld,\n"
-                 "  \"freq_dim\": %lld,\n  \"in_dim\": %lld,\n  \"out_dim\": %lld,\n  \"num_heads\": %lld,\n"
-                 "  \"num_layers\": %lld,\n  \"text_len\": %lld,\n  \"eps\": %g\n}\n",
-                 type[t3v_dit_image_used(c)], (long long)c->dim, (long long)c->ffn_dim,
-                 (long long)c->freq_dim, (long long)c->in_dim, (long long)c->out_dim, (long long)c->heads,
-                 (long long)c->layers, (long long)c->text_len, c->eps);
-    return t3v_write_text(path, text, (size_t)n);
-}
-
 /* ---- parts ----------------------------------------------------------------------------------------- */
 
 enum { DIT, TEXT, VAE };
@@ -92,14 +44,6 @@ static t3v_status axis_of(const t3v_tensor_file *f, const char *name, int ndim, 
         return t3v_fail(T3V_E_SHAPE, "%s: %s has %d axes, expected %d", f->path, name, e->ndim, ndim);
     *out = e->shape[axis];
     return T3V_OK;
-}
-
-t3v_status t3v_dit_config_complete(t3v_dit_config *c, const t3v_tensor_file *f)
-{
-    c->clip_dim = 0;
-    T3V_TRY(axis_of(f, "text_embedding.0.weight", 2, 1, &c->text_dim));
-    if (!t3v_tensors_find(f, "img_emb.proj.0.weight")) return T3V_OK;
-    return axis_of(f, "img_emb.proj.0.weight", 1, 0, &c->clip_dim);
 }
 
 /* Tables of which the host reads rows. */
@@ -251,14 +195,21 @@ void t3v_model_unload(t3v_model *m, unsigned parts)
     m->parts &= ~parts;
 }
 
+/* The DiT's shape and what a job starts from: t3v.json over the pipeline's own settings over the family's. */
 static t3v_status read_config(t3v_model *m)
 {
     const t3v_location *w = &m->where;
-    if (!w->config)
-        return t3v_fail(T3V_E_IO, "--model %s: expected config.json beside the weights in %s", m->path,
-                        w->path[T3V_AT_DIT]);
-    T3V_TRY(t3v_dit_config_read(w->config, &m->config));
+    if (w->config) {
+        T3V_TRY(t3v_dit_config_read(w->config, &m->config));
+    } else {
+        t3v_tensor_file *f;
+        T3V_TRY(t3v_model_weights(m, T3V_AT_DIT, &f));
+        t3v_status st = t3v_dit_config_tell(&m->config, f);
+        t3v_tensors_close(f);
+        T3V_TRY(st);
+    }
     t3v_defaults_of(&m->config, w->experts, &m->defaults);
+    T3V_TRY(t3v_defaults_pipeline(w->pipeline, w->scheduler, &m->defaults));
     return w->defaults ? t3v_defaults_read(w->defaults, &m->defaults) : T3V_OK;
 }
 

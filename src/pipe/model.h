@@ -6,6 +6,7 @@
 #include "dit/dit.h"
 #include "io/params.h"
 #include "pipe/defaults.h"
+#include "pipe/dit_config.h"
 #include "pipe/location.h"
 #include "text/tokenizer.h"
 #include "text/umt5.h"
@@ -44,10 +45,5 @@ t3v_status t3v_model_weights(const t3v_model *m, t3v_place place, t3v_tensor_fil
 t3v_status t3v_model_adopt(t3v_model *m, const t3v_plan *plan);
 void t3v_model_unload(t3v_model *m, unsigned parts);
 void t3v_model_close(t3v_model *m); /* NULL is fine */
-
-/* config.json of a DiT. text_dim and clip_dim are not in it: t3v_dit_config_complete takes them from the weights. */
-t3v_status t3v_dit_config_read(const char *path, t3v_dit_config *out);
-t3v_status t3v_dit_config_complete(t3v_dit_config *c, const t3v_tensor_file *f);
-t3v_status t3v_dit_config_write(const char *path, const t3v_dit_config *c);
 
 #endif
