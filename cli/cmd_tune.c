@@ -151,7 +151,7 @@ static t3v_status tune(const args *a, const json_t *j, tune_config *c, const cha
         c->preview.model = task.model;
         T3V_TRY_GOTO(st, done, t3v_preview_open(&c->preview));
     }
-    T3V_TRY_GOTO(st, done, t3v_model_load(task.model, T3V_PART_DIT, true));
+    T3V_TRY_GOTO(st, done, t3v_model_load(task.model, T3V_PART_DIT, task.kind != T3V_TRAIN_LORA));
     if (c->teacher)
         T3V_TRY_GOTO(st, done, t3v_model_open(&task.teacher, &teacher, T3V_PART_DIT, compute, false));
     T3V_TRY_GOTO(st, done, t3v_task_tune_open(&task));

@@ -12,10 +12,14 @@ static t3v_dtype stored(const t3v_param *q, const t3v_params_options *o)
     return q->matrix ? o->matrix : T3V_F32;
 }
 
-/* Mapped data can be used in place when it has the type and the alignment of its elements. */
-static bool in_place(const t3v_tensor_entry *e, t3v_dtype want, bool map)
+bool t3v_param_in_place(const t3v_param *q, const t3v_tensor_entry *e, const t3v_params_options *o)
 {
-    return map && e->dtype == want && (uintptr_t)e->data % t3v_dtype_size(want) == 0;
+    t3v_dtype want = stored(q, o);
+    if (!o->map) return false;
+    if (e->dtype == want) return (uintptr_t)e->data % t3v_dtype_size(want) == 0;
+    const t3v_tensor *t = q->tensor;
+    return o->packed && q->matrix && t3v_dtype_packed(e->dtype) && t->shape[0] > 0 &&
+           t3v_numel(t) / t->shape[0] % t3v_dtype_block(e->dtype) == 0;
 }
 
 size_t t3v_params_bytes(const t3v_params *p, const t3v_tensor_file *f, const t3v_params_options *o)
@@ -24,7 +28,7 @@ size_t t3v_params_bytes(const t3v_params *p, const t3v_tensor_file *f, const t3v
     for (int64_t i = 0; i < p->count; i++) {
         const t3v_param *q = &p->item[i];
         const t3v_tensor_entry *e = f ? t3v_tensors_find(f, q->name) : NULL;
-        if (!e || !in_place(e, stored(q, o), o->map))
+        if (!e || !t3v_param_in_place(q, e, o))
             sum += (size_t)t3v_numel(q->tensor) * t3v_dtype_size(stored(q, o)) + 128;
     }
     return sum + 4096;
@@ -55,8 +59,9 @@ t3v_status t3v_params_load(const t3v_params *p, const t3v_tensor_file *f, const 
         T3V_TRY(t3v_tensors_get(f, q->name, &e));
         T3V_TRY(t3v_tensor_expect(e, t->ndim, t->shape));
         t3v_dtype type = stored(q, o);
-        if (in_place(e, type, o->map)) {
-            t->type = type;
+        if (t3v_param_in_place(q, e, o)) {
+            t->type = e->dtype;
+            t->scale = e->scale;
             t->data = (void *)(uintptr_t)e->data;
             continue;
         }
@@ -84,7 +89,8 @@ t3v_status t3v_params_entries(const t3v_params *p, float *const *values, t3v_dty
         void *data = t3v_arena_take(arena, (size_t)n, t3v_dtype_size(type));
         if (!data) return t3v_fail(T3V_E_NOMEM, "no memory to write %s", p->item[i].name);
         const float *value = values ? values[i] : NULL;
-        T3V_TRY(t3v_convert(data, type, value ? value : t->data, value ? T3V_F32 : t->type, n));
+        T3V_TRY(t3v_convert_scaled(data, type, value ? value : t->data, value ? T3V_F32 : t->type,
+                                   t->scale ? *t->scale : 1, n));
         list[i] = (t3v_tensor_entry){.name = p->item[i].name,
                                      .dtype = type,
                                      .ndim = t->ndim,

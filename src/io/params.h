@@ -10,7 +10,13 @@
 typedef struct t3v_params_options {
     t3v_dtype matrix; /* type of matrices: BF16 or F32; vectors are F32 */
     bool map;         /* use the file's memory where its type already fits (read-only) */
+    bool
+        packed; /* with `map`: matrices of quantised blocks or 8-bit floats stay as they are in the file; for models
+                       * whose matrices are all used by t3v_linear or t3v_embed, which expand them */
 } t3v_params_options;
+
+/* Whether t3v_params_load uses the tensor's bytes in the file. */
+bool t3v_param_in_place(const t3v_param *q, const t3v_tensor_entry *e, const t3v_params_options *o);
 
 /* Bytes that t3v_params_load will take from the arena. */
 size_t t3v_params_bytes(const t3v_params *p, const t3v_tensor_file *f, const t3v_params_options *o);

@@ -166,14 +166,15 @@ static t3v_status add_file(t3v_tensor_file *f, const char *path)
         return t3v_safetensors_parse(f, label, p, m.size);
     }
     if (p[0] == '{' && ends_with(label, ".json")) return add_index(f, label, (const char *)p, m.size);
-    if (m.size >= 4 && memcmp(p, "GGUF", 4) == 0)
-        return t3v_fail(T3V_E_UNSUPPORTED, "%s: GGUF files are not read; use the safetensors or .pth file",
-                        label);
+    if (m.size >= 4 && memcmp(p, "GGUF", 4) == 0) {
+        f->format = "gguf";
+        return t3v_gguf_parse(f, label, p, m.size);
+    }
     if (m.size >= 2 && p[0] == 0x80 && p[1] <= 5)
         return t3v_fail(
             T3V_E_UNSUPPORTED,
             "%s: a pickle of PyTorch before 1.6 or of another program; save it again with torch.save", label);
-    return t3v_fail(T3V_E_FORMAT, "%s: neither safetensors, an index of shards nor a PyTorch zip file",
+    return t3v_fail(T3V_E_FORMAT, "%s: neither safetensors, an index of shards, a PyTorch zip file nor GGUF",
                     label);
 }
 
@@ -186,6 +187,8 @@ t3v_status t3v_tensors_open_many(t3v_tensor_file **out, const char *const *paths
     t3v_status st = T3V_OK;
     for (int i = 0; !st && i < n; i++) st = add_file(f, paths[i]);
     if (!st) st = t3v_view_seal(f);
+    if (!st && f->pairs) st = t3v_gguf_unfold(f);
+    if (!st) st = t3v_view_scales(f);
     if (st) t3v_tensors_close(f);
     else *out = f;
     return st;
@@ -241,8 +244,9 @@ t3v_status t3v_tensor_copy(const t3v_tensor_entry *t, void *dst, t3v_dtype dtype
 #pragma omp parallel for schedule(static) if (steps > 1)
     for (int64_t s = 0; s < steps; s++) {
         int64_t first = s * STEP, n = t->numel - first < STEP ? t->numel - first : STEP;
-        (void)t3v_convert((unsigned char *)dst + (size_t)s * to, dtype,
-                          (const unsigned char *)t->data + (size_t)s * from, t->dtype, n);
+        (void)t3v_convert_scaled((unsigned char *)dst + (size_t)s * to, dtype,
+                                 (const unsigned char *)t->data + (size_t)s * from, t->dtype,
+                                 t->scale ? *t->scale : 1, n);
     }
     if (t->mapped) t3v_map_drop(t->data, (size_t)t->nbytes);
     return T3V_OK;

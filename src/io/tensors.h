@@ -19,9 +19,10 @@ typedef struct t3v_tensor_entry {
     int ndim;                     /* 0 = scalar */
     int64_t shape[T3V_FILE_DIMS]; /* PyTorch order, contiguous */
     int64_t numel, nbytes;
-    const void *data; /* may be unaligned: copy, or use unaligned loads */
-    bool mapped;      /* in a mapped file (else in memory of the view) */
-    const char *file; /* the file it comes from */
+    const float *scale; /* the values are the stored numbers times *scale (8-bit floats); NULL: 1 */
+    const void *data;   /* may be unaligned: copy, or use unaligned loads */
+    bool mapped;        /* in a mapped file (else in memory of the view) */
+    const char *file;   /* the file it comes from */
 } t3v_tensor_entry;
 
 typedef struct t3v_meta {
@@ -30,16 +31,18 @@ typedef struct t3v_meta {
 
 typedef struct t3v_tensor_file {
     const char *path;          /* as given */
-    const char *format;        /* "safetensors", "safetensors shards", "pth" */
+    const char *format;        /* "safetensors", "safetensors shards", "pth", "gguf" */
     t3v_tensor_entry *tensors; /* in file order */
     int64_t count;
     const t3v_meta *meta; /* string pairs of the first file that has any */
     int64_t meta_count;
+    const struct t3v_gguf_pair *pairs; /* the typed metadata of the first GGUF file (io/gguf.h), by key */
+    int64_t pair_count;
     const struct t3v_names *names; /* the layout whose names were replaced (io/names.h); NULL: not told */
     struct t3v_view_store *store;
 } t3v_tensor_file;
 
-/* Opens a .safetensors file, a *.safetensors.index.json with its shards, a PyTorch zip (.pth, .pt, .bin), or
+/* Opens a .safetensors file, a *.safetensors.index.json with its shards, a PyTorch zip (.pth, .pt, .bin), GGUF, or
  * a directory that holds one of them (an index wins; else a single .safetensors; else shards by name). The format is
  * taken from the content. Nothing of the tensors is read. E_IO, E_FORMAT, E_DTYPE, E_TOO_BIG, E_UNSUPPORTED. */
 t3v_status t3v_tensors_open(t3v_tensor_file **out, const char *path);
@@ -58,7 +61,8 @@ t3v_status t3v_tensor_expect(const t3v_tensor_entry *t, int ndim, const int64_t 
 /* Finds, checks the shape (as above), copies and converts to `dtype`; then lets the file's pages go. */
 t3v_status t3v_tensors_read(const t3v_tensor_file *f, const char *name, int ndim, const int64_t *shape,
                             void *dst, t3v_dtype dtype);
-/* Copies and converts all of one tensor; `dst` holds t->numel elements. */
+/* Copies and converts all of one tensor, its scale applied (but not to a copy of the same type); `dst` holds t->numel
+ * elements. */
 t3v_status t3v_tensor_copy(const t3v_tensor_entry *t, void *dst, t3v_dtype dtype);
 
 /* "[2,3]" into text (at least 200 bytes for any entry); returns text. */

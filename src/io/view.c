@@ -115,8 +115,6 @@ bool t3v_entry_sizes(t3v_tensor_entry *e)
         else ok = t3v_mul(full, e->shape[i], &full);
     }
     if (e->numel) e->numel = full;
-    /* Blocks lie within rows. */
-    ok = ok && (e->ndim ? e->shape[e->ndim - 1] : 1) % t3v_dtype_block(e->dtype) == 0;
     return ok && t3v_dtype_bytes(e->dtype, e->numel, &e->nbytes);
 }
 

@@ -25,11 +25,19 @@ t3v_status t3v_view_seal(t3v_tensor_file *f);
 t3v_status t3v_view_rename(t3v_tensor_file *f, t3v_status (*rename)(void *user, const char **name),
                            void *user);
 
-/* numel and nbytes from dtype and shape; false on a negative size, overflow, or rows that are not whole blocks. */
+/* numel and nbytes from dtype and shape; false on a negative size, overflow, or a part of a block. */
 bool t3v_entry_sizes(t3v_tensor_entry *e);
 
 /* The readers proper: `buf` outlives the view, `label` names the file in messages and entries. */
 t3v_status t3v_safetensors_parse(t3v_tensor_file *f, const char *label, const unsigned char *buf, size_t len);
 t3v_status t3v_pth_parse(t3v_tensor_file *f, const char *label, const unsigned char *buf, size_t len);
+t3v_status t3v_gguf_parse(t3v_tensor_file *f, const char *label, const unsigned char *buf, size_t len);
+
+/* ---- on a sealed view --------------------------------------------------------------------------- */
+
+/* ggml has four axes: a convolution's weight [out * in, t, h, w], told by its bias [out], becomes [out, in, t, h, w]. */
+t3v_status t3v_gguf_unfold(t3v_tensor_file *f);
+/* Gives 8-bit weights the scales that lie beside them, and takes scales and markers off the list. */
+t3v_status t3v_view_scales(t3v_tensor_file *f);
 
 #endif

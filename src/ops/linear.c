@@ -8,8 +8,8 @@
 
 /* C[m,n] (+)= op(A) op(B). */
 static void product(t3v_ctx *ctx, int64_t m, int64_t n, int64_t k, const void *a, t3v_dtype at, bool a_trans,
-                    const void *b, t3v_dtype bt, bool b_trans, const float *bias, void *c, t3v_dtype ct,
-                    bool accumulate)
+                    const void *b, t3v_dtype bt, const float *b_scale, bool b_trans, const float *bias,
+                    void *c, t3v_dtype ct, bool accumulate)
 {
     t3v_gemm_args g = {.batch = 1,
                        .m = m,
@@ -21,6 +21,7 @@ static void product(t3v_ctx *ctx, int64_t m, int64_t n, int64_t k, const void *a
                        .a_trans = a_trans,
                        .b = b,
                        .b_type = bt,
+                       .b_scale = b_scale,
                        .ldb = b_trans ? k : n,
                        .b_trans = b_trans,
                        .bias = bias,
@@ -46,17 +47,18 @@ static void dense_backward(t3v_ctx *ctx, const t3v_record *r)
 {
     t3v_tensor *x = r->in[0], *w = r->in[1], *bias = r->in[2];
     int64_t rows = t3v_rows(r->out[0]), out = w->shape[0], in = in_features(w);
+    t3v_dtype type = t3v_operand(w, ctx->compute);
     bool accumulate;
     const float *dy = t3v_grad(ctx, r->out[0]);
     float *dx = t3v_grad_write(ctx, x, &accumulate), *dw = t3v_grad(ctx, w), *db = t3v_grad(ctx, bias);
     size_t mark = t3v_arena_mark(ctx->arena);
-    const void *dyc = as_type(ctx, dy, T3V_F32, w->type, rows * out);
+    const void *dyc = as_type(ctx, dy, T3V_F32, type, rows * out);
     const void *xc = r->saved[0] ? r->saved[0]->data : x->data;
     if (t3v_runs(ctx)) {
         if (dx)
-            product(ctx, rows, in, out, dyc, w->type, false, w->data, w->type, false, NULL, dx, T3V_F32,
-                    accumulate);
-        if (dw) product(ctx, out, in, rows, dyc, w->type, true, xc, w->type, false, NULL, dw, T3V_F32, true);
+            product(ctx, rows, in, out, dyc, type, false, w->data, w->type, w->scale, false, NULL, dx,
+                    T3V_F32, accumulate);
+        if (dw) product(ctx, out, in, rows, dyc, type, true, xc, type, NULL, false, NULL, dw, T3V_F32, true);
         if (db) t3v_ctx_keep(ctx, t3v_k(ctx)->rows_sum(db, dy, T3V_F32, rows, out));
     }
     t3v_arena_back(ctx->arena, mark);
@@ -73,21 +75,29 @@ static t3v_tensor *dense(t3v_ctx *ctx, const t3v_tensor *w, const t3v_tensor *bi
     if (t3v_cols(x) != k)
         return t3v_ctx_fail(ctx, t3v_fail(T3V_E_SHAPE, "a layer of %lld inputs was given rows of %lld",
                                           (long long)k, (long long)t3v_cols(x)));
+    if (ctx->tape && w->needs_grad && t3v_dtype_packed(w->type))
+        return t3v_ctx_fail(ctx,
+                            t3v_fail(T3V_E_UNSUPPORTED,
+                                     "weights of type %s cannot be trained; train a LoRA on them, or convert "
+                                     "them to BF16 first",
+                                     t3v_dtype_name(w->type)));
+    t3v_dtype type = t3v_operand(w, ctx->compute);
     memcpy(shape, x->shape, sizeof shape);
     shape[x->ndim - 1] = n;
     t3v_tensor *y = t3v_new(ctx, out, x->ndim, shape);
     t3v_record *r = t3v_tape_add(ctx, &dense_op, T3V_INS(x, (t3v_tensor *)w, (t3v_tensor *)bias), y, NULL, 0);
-    if (r && x->type != w->type) r->saved[0] = t3v_new_like(ctx, x, w->type); /* x as the product saw it */
+    if (r && x->type != type) r->saved[0] = t3v_new_like(ctx, x, type); /* x as the product saw it */
     size_t mark = t3v_arena_mark(ctx->arena);
     const void *xc = x->data;
     if (r && r->saved[0]) {
         xc = r->saved[0]->data;
-        if (t3v_runs(ctx)) t3v_k(ctx)->rows_convert(r->saved[0]->data, w->type, x->data, x->type, rows * k);
+        if (t3v_runs(ctx)) t3v_k(ctx)->rows_convert(r->saved[0]->data, type, x->data, x->type, rows * k);
     } else {
-        xc = as_type(ctx, x->data, x->type, w->type, rows * k);
+        xc = as_type(ctx, x->data, x->type, type, rows * k);
     }
     if (t3v_runs(ctx))
-        product(ctx, rows, n, k, xc, w->type, false, w->data, w->type, true, bias->data, y->data, out, false);
+        product(ctx, rows, n, k, xc, type, false, w->data, w->type, w->scale, true, bias->data, y->data, out,
+                false);
     t3v_arena_back(ctx->arena, mark);
     return ctx->status ? NULL : y;
 }
@@ -120,15 +130,17 @@ static const t3v_op embed_op = {"embed", embed_backward};
 t3v_tensor *t3v_embed(t3v_ctx *ctx, const t3v_tensor *table, const int32_t *ids, int64_t n)
 {
     int64_t d = table->shape[1];
-    size_t row = (size_t)d * t3v_dtype_size(table->type);
+    size_t row = (size_t)(d / t3v_dtype_block(table->type)) * t3v_dtype_block_bytes(table->type);
+    float scale = table->scale ? *table->scale : 1;
     t3v_tensor *y = t3v_new(ctx, T3V_F32, T3V_SHAPE(n, d));
     if (ctx->status) return NULL;
     t3v_tape_add(ctx, &embed_op, T3V_INS((t3v_tensor *)table), y, ids, (size_t)n * sizeof *ids);
     if (!t3v_runs(ctx)) return y;
     float *rows = t3v_host(ctx, y);
     for (int64_t i = 0; i < n; i++)
-        t3v_rows_convert(rows + i * d, T3V_F32, (const char *)table->data + (size_t)ids[i] * row, table->type,
-                         d);
+        t3v_ctx_keep(ctx, t3v_convert_scaled(rows + i * d, T3V_F32,
+                                             (const char *)table->data + (size_t)ids[i] * row, table->type,
+                                             scale, d));
     t3v_give(ctx, y);
     return ctx->status ? NULL : y;
 }

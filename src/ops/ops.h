@@ -6,6 +6,7 @@
 
 #include "ops/ctx.h"
 #include "ops/rows/rows.h"
+#include "tensor/dtype.h"
 
 /* ---- linear.c: dense layers --------------------------------------------------------------------- */
 
@@ -15,19 +16,26 @@ typedef struct t3v_lora_pair {
     float strength;
 } t3v_lora_pair;
 
-/* A dense layer as the checkpoint stores it: w [out, in...] (axes after the first are flattened), bias
- * [out] F32 or absent (data NULL), and low-rank updates applied on the fly. */
+/* A dense layer as the checkpoint stores it: w [out, in...] (axes after the first are flattened), F32, BF16 or packed
+ * (quantised blocks, 8-bit floats); bias [out] F32 or absent (data NULL), and low-rank updates applied on the fly. */
 typedef struct t3v_weight {
     t3v_tensor w, bias;
     t3v_lora_pair *lora;
     int loras;
 } t3v_weight;
 
+/* The type in which a weight's products are made. */
+static inline t3v_dtype t3v_operand(const t3v_tensor *w, t3v_dtype compute)
+{
+    return t3v_dtype_packed(w->type) ? compute : w->type;
+}
+
 /* y = x w^T + bias + sum_i strength_i (x a_i^T) b_i^T. x [rows.., in] F32 or BF16, y [rows.., out] of type
- * `out`. With a BF16 weight, x is rounded to BF16 first; sums are F32. */
+ * `out`. With a BF16 weight, x is rounded to BF16 first; sums are F32. A packed weight is expanded to the context's compute
+ * type, tile by tile, in forward and backward; it gets no gradient of its own (E_UNSUPPORTED if it should). */
 t3v_tensor *t3v_linear(t3v_ctx *ctx, const t3v_weight *w, t3v_tensor *x, t3v_dtype out);
 
-/* y[i] = table[ids[i]], F32. table [vocab, dim] F32 or BF16; ids in range (checked by the caller). */
+/* y[i] = table[ids[i]], F32. table [vocab, dim] of a float or packed type; ids in range (checked by the caller). */
 t3v_tensor *t3v_embed(t3v_ctx *ctx, const t3v_tensor *table, const int32_t *ids, int64_t n);
 
 /* ---- norm.c ------------------------------------------------------------------------------------- */

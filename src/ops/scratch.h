@@ -12,7 +12,8 @@ typedef enum t3v_scratch_slot {
     T3V_SCRATCH_GEMM_A, /* tiles of a product's operands and result */
     T3V_SCRATCH_GEMM_B,
     T3V_SCRATCH_GEMM_C,
-    T3V_SCRATCH_CONV_X, /* frames of a convolution in f32 */
+    T3V_SCRATCH_GEMM_PACKED, /* a tile of packed weights, expanded */
+    T3V_SCRATCH_CONV_X,      /* frames of a convolution in f32 */
     T3V_SCRATCH_CONV_Y,
     T3V_SCRATCH_CONV_W, /* weight gradients of a slice, plain layout */
     T3V_SCRATCH_SUMS,   /* column sums of row blocks */

@@ -61,11 +61,11 @@ static int64_t available(const t3v_device *device)
 /* Bytes of the parameters, converted or mapped (mapped pages are resident once used). */
 static int64_t weight_bytes(const t3v_params *p, const t3v_tensor_file *f, t3v_dtype compute)
 {
-    t3v_params_options o = {.matrix = compute, .map = true};
+    t3v_params_options o = {.matrix = compute, .map = true, .packed = true};
     int64_t sum = (int64_t)t3v_params_bytes(p, f, &o);
     for (int64_t i = 0; i < p->count; i++) {
         const t3v_tensor_entry *e = t3v_tensors_find(f, p->item[i].name);
-        if (e && e->dtype == (p->item[i].matrix ? compute : T3V_F32)) sum += e->nbytes;
+        if (e && t3v_param_in_place(&p->item[i], e, &o)) sum += e->nbytes;
     }
     return sum;
 }
@@ -76,7 +76,7 @@ static t3v_status text_bytes(t3v_model *m, const t3v_job *job, int64_t *bytes, i
 {
     int32_t ids[T3V_TEXT_LEN] = {0};
     t3v_arena arena = {0};
-    t3v_params_options o = {.matrix = job->compute, .map = true};
+    t3v_params_options o = {.matrix = job->compute, .map = true, .packed = true};
     T3V_TRY(t3v_model_measure_text(m));
     t3v_params *p = &m->text.params;
     for (int64_t i = 0; i < p->count; i++)
@@ -92,7 +92,8 @@ static t3v_status text_bytes(t3v_model *m, const t3v_job *job, int64_t *bytes, i
         int64_t converted = (int64_t)t3v_params_bytes(p, m->file[1], &o),
                 all = weight_bytes(p, m->file[1], job->compute);
         const t3v_tensor_entry *e = t3v_tensors_find(m->file[1], "token_embedding.weight");
-        if (e && e->dtype == job->compute) all -= e->nbytes;
+        t3v_param *q = t3v_params_find(p, "token_embedding.weight");
+        if (e && q && t3v_param_in_place(q, e, &o)) all -= e->nbytes;
         *own = converted + (int64_t)arena.peak + T3V_PROGRAM_BYTES;
         *bytes = *own + all - converted;
     }

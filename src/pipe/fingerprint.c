@@ -19,6 +19,7 @@ static void mix_tensor(uint64_t *h, const t3v_tensor_entry *e)
 {
     const char *data = e->data, *type = t3v_dtype_name(e->dtype);
     size_t n = (size_t)e->nbytes;
+    if (e->scale) mix(h, e->scale, sizeof *e->scale);
     mix(h, e->name, strlen(e->name) + 1);
     mix(h, type, strlen(type) + 1);
     mix(h, e->shape, (size_t)e->ndim * sizeof *e->shape);

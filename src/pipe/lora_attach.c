@@ -14,6 +14,7 @@ struct t3v_lora_before {
     t3v_tensor *tensor;
     void *data;
     t3v_dtype type;
+    const float *scale;
 };
 
 /* The items of all files for one parameter. */
@@ -22,8 +23,6 @@ typedef struct updates {
     double *strength;
     int64_t n;
 } updates;
-
-static bool packed(t3v_dtype t) { return t != T3V_F32 && t != T3V_BF16; }
 
 static t3v_status factor(t3v_tensor *out, const t3v_tensor_entry *e, int64_t rows, t3v_dtype type,
                          t3v_arena *arena)
@@ -47,7 +46,8 @@ static t3v_status merge(t3v_loras *l, t3v_tensor *t, const updates *u, bool pair
     enum { PIECE = 1 << 22 };
     int64_t n = t3v_numel(t), cols = n / t->shape[0], rows = PIECE > cols ? PIECE / cols : 1;
     t3v_tensor own = *t;
-    own.type = packed(t->type) ? compute : t->type;
+    own.type = t3v_operand(t, compute);
+    own.scale = NULL;
     own.data = t3v_arena_take(&l->arena, (size_t)n, t3v_dtype_size(own.type));
     size_t mark = t3v_arena_mark(&l->arena);
     float *values = t3v_arena_take(&l->arena,
@@ -57,17 +57,19 @@ static t3v_status merge(t3v_loras *l, t3v_tensor *t, const updates *u, bool pair
     t3v_status st = T3V_OK;
     for (int64_t first = 0; first < t->shape[0] && !st && !l->arena.counting; first += rows) {
         int64_t count = t->shape[0] - first < rows ? t->shape[0] - first : rows;
-        st = t3v_convert(values, T3V_F32, at(t, first * cols), t->type, count * cols);
+        st = t3v_convert_scaled(values, T3V_F32, at(t, first * cols), t->type, t->scale ? *t->scale : 1,
+                                count * cols);
         for (int64_t i = 0; i < u->n && !st; i++)
             if (pairs || u->item[i]->kind == T3V_LORA_DIFF)
                 st = t3v_lora_add(u->item[i], u->strength[i], first, count, cols, values);
         if (!st) st = t3v_convert(at(&own, first * cols), own.type, values, T3V_F32, count * cols);
     }
     t3v_arena_back(&l->arena, mark);
-    l->before[l->changed++] = (struct t3v_lora_before){t, t->data, t->type};
+    l->before[l->changed++] = (struct t3v_lora_before){t, t->data, t->type, t->scale};
     if (!l->arena.counting) {
         t->type = own.type;
         t->data = own.data;
+        t->scale = NULL;
     }
     return st;
 }
@@ -78,7 +80,7 @@ static t3v_status attach(t3v_loras *l, const t3v_param *p, const updates *u, con
 {
     t3v_tensor *t = p->tensor;
     t3v_weight *w = t3v_dit_layer(dit, t);
-    bool fly = w && (!how->merge || packed(t->type)), diffs = false;
+    bool fly = w && (!how->merge || t3v_dtype_packed(t->type)), diffs = false;
     int64_t first = *used;
     for (int64_t i = 0; i < u->n; i++) {
         const t3v_lora_item *item = u->item[i];
@@ -86,7 +88,7 @@ static t3v_status attach(t3v_loras *l, const t3v_param *p, const updates *u, con
         if (item->kind == T3V_LORA_DIFF) continue;
         if (!w) return t3v_fail(T3V_E_FORMAT, "%s: low-rank updates go to linear layers", p->name);
         if (!fly) continue;
-        t3v_dtype type = packed(t->type) ? how->compute : t->type;
+        t3v_dtype type = t3v_operand(t, how->compute);
         t3v_lora_pair *pair = &l->pair[(*used)++];
         pair->strength = (float)(u->strength[i] * item->scale);
         T3V_TRY(factor(&pair->a, item->a, item->rank, type, &l->arena));
@@ -172,6 +174,7 @@ void t3v_loras_detach(t3v_loras *l, t3v_dit *dit)
     for (int64_t i = l->changed - 1; dit->block && i >= 0; i--) {
         l->before[i].tensor->data = l->before[i].data;
         l->before[i].tensor->type = l->before[i].type;
+        l->before[i].tensor->scale = l->before[i].scale;
     }
     free(l->pair);
     free(l->before);

@@ -52,7 +52,7 @@ static bool is_table(const char *name) { return strstr(name, "embedding.weight")
 static t3v_status fill(t3v_model *m, int part, const t3v_params *p, bool writable,
                        bool (*optional)(const char *))
 {
-    t3v_params_options o = {.matrix = m->compute, .map = !writable};
+    t3v_params_options o = {.matrix = m->compute, .map = !writable, .packed = part != VAE && !m->device};
     T3V_TRY(t3v_arena_open(&m->arena[part], t3v_params_bytes(p, m->file[part], &o)));
     T3V_TRY(t3v_params_load(p, m->file[part], &o, &m->arena[part], true, optional));
     return m->device ? t3v_weights_place(p, m->device, &m->placed[part], part == TEXT ? is_table : NULL)

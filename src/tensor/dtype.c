@@ -92,14 +92,15 @@ static double load(const unsigned char *p, t3v_dtype t, int64_t i)
     return NAN;
 }
 
-/* Blocks to F16 or F64, by way of F32. */
-static t3v_status convert_blocks(void *dst, t3v_dtype to, const void *src, t3v_dtype from, int64_t n)
+/* Packed values to F16 or F64, by way of F32. */
+static t3v_status convert_packed(void *dst, t3v_dtype to, const void *src, t3v_dtype from, float scale,
+                                 int64_t n)
 {
     float values[1024]; /* whole blocks of every type */
     int64_t block = types[from].elements, step = (int64_t)(sizeof values / sizeof *values);
     for (int64_t i = 0; i < n; i += step) {
         int64_t count = n - i < step ? n - i : step;
-        t3v_unpack(values, T3V_F32, (const char *)src + (size_t)(i / block) * types[from].bytes, from, 1.0f,
+        t3v_unpack(values, T3V_F32, (const char *)src + (size_t)(i / block) * types[from].bytes, from, scale,
                    count);
         T3V_TRY(t3v_convert((char *)dst + (size_t)i * types[to].bytes, to, values, T3V_F32, count));
     }
@@ -107,6 +108,12 @@ static t3v_status convert_blocks(void *dst, t3v_dtype to, const void *src, t3v_d
 }
 
 t3v_status t3v_convert(void *dst, t3v_dtype to, const void *src, t3v_dtype from, int64_t n)
+{
+    return t3v_convert_scaled(dst, to, src, from, 1, n);
+}
+
+t3v_status t3v_convert_scaled(void *dst, t3v_dtype to, const void *src, t3v_dtype from, float scale,
+                              int64_t n)
 {
     int64_t bytes;
     if (!t3v_dtype_bytes(from, n, &bytes))
@@ -119,10 +126,10 @@ t3v_status t3v_convert(void *dst, t3v_dtype to, const void *src, t3v_dtype from,
     if (to != T3V_F32 && to != T3V_BF16 && to != T3V_F16 && to != T3V_F64)
         return t3v_fail(T3V_E_DTYPE, "cannot convert %s to %s", types[from].name, types[to].name);
     if ((to == T3V_F32 || to == T3V_BF16) && (t3v_dtype_packed(from) || from == T3V_F16)) {
-        t3v_unpack(dst, to, src, from, 1.0f, n);
+        t3v_unpack(dst, to, src, from, scale, n);
         return T3V_OK;
     }
-    if (types[from].elements > 1) return convert_blocks(dst, to, src, from, n);
+    if (t3v_dtype_packed(from)) return convert_packed(dst, to, src, from, scale, n);
     if (to == T3V_BF16 && from == T3V_F32) { /* the common case; auto-vectorised */
         const unsigned char *s = src;
         t3v_bf16 *d = dst;

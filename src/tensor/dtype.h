@@ -64,5 +64,8 @@ bool t3v_dtype_packed(t3v_dtype t);
  * integers and quantised blocks (n: whole blocks) to floats. E_DTYPE when the pair is not supported, E_ARG when n is
  * not whole blocks. Not for dst overlapping src. */
 t3v_status t3v_convert(void *dst, t3v_dtype to, const void *src, t3v_dtype from, int64_t n);
+/* The same; values of 8-bit floats are `scale` times the stored ones, but a copy of the same type stays as stored. */
+t3v_status t3v_convert_scaled(void *dst, t3v_dtype to, const void *src, t3v_dtype from, float scale,
+                              int64_t n);
 
 #endif

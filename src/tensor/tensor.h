@@ -19,6 +19,7 @@ typedef struct t3v_tensor {
     t3v_dtype type;
     int ndim;
     int64_t shape[T3V_MAX_DIMS];
+    const float *scale; /* parameters of 8-bit floats: values are *scale times the stored ones; NULL: 1 */
     /* ---- gradients: used only while something is recorded ---- */
     bool needs_grad;
     int32_t param;           /* parameters: 1 + index into the trainer's gradient buffers; 0 otherwise */

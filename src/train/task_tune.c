@@ -88,7 +88,7 @@ t3v_status t3v_task_tune_open(t3v_task_tune *s)
         t3v_dataset_describe(s->stage[i].data, text);
         sprintf(s->data + strlen(s->data), "%s%s", i ? "; " : "", text);
     }
-    return t3v_trained_open(&s->trained, &s->model->dit, s->kind, &s->lora);
+    return t3v_trained_open(&s->trained, &s->model->dit, s->kind, &s->lora, s->model->compute);
 }
 
 void t3v_task_tune_close(t3v_task_tune *s)

@@ -85,7 +85,7 @@ static t3v_status fill(const t3v_lora_pair *p, uint64_t seed, uint64_t stream)
     return T3V_OK;
 }
 
-static t3v_status add_updates(t3v_trained *t, const t3v_trained_lora *o)
+static t3v_status add_updates(t3v_trained *t, const t3v_trained_lora *o, t3v_dtype compute)
 {
     const char *targets = o->targets ? o->targets : TARGETS;
     const t3v_params *all = &t->dit->params;
@@ -103,7 +103,7 @@ static t3v_status add_updates(t3v_trained *t, const t3v_trained_lora *o)
                             "lora: rank %lld for %s [%lld, %lld]: at most the smaller side is of use",
                             (long long)o->rank, q->name, (long long)out, (long long)in);
         if (k < 64) used[k] = true;
-        bytes += (size_t)(o->rank * (in + out)) * t3v_dtype_size(w->w.type) + 256;
+        bytes += (size_t)(o->rank * (in + out)) * t3v_dtype_size(t3v_operand(&w->w, compute)) + 256;
         pairs++;
     }
     int k = 0;
@@ -128,8 +128,8 @@ static t3v_status add_updates(t3v_trained *t, const t3v_trained_lora *o)
         t3v_lora_pair *p = &t->pair[next];
         int64_t out = w->w.shape[0], in = t3v_numel(&w->w) / out;
         p->strength = (float)t->scale;
-        T3V_TRY(add_factor(t, &p->a, w->w.type, o->rank, in, q, 'A'));
-        T3V_TRY(add_factor(t, &p->b, w->w.type, out, o->rank, q, 'B'));
+        T3V_TRY(add_factor(t, &p->a, t3v_operand(&w->w, compute), o->rank, in, q, 'A'));
+        T3V_TRY(add_factor(t, &p->b, t3v_operand(&w->w, compute), out, o->rank, q, 'B'));
         T3V_TRY(fill(p, o->seed, (uint64_t)next++));
         w->lora = p;
         w->loras = 1;
@@ -137,10 +137,11 @@ static t3v_status add_updates(t3v_trained *t, const t3v_trained_lora *o)
     return T3V_OK;
 }
 
-t3v_status t3v_trained_open(t3v_trained *t, t3v_dit *dit, t3v_trained_kind kind, const t3v_trained_lora *lora)
+t3v_status t3v_trained_open(t3v_trained *t, t3v_dit *dit, t3v_trained_kind kind, const t3v_trained_lora *lora,
+                            t3v_dtype compute)
 {
     *t = (t3v_trained){.dit = dit, .kind = kind};
-    return kind == T3V_TRAIN_LORA ? add_updates(t, lora) : list_own(t);
+    return kind == T3V_TRAIN_LORA ? add_updates(t, lora, compute) : list_own(t);
 }
 
 void t3v_trained_close(t3v_trained *t)
@@ -207,7 +208,17 @@ static t3v_status merge(const t3v_trained *t, const char *dir, float *const *val
                            .c_type = T3V_F32,
                            .ldc = in};
         T3V_TRY(t3v_gemm(&g));
-        t3v_rows_lincomb(sum, T3V_F32, 1.0f, w->w.data, w->w.type, (float)t->scale, sum, T3V_F32, n);
+        size_t mark = t3v_arena_mark(arena);
+        const void *own = w->w.data;
+        t3v_dtype type = t3v_operand(&w->w, T3V_F32);
+        if (type != w->w.type) {
+            float *base = t3v_arena_take(arena, (size_t)n, sizeof *base);
+            if (!base) return t3v_fail(T3V_E_NOMEM, "no memory to merge %s", all->item[i].name);
+            T3V_TRY(t3v_convert_scaled(base, T3V_F32, own, w->w.type, w->w.scale ? *w->w.scale : 1, n));
+            own = base;
+        }
+        t3v_rows_lincomb(sum, T3V_F32, 1.0f, own, type, (float)t->scale, sum, T3V_F32, n);
+        t3v_arena_back(arena, mark);
         k += 2;
     }
     return write_dit(t, dir, whole, t->pair[0].a.type, arena);

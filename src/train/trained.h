@@ -29,10 +29,11 @@ typedef struct t3v_trained {
     t3v_arena arena;
 } t3v_trained;
 
-/* Lists the parameters; with T3V_TRAIN_LORA the layers get their updates. E_ARG: nothing to train (which names the
+/* Lists the parameters; with T3V_TRAIN_LORA the layers get their updates. `compute`: the type
+ * of the model's products. E_ARG: nothing to train (which names the
  * targets that fit no layer, or a plan without parameters), a rank that is too large for a layer. */
-t3v_status t3v_trained_open(t3v_trained *t, t3v_dit *dit, t3v_trained_kind kind,
-                            const t3v_trained_lora *lora);
+t3v_status t3v_trained_open(t3v_trained *t, t3v_dit *dit, t3v_trained_kind kind, const t3v_trained_lora *lora,
+                            t3v_dtype compute);
 void t3v_trained_close(t3v_trained *t); /* the layers forget the updates; safe on a zeroed struct */
 
 /* Writes `dir`/diffusion_pytorch_model.safetensors, the whole DiT with `values` (F32, by trained parameter) in place of

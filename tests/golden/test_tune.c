@@ -80,7 +80,7 @@ static void expect_gradients(const char *name, t3v_trained_kind kind, int64_t co
     t3v_trained_lora lora = {.rank = atoll(meta(f, "rank")),
                              .alpha = atof(meta(f, "alpha")),
                              .targets = meta(f, "targets")};
-    OK(t3v_trained_open(&trained, &m->dit, kind, &lora));
+    OK(t3v_trained_open(&trained, &m->dit, kind, &lora, m->compute));
     assert_int_equal(trained.params.count, count);
     float **grad = calloc((size_t)count, sizeof *grad);
     for (int64_t i = 0; i < count; i++) {

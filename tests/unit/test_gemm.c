@@ -273,6 +273,141 @@ static void other_masks(void **state)
     assert_true(dense_again_with("avx512"));
 }
 
+/* ---- packed weights ---------------------------------------------------------------------------- */
+
+static const t3v_dtype packed_types[] = {T3V_Q8_0, T3V_Q4_0, T3V_Q4_1, T3V_Q5_0, T3V_Q5_1,    T3V_Q2_K,
+                                         T3V_Q3_K, T3V_Q4_K, T3V_Q5_K, T3V_Q6_K, T3V_F8_E4M3, T3V_F8_E5M2};
+enum { PACKED_TYPES = sizeof packed_types / sizeof *packed_types };
+
+/* n elements of a packed type with values of usual size: random bytes, in which no F16 has an exponent above 2^-3. */
+static unsigned char *packed_random(int64_t n, t3v_dtype type, uint64_t seed)
+{
+    int64_t bytes;
+    if (!t3v_dtype_bytes(type, n, &bytes)) abort();
+    unsigned char *p = malloc((size_t)bytes);
+    if (!p) abort();
+    for (int64_t i = 0; i < bytes; i++) {
+        seed = seed * 6364136223846793005u + 1442695040888963407u;
+        p[i] = (unsigned char)(seed >> 56 & 0xb3);
+    }
+    return p;
+}
+
+/* A product with B packed is the product with B expanded to A's type: the same bytes if B is one tile, else sums of other
+ * order may differ. Every element is expanded once. */
+static void packed_equals_expanded(void **state)
+{
+    (void)state;
+    static const int64_t sizes[][3] = {{5, 256, 512}, {20, 512, 256}, {3, 4608, 512}, {2, 512, 4608}};
+    static const float scale = 0.75f;
+    for (int k = 0; k < PACKED_TYPES; k++)
+        for (int c = 0; c < 4 * 8; c++) {
+            const int64_t *z = sizes[c / 8], m = z[0], n = z[1], d = z[2];
+            if (c / 8 >= 2 && k % 5) continue; /* the large ones: some types */
+            t3v_dtype a_type = c & 1 ? T3V_BF16 : T3V_F32, c_type = c & 2 ? T3V_BF16 : T3V_F32;
+            bool trans = c & 4;
+            void *a = dense_random(m * d, a_type, 1), *got = dense_random(m * n, c_type, 3),
+                 *want = dense_random(m * n, c_type, 3), *dense = dense_alloc(n * d, a_type);
+            float *bias = dense_random(n, T3V_F32, 4);
+            unsigned char *b = packed_random(n * d, packed_types[k], 2);
+            assert_int_equal(t3v_convert_scaled(dense, a_type, b, packed_types[k], scale, n * d), T3V_OK);
+            t3v_gemm_args g = {.batch = 1,
+                               .m = m,
+                               .n = n,
+                               .k = d,
+                               .a = a,
+                               .a_type = a_type,
+                               .lda = d,
+                               .b = b,
+                               .b_type = packed_types[k],
+                               .b_scale = &scale,
+                               .ldb = trans ? d : n,
+                               .b_trans = trans,
+                               .bias = bias,
+                               .c = got,
+                               .c_type = c_type,
+                               .ldc = n,
+                               .accumulate = c_type == T3V_F32};
+            int64_t before = t3v_gemm_expanded();
+            assert_int_equal(t3v_gemm(&g), T3V_OK);
+            assert_int_equal(t3v_gemm_expanded() - before, n * d);
+            g.b = dense, g.b_type = a_type, g.b_scale = NULL, g.c = want;
+            assert_int_equal(t3v_gemm(&g), T3V_OK);
+            bool one_tile = n * d * (int64_t)t3v_dtype_size(a_type) <= 8 << 20;
+            if (one_tile) assert_memory_equal(got, want, (size_t)(m * n) * t3v_dtype_size(c_type));
+            double error = 0, size = 0;
+            for (int64_t i = 0; i < m * n; i++) {
+                double x = dense_get(got, c_type, i), y = dense_get(want, c_type, i);
+                error += (x - y) * (x - y), size += y * y;
+            }
+            assert_true(size > 0 && error <= size * (c_type == T3V_BF16 ? 1e-6 : 1e-12));
+            free(a), free(got), free(want), free(dense), free(bias), free(b);
+        }
+}
+
+static void packed_is_the_same_for_any_number_of_threads(void **state)
+{
+    (void)state;
+    enum { M = 20, N = 4608, K = 512 };
+    int threads = omp_get_max_threads();
+    void *a = dense_random(M * K, T3V_F32, 1), *c[3];
+    unsigned char *b = packed_random(N * K, T3V_Q4_K, 2);
+    for (int t = 0; t < 3; t++) {
+        omp_set_num_threads(t + 1);
+        c[t] = dense_alloc(M * N, T3V_F32);
+        t3v_gemm_args g = {.batch = 1,
+                           .m = M,
+                           .n = N,
+                           .k = K,
+                           .a = a,
+                           .a_type = T3V_F32,
+                           .lda = K,
+                           .b = b,
+                           .b_type = T3V_Q4_K,
+                           .ldb = K,
+                           .b_trans = true,
+                           .c = c[t],
+                           .c_type = T3V_F32,
+                           .ldc = N};
+        assert_int_equal(t3v_gemm(&g), T3V_OK);
+        assert_memory_equal(c[t], c[0], (size_t)M * N * 4);
+    }
+    omp_set_num_threads(threads);
+    for (int t = 0; t < 3; t++) free(c[t]);
+    free(a), free(b);
+}
+
+static void packed_arguments(void **state)
+{
+    (void)state;
+    static const unsigned char zeros[4096];
+    float x[512] = {0};
+    t3v_gemm_args ok = {.batch = 1,
+                        .m = 1,
+                        .n = 2,
+                        .k = 256,
+                        .a = x,
+                        .a_type = T3V_F32,
+                        .lda = 256,
+                        .b = zeros,
+                        .b_type = T3V_Q6_K,
+                        .ldb = 256,
+                        .b_trans = true,
+                        .c = x + 256,
+                        .c_type = T3V_F32,
+                        .ldc = 2};
+    assert_int_equal(t3v_gemm(&ok), T3V_OK);
+    t3v_gemm_args g = ok;
+    g.k = 255;
+    assert_int_equal(t3v_gemm(&g), T3V_E_ARG);
+    g = ok, g.ldb = 300;
+    assert_int_equal(t3v_gemm(&g), T3V_E_ARG);
+    g = ok, g.batch = 2;
+    assert_int_equal(t3v_gemm(&g), T3V_E_ARG);
+    g = ok, g.a_type = T3V_Q6_K;
+    assert_int_equal(t3v_gemm(&g), T3V_E_DTYPE);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -282,6 +417,9 @@ int main(void)
         cmocka_unit_test(tiled),
         cmocka_unit_test(rows_stand_alone),
         cmocka_unit_test(refuses_bad_arguments),
+        cmocka_unit_test(packed_equals_expanded),
+        cmocka_unit_test(packed_is_the_same_for_any_number_of_threads),
+        cmocka_unit_test(packed_arguments),
         cmocka_unit_test(fast_kernel_is_used),
         cmocka_unit_test(other_masks),
     };

@@ -54,7 +54,7 @@ static void open_fixture(fixture *f, const char *plan, t3v_trained_kind kind, co
     OK(t3v_model_open(&f->model, &paths, T3V_PART_DIT, T3V_F32, true));
     f->plan = plan_of(f->model, plan);
     OK(t3v_model_adopt(f->model, f->plan));
-    OK(t3v_trained_open(&f->trained, &f->model->dit, kind, lora));
+    OK(t3v_trained_open(&f->trained, &f->model->dit, kind, lora, f->model->compute));
     OK(t3v_arena_open(&f->arena, (size_t)1 << 30));
     const t3v_params *p = &f->trained.params;
     f->grad = calloc((size_t)p->count, sizeof *f->grad);
@@ -215,7 +215,7 @@ static void what_cannot_be_trained_is_named(void **state)
     OK(t3v_model_open(&m, &paths, T3V_PART_DIT, T3V_F32, true));
     for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
         t3v_trained t;
-        assert_int_equal(t3v_trained_open(&t, &m->dit, row[i].kind, &row[i].lora), T3V_E_ARG);
+        assert_int_equal(t3v_trained_open(&t, &m->dit, row[i].kind, &row[i].lora, m->compute), T3V_E_ARG);
         if (!strstr(t3v_error_text(), row[i].says))
             fail_msg("'%s' does not say %s", t3v_error_text(), row[i].says);
         t3v_trained_close(&t);

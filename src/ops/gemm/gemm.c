@@ -7,6 +7,7 @@
 
 #include "base/checked.h"
 #include "base/cpu.h"
+#include "ops/gemm/packed.h"
 #include "ops/onednn.h"
 #include "ops/scratch.h"
 #include "tensor/dtype.h"
@@ -31,8 +32,9 @@ static t3v_status check(const t3v_gemm_args *g)
         return t3v_fail(T3V_E_ARG, "gemm: batch %lld, sizes %lld x %lld x %lld", (long long)g->batch,
                         (long long)g->m, (long long)g->n, (long long)g->k);
     bool a16 = g->a_type == T3V_BF16, b16 = g->b_type == T3V_BF16;
-    if ((!a16 && g->a_type != T3V_F32) || (!b16 && g->b_type != T3V_F32) || (a16 && !b16) ||
-        (g->c_type != T3V_F32 && g->c_type != T3V_BF16))
+    bool packed = t3v_dtype_packed(g->b_type);
+    if ((!a16 && g->a_type != T3V_F32) || (!b16 && !packed && g->b_type != T3V_F32) ||
+        (a16 && !b16 && !packed) || (g->c_type != T3V_F32 && g->c_type != T3V_BF16))
         return t3v_fail(T3V_E_DTYPE, "gemm: no product %s x %s -> %s", t3v_dtype_name(g->a_type),
                         t3v_dtype_name(g->b_type), t3v_dtype_name(g->c_type));
     if (g->accumulate && g->c_type != T3V_F32)
@@ -45,6 +47,12 @@ static t3v_status check(const t3v_gemm_args *g)
                         "gemm: leading dimensions %lld, %lld, %lld, at least %lld, %lld, %lld expected",
                         (long long)g->lda, (long long)g->ldb, (long long)g->ldc, (long long)a_row,
                         (long long)b_row, (long long)g->n);
+    if (packed && (g->batch > 1 || g->ldb % t3v_dtype_block(g->b_type) || b_row % t3v_dtype_block(g->b_type)))
+        return t3v_fail(
+            T3V_E_ARG,
+            "gemm: %lld products with rows of %lld of %lld %s, expected one and whole blocks of %lld",
+            (long long)g->batch, (long long)b_row, (long long)g->ldb, t3v_dtype_name(g->b_type),
+            (long long)t3v_dtype_block(g->b_type));
     if (!t3v_mul3(g->a_trans ? g->k : g->m, g->lda, 8, &size) ||
         !t3v_mul3(g->b_trans ? g->n : g->k, g->ldb, 8, &size) || !t3v_mul3(g->m, g->ldc, 8, &size))
         return t3v_fail(T3V_E_TOO_BIG, "gemm: %lld x %lld x %lld", (long long)g->m, (long long)g->n,
@@ -231,10 +239,11 @@ t3v_status t3v_gemm(const t3v_gemm_args *g)
 {
     T3V_TRY(check(g));
     if (g->m == 0 || g->n == 0) return T3V_OK;
-    if (g->k == 0 || t3v_cpu() == T3V_ISA_REF) {
+    if (g->k == 0 || (t3v_cpu() == T3V_ISA_REF && !t3v_dtype_packed(g->b_type))) {
         t3v_gemm_ref(g);
         return T3V_OK;
     }
+    if (t3v_dtype_packed(g->b_type)) return t3v__gemm_packed(g);
     plan p;
     make_plan(&p, g);
     for (int64_t i = 0; i < g->batch; i++) {
