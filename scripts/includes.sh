@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 declare -A may=(
     [base]=""
     [tensor]="base"
-    [cuda]="base tensor"
+    [cuda]="base tensor ops"
     [dist]="base tensor"
     [ops]="base tensor cuda"
     [attn]="base tensor ops cuda dist"

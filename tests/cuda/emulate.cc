@@ -64,6 +64,7 @@ struct region {
     unsigned char *map, *user;
     size_t mapped, bytes;
     const char *name;
+    bool reserved; /* by t3v_emulate_reserve */
 };
 
 struct shared_static {
@@ -215,6 +216,7 @@ const region *region_of(const void *p)
 bool untouched()
 {
     for (const region &r : regions) {
+        if (r.reserved) continue;
         const unsigned char *first = r.user - FRONT, *end = r.map + r.mapped - GUARD;
         for (const unsigned char *p = first; p < end; p++)
             if ((p < r.user || p >= r.user + r.bytes) && *p != FILL) {
@@ -409,6 +411,7 @@ int launch(dim3 blocks, dim3 block_threads, size_t shared, body run, void *arg)
     act.sa_flags = SA_SIGINFO | SA_NODEFER;
     sigaction(SIGSEGV, &act, &old);
     run_body = run, run_arg = arg;
+    t3v_emulate_open(true);
     now.blocks = blocks, now.threads = block_threads;
     now.shared_bytes = shared;
     now.shared = (unsigned char *)t3v_emulate_alloc(shared, "shared memory");
@@ -419,6 +422,7 @@ int launch(dim3 blocks, dim3 block_threads, size_t shared, body run, void *arg)
     }
     bool right = !stopped && untouched();
     t3v_emulate_free(now.shared);
+    t3v_emulate_open(false);
     sigaction(SIGSEGV, &old, nullptr);
     return right ? 0 : 1;
 }
@@ -430,7 +434,7 @@ using namespace emulate;
 void *t3v_emulate_alloc(size_t bytes, const char *name)
 {
     size_t body = (bytes + 127) / 128 * 128, pages = (body + FRONT + PAGE - 1) / PAGE * PAGE;
-    region r = {nullptr, nullptr, pages + 2 * GUARD, bytes, name};
+    region r = {nullptr, nullptr, pages + 2 * GUARD, bytes, name, false};
     void *p = mmap(nullptr, r.mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED) abort();
     r.map = (unsigned char *)p;
@@ -439,6 +443,24 @@ void *t3v_emulate_alloc(size_t bytes, const char *name)
     r.user = r.map + r.mapped - GUARD - body;
     regions.push_back(r);
     return r.user;
+}
+
+void *t3v_emulate_reserve(size_t bytes, const char *name)
+{
+    size_t pages = (bytes + PAGE - 1) / PAGE * PAGE;
+    region r = {nullptr, nullptr, pages + 2 * GUARD, pages, name, true};
+    void *p = mmap(nullptr, r.mapped, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p == MAP_FAILED) return nullptr;
+    r.map = (unsigned char *)p;
+    r.user = r.map + GUARD;
+    regions.push_back(r);
+    return r.user;
+}
+
+void t3v_emulate_open(bool yes)
+{
+    for (const region &r : regions)
+        if (r.reserved && mprotect(r.user, r.bytes, yes ? PROT_READ | PROT_WRITE : PROT_NONE)) abort();
 }
 
 void t3v_emulate_free(void *p)

@@ -14,6 +14,7 @@
 #ifndef T3V_TESTS_CUDA_EMULATE_H
 #define T3V_TESTS_CUDA_EMULATE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -23,6 +24,10 @@ extern "C" {
 /* A buffer of a card: reading or writing outside is found. Never NULL; every byte is 0xff at first. */
 void *t3v_emulate_alloc(size_t bytes, const char *name);
 void t3v_emulate_free(void *p); /* NULL is fine */
+/* Addresses of a card, all zero, without memory until they are touched; for arenas. The host reaches them only between
+ * t3v_emulate_open(true) and (false): elsewhere, but in kernels, a use of them ends the program. */
+void *t3v_emulate_reserve(size_t bytes, const char *name);
+void t3v_emulate_open(bool yes);
 void t3v_emulate_seed(uint64_t seed);
 /* What was wrong with the last launch; "" after one that was right. */
 const char *t3v_emulate_text(void);

@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The CUDA module's host side for the emulator: memory that the host cannot touch between its copies, kernels that run at
+ * once, products by our own kernels alone. */
+#include "device.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "cuda/emulate.h"
+#include "cuda/module.h"
+
+void *t3v_cuda_stream;
+
+namespace
+{
+const t3v_cuda_host *host; /* NULL: the tests link the core */
+int failed;
+char what_failed[512];
+void *work;
+size_t work_bytes;
+
+struct opened {
+    opened() { t3v_emulate_open(true); }
+    ~opened() { t3v_emulate_open(false); }
+};
+
+t3v_status check()
+{
+    if (!failed) return T3V_OK;
+    failed = 0;
+    return t3v_cuda_fail(T3V_E_INTERNAL, "%s", what_failed);
+}
+
+void *reserve(size_t limit) { return t3v_emulate_reserve(limit, "an arena"); }
+bool commit(void *, size_t) { return true; }
+void release(void *base) { t3v_emulate_free(base); }
+
+t3v_status push(void *to, const void *from, size_t n)
+{
+    opened now;
+    memcpy(to, from, n);
+    return check();
+}
+
+t3v_status pull(void *to, const void *from, size_t n)
+{
+    opened now;
+    memcpy(to, from, n);
+    return check();
+}
+
+t3v_status finish() { return check(); }
+
+void memory(size_t *free_now, size_t *all) { *free_now = *all = (size_t)16 << 30; }
+size_t peak() { return 0; }
+double seconds() { return 0; }
+double macs(bool) { return 0; }
+double bytes() { return 0; }
+} // namespace
+
+t3v_status t3v_cuda_fail(t3v_status code, const char *format, ...)
+{
+    char text[512];
+    va_list ap;
+    va_start(ap, format);
+    vsnprintf(text, sizeof text, format, ap);
+    va_end(ap);
+    if (host) return host->fail(code, text);
+    fprintf(stderr, "device: %s\n", text);
+    return code;
+}
+
+void t3v_cuda_keep(int error, const char *what)
+{
+    if (!error || failed) return;
+    failed = error;
+    snprintf(what_failed, sizeof what_failed, "%s: %s", what, t3v_emulate_text());
+}
+
+t3v_status t3v_cuda_status(int error, const char *what)
+{
+    return error ? t3v_cuda_fail(T3V_E_INTERNAL, "%s: %s", what, t3v_emulate_text()) : T3V_OK;
+}
+
+void *t3v_cuda_work(size_t size)
+{
+    if (size > work_bytes) {
+        t3v_emulate_free(work);
+        work = t3v_emulate_alloc(size, "work");
+        work_bytes = size;
+    }
+    return work;
+}
+
+void t3v_cuda_read(void *to, const void *from, size_t n) { memcpy(to, from, n); }
+
+extern "C" t3v_status t3v_cuda_gemm(const t3v_gemm_args *g) { return t3v_cuda_gemm_own(g); }
+
+extern "C" void t3v_cuda_move(void *to, const void *from, size_t n)
+{
+    opened now;
+    memmove(to, from, n);
+}
+
+extern "C" void t3v_cuda_clear(void *to, size_t n)
+{
+    opened now;
+    memset(to, 0, n);
+}
+
+extern "C" void t3v_cuda_move_rows(void *to, int64_t to_step, const void *from, int64_t from_step,
+                                   int64_t size, int64_t rows)
+{
+    opened now;
+    for (int64_t i = 0; i < rows; i++)
+        memcpy((char *)to + i * to_step, (const char *)from + i * from_step, (size_t)size);
+}
+
+static const t3v_device device = {{reserve, commit, release},
+                                  "the emulator",
+                                  &t3v_cuda_kernels,
+                                  nullptr,
+                                  push,
+                                  pull,
+                                  finish,
+                                  memory,
+                                  peak,
+                                  seconds,
+                                  macs,
+                                  bytes};
+
+extern "C" const t3v_device *t3v_emulated_device(void) { return &device; }
+
+extern "C" const t3v_device *t3v_cuda_open(const t3v_cuda_host *h, char *why, size_t n)
+{
+    if (h->abi != T3V_CUDA_ABI) {
+        snprintf(why, n, "the module is of another version of t3v");
+        return nullptr;
+    }
+    host = h;
+    return &device;
+}
