@@ -15,6 +15,7 @@
 
 #include "base/cpu.h"
 #include "base/threads.h"
+#include "io/json.h"
 
 static volatile sig_atomic_t interrupted;
 static bool quiet;
@@ -48,6 +49,18 @@ const char *cli_device_name(t3v_device_choice choice)
 {
     static const char *const names[] = {"cpu", "cuda", "auto"};
     return names[choice];
+}
+
+/* Weights are read where they are mapped: when another program cuts the file short there is nothing to go on with. Outputs
+ * have temporary names until they are whole, so this loses nothing that was finished. */
+static void on_lost_page(int sig)
+{
+    static const char text[] = "t3v: a file that is in use became shorter, or its disk failed; nothing was "
+                               "written under a final name\n";
+    (void)sig;
+    ssize_t n = write(STDERR_FILENO, text, sizeof text - 1);
+    (void)n;
+    _exit(CLI_FAILED);
 }
 
 bool cli_interrupted(void) { return interrupted; }
@@ -192,6 +205,8 @@ int cli_parse(const struct argp *own, int argc, char **argv, cli_common *common,
     struct sigaction sa = {.sa_handler = on_signal};
     sigaction(SIGINT, &sa, NULL);
     sigaction(SIGTERM, &sa, NULL);
+    struct sigaction lost = {.sa_handler = on_lost_page};
+    sigaction(SIGBUS, &lost, NULL);
     signal(SIGPIPE, SIG_IGN);
     return -1;
 }
@@ -214,6 +229,15 @@ int cli_fail(t3v_status st)
     const char *text = t3v_error_text();
     fprintf(stderr, "t3v: %s\n", *text ? text : t3v_status_text(st));
     return st == T3V_E_CANCEL ? CLI_CANCELLED : st == T3V_E_ARG ? CLI_USAGE : CLI_FAILED;
+}
+
+/* ---- reports ------------------------------------------------------------------------------------- */
+
+int cli_report_whole(void)
+{
+    if (!t3v_json_lost()) return CLI_OK;
+    fprintf(stderr, "t3v: no memory for all of the report\n");
+    return CLI_FAILED;
 }
 
 /* ---- numbers --------------------------------------------------------------------------------- */

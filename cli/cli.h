@@ -42,6 +42,10 @@ const char *cli_device_name(t3v_device_choice choice);
 /* Usage error in the voice of the subcommand; returns CLI_USAGE. */
 int cli_usage(const char *command, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
+/* After a command that did well: CLI_FAILED where memory ran out for parts of its report. (jansson leaves them out, and who
+ * makes an object of many fields does not ask after each.) */
+int cli_report_whole(void);
+
 /* Prints the library's error for `st` to stderr; returns CLI_FAILED, CLI_USAGE (E_ARG) or CLI_CANCELLED. */
 int cli_fail(t3v_status st);
 

@@ -18,6 +18,7 @@
 #include "eval/sheet.h"
 #include "eval/synth.h"
 #include "io/file.h"
+#include "io/json.h"
 #include "io/prompts.h"
 #include "t3v/t3v.h"
 
@@ -412,7 +413,7 @@ static int print(const results *r, bool json)
     for (int k = 0; k < PART_COUNT; k++)
         if (k != PART_second || r->with_second) json_object_set_new(parts, part_names[k], json_real(part[k]));
     json_object_set_new(o, "parts", parts);
-    char *text = json_dumps(o, JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(6));
+    char *text = t3v_json_dumps(o, JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(6));
     json_decref(o);
     if (!text) return CLI_FAILED;
     puts(text);

@@ -290,26 +290,24 @@ static int run_many(args *a, const cli_common *common)
     t3v_prompts list = {0};
     t3v_status st = t3v_prompts_load(&list, a->prompts);
     if (st) return cli_fail(st);
-    t3v_output *out = calloc((size_t)list.count, sizeof *out);
-    char **path = calloc((size_t)list.count, sizeof *path);
-    st = out && path ? T3V_OK : T3V_E_NOMEM;
-    if (mkdir(a->out_dir, 0777) && errno != EEXIST) {
-        fprintf(stderr, "t3v: cannot make %s: %s\n", a->out_dir, strerror(errno));
-        st = T3V_E_IO;
-    }
-    int rc = st ? CLI_FAILED : CLI_OK;
+    t3v_output *out = calloc((size_t)list.count + 1, sizeof *out);
+    char **path = calloc((size_t)list.count + 1, sizeof *path);
+    if (!out || !path) st = t3v_fail(T3V_E_NOMEM, "no memory for %lld prompts", (long long)list.count);
+    if (!st && mkdir(a->out_dir, 0777) && errno != EEXIST)
+        st = t3v_fail(T3V_E_IO, "cannot make %s: %s", a->out_dir, strerror(errno));
     for (int64_t i = 0; i < list.count && !st; i++) {
         const char *file = list.item[i].file;
         int n = file && *file ? asprintf(&path[i], "%s/%s", a->out_dir, file)
                               : asprintf(&path[i], "%s/%05lld.mp4", a->out_dir, (long long)i);
-        if (n < 0) st = T3V_E_NOMEM;
+        if (n < 0) path[i] = NULL, st = t3v_fail(T3V_E_NOMEM, "no memory for the names of outputs");
         out[i] = (t3v_output){.prompt = list.item[i].text, .path = path[i]};
     }
     t3v_result result;
     a->job.output = out;
     a->job.outputs = list.count;
     a->job.resume = true; /* what exists is kept */
-    if (!rc && (st = t3v_generate(&a->job, &result))) rc = cli_fail(st);
+    if (!st) st = t3v_generate(&a->job, &result);
+    int rc = st ? cli_fail(st) : CLI_OK;
     if (!rc) print_result(common, a, &result, a->out_dir);
     for (int64_t i = 0; i < list.count && path; i++) free(path[i]);
     free(path);

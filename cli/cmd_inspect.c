@@ -7,6 +7,7 @@
 
 #include "cli.h"
 #include "io/file.h"
+#include "io/json.h"
 #include "io/names.h"
 #include "pipe/family.h"
 #include "pipe/model.h"
@@ -339,7 +340,7 @@ static void print_file(const json_t *o, bool all)
             i = n - FEW - 1;
             continue;
         }
-        char *shape = json_dumps(json_object_get(t, "shape"), JSON_COMPACT);
+        char *shape = t3v_json_dumps(json_object_get(t, "shape"), JSON_COMPACT);
         const char *name = text_of(t, "name");
         printf("  ");
         print_text(name, 200);

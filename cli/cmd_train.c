@@ -185,7 +185,7 @@ static int run(int argc, char **argv)
     if (!st && strcmp(task, "vae") == 0) st = t3v_json_only(j, a.config, vae_keys);
     if (!st && strcmp(task, "dit") == 0) st = t3v_json_only(j, a.config, dit_keys);
     if (!st) st = cli_train_options(j, a.config, true, &o);
-    char *settings = !st ? json_dumps(j, JSON_SORT_KEYS | JSON_COMPACT) : NULL;
+    char *settings = !st ? t3v_json_dumps(j, JSON_SORT_KEYS | JSON_COMPACT) : NULL;
     if (!st && !settings) st = T3V_E_NOMEM;
     if (!st && strcmp(task, "vae") == 0) st = train_vae(j, &a, &common, &o, settings, &progress);
     else if (!st && strcmp(task, "dit") == 0) st = train_dit(j, &a, &common, &o, settings, &progress);

@@ -186,7 +186,7 @@ static int run(int argc, char **argv)
                       : t3v_fail(T3V_E_NOMEM, "no memory for the configuration");
     json_t *kept = !st ? json_copy(j) : NULL; /* what is looked at is no setting of the run */
     if (kept) json_object_del(kept, "samples");
-    char *settings = kept ? json_dumps(kept, JSON_SORT_KEYS | JSON_COMPACT) : NULL;
+    char *settings = kept ? t3v_json_dumps(kept, JSON_SORT_KEYS | JSON_COMPACT) : NULL;
     if (!st && !settings) st = t3v_fail(T3V_E_NOMEM, "no memory for the configuration");
     if (!st) st = tune(&a, j, c, settings, common.bf16 ? T3V_BF16 : T3V_F32, &progress);
     free(settings);

@@ -114,7 +114,7 @@ typedef struct run_record {
 
 static t3v_status record_save(const run_record *r)
 {
-    char *text = json_dumps(r->root, JSON_INDENT(1) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(17));
+    char *text = t3v_json_dumps(r->root, JSON_INDENT(1) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(17));
     if (!text) return t3v_fail(T3V_E_NOMEM, "no memory for %s", r->v->record);
     t3v_status st = t3v_write_text(r->v->record, text, strlen(text));
     free(text);
@@ -123,8 +123,8 @@ static t3v_status record_save(const run_record *r)
 
 static t3v_status other_run(const compare_variant *v, const char *key, const json_t *then, const json_t *now)
 {
-    char *a = json_dumps(then, JSON_ENCODE_ANY | JSON_COMPACT),
-         *b = json_dumps(now, JSON_ENCODE_ANY | JSON_COMPACT);
+    char *a = t3v_json_dumps(then, JSON_ENCODE_ANY | JSON_COMPACT),
+         *b = t3v_json_dumps(now, JSON_ENCODE_ANY | JSON_COMPACT);
     t3v_status st =
         t3v_fail(T3V_E_ARG,
                  "%s holds clips made with another %s (%.200s, now %.200s): repeat that, give another "

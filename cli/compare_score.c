@@ -17,6 +17,7 @@
 #include "eval/frechet.h"
 #include "eval/metrics_synth.h"
 #include "eval/synth.h"
+#include "io/json.h"
 #include "pipe/plan_choice.h"
 #include "plan_figures.h"
 #include "plan_svg.h"
@@ -366,7 +367,7 @@ t3v_status compare_json(const compare *c, char **text)
     cli_put_real(o, "frechet_renders_halves", c->frechet_renders_halves);
     json_object_set_new(o, "prompts", prompts);
     json_object_set_new(o, "variants", variants);
-    char *dump = json_dumps(o, JSON_INDENT(1) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(8));
+    char *dump = t3v_json_dumps(o, JSON_INDENT(1) | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(8));
     json_decref(o);
     int rc = dump ? asprintf(text, "%s\n", dump) : -1;
     free(dump);

@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "base/rng.h"
 #include "cli.h"
+#include "io/json.h"
 #include "pipe/model.h"
 #include "pipe/plan_choice.h"
 #include "probe.h"
@@ -197,7 +198,7 @@ static void print(const judging *j, bool json)
     }
     json_t *o = json_pack("{s:o, s:f, s:I, s:i}", "layers", list, "velocity_error", relative(&j->velocity),
                           "clips", (json_int_t)j->in->clips, "levels", j->in->levels);
-    char *text = json_dumps(o, JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(6));
+    char *text = t3v_json_dumps(o, JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(6));
     if (text) puts(text);
     free(text);
     json_decref(o);

@@ -20,6 +20,7 @@
 #include "eval/features.h"
 #include "eval/frechet.h"
 #include "io/file.h"
+#include "io/json.h"
 #include "score.h"
 
 enum { OPT_REF = 1, OPT_TEST, OPT_TILE, OPT_MATRIX, OPT_PAIRS };
@@ -210,7 +211,7 @@ done:
 
 static int print_json(json_t *o)
 {
-    char *text = json_dumps(o, JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(8));
+    char *text = t3v_json_dumps(o, JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(8));
     json_decref(o);
     if (!text) return CLI_FAILED;
     puts(text);

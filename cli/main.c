@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "cli.h"
+#include "io/json.h"
 #include "t3v/version.h"
 
 /* One row per file cmd_*.c, in the order of the help text. */
@@ -62,6 +63,7 @@ int main(int argc, char **argv)
         printf("t3v %s\n", T3V_VERSION);
         return CLI_OK;
     }
+    t3v_json_watch();
     for (const cli_command *const *c = commands; *c; c++) {
         if (strcmp(argv[1], (*c)->name) != 0) continue;
         char program[64];
@@ -69,7 +71,8 @@ int main(int argc, char **argv)
         argv[1] = program; /* argp names it in messages */
         for (const char *const *d = on_devices; *d; d++)
             if (strcmp(*d, (*c)->name) == 0) cli_on_devices(true);
-        return (*c)->run(argc - 1, argv + 1);
+        int rc = (*c)->run(argc - 1, argv + 1);
+        return rc == CLI_OK ? cli_report_whole() : rc;
     }
     fprintf(stderr, "t3v: unknown command '%s'\nTry `t3v --help'.\n", argv[1]);
     return CLI_USAGE;

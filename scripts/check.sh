@@ -64,12 +64,7 @@ fuzz() {
     for target in "$build-fuzz"/fuzz/fuzz_*; do
         [ -x "$target" ] || continue
         name=${target##*/}
-        # The corpus grows in the build directory; committed seeds, where a target has them, come first.
-        mkdir -p "$logs/corpus/$name"
-        local seeds=()
-        [ -d "tests/fuzz/seeds/$name" ] && seeds=("tests/fuzz/seeds/$name")
-        check "$name" "$target" -max_total_time="${T3V_FUZZ_SECONDS:-30}" -rss_limit_mb=2048 -timeout=10 \
-            -artifact_prefix="$logs/$name-" "$logs/corpus/$name" "${seeds[@]}"
+        check "$name" scripts/fuzz.sh "$build-fuzz" "$logs/corpus" "${T3V_FUZZ_SECONDS:-30}" "${name#fuzz_}"
     done
 }
 

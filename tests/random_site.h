@@ -10,7 +10,7 @@
 static inline void random_site(t3v_site *site, t3v_rng *r, int64_t n, int terms)
 {
     t3v_builder *b;
-    assert_int_equal(t3v_builder_make(&b, n), T3V_OK);
+    assert_int_equal(t3v_builder_make(&b, n, 1 << 30), T3V_OK);
     for (int t = 0; t < terms; t++) {
         int32_t *order = t3v_build_term(b, 1.0f / (float)terms);
         bool own = t3v_rng_below(r, 2);

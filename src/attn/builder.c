@@ -25,6 +25,7 @@ typedef struct draft {
 
 struct t3v_builder {
     int64_t tokens, slots_used;
+    int64_t room_left; /* bytes that tables may still take */
     draft *term;
     int terms, room;
     int64_t counts[3];
@@ -44,7 +45,7 @@ static void draft_free(draft *d)
     memset(d, 0, sizeof *d);
 }
 
-t3v_status t3v_builder_make(t3v_builder **out, int64_t tokens)
+t3v_status t3v_builder_make(t3v_builder **out, int64_t tokens, int64_t room)
 {
     *out = NULL;
     if (tokens < 1 || tokens > INT32_MAX)
@@ -53,6 +54,7 @@ t3v_status t3v_builder_make(t3v_builder **out, int64_t tokens)
     t3v_builder *b = calloc(1, sizeof *b);
     if (!b) return t3v_fail(T3V_E_NOMEM, "no memory for an attention plan");
     b->tokens = tokens;
+    b->room_left = room;
     b->counts[0] = b->counts[1] = b->counts[2] = 1;
     *out = b;
     return T3V_OK;
@@ -91,11 +93,25 @@ static void fail(t3v_builder *b, t3v_status st, const char *what)
                          b->terms ? (long long)b->term[b->terms - 1].blocks - 1 : -1LL, what);
 }
 
+/* Takes `bytes` from what the plan's tables may have. */
+static bool afford(t3v_builder *b, int64_t bytes)
+{
+    if (bytes <= b->room_left) {
+        b->room_left -= bytes;
+        return true;
+    }
+    fail(b, T3V_E_TOO_BIG,
+         "the tables of the plan take more than 4 GiB; take a smaller grid, fewer blocks or fewer layers "
+         "that differ");
+    return false;
+}
+
 /* Room for one more of `size` bytes. */
-static bool grow(void *array, int64_t count, int64_t *room, size_t size)
+static bool grow(t3v_builder *b, void *array, int64_t count, int64_t *room, size_t size)
 {
     if (count < *room) return true;
     int64_t n = *room ? *room * 2 : 16;
+    if (!afford(b, (n - *room) * (int64_t)size)) return false;
     void *p = realloc(*(void **)array, (size_t)n * size);
     if (!p) return false;
     *(void **)array = p;
@@ -111,14 +127,15 @@ int32_t *t3v_build_term(t3v_builder *b, float weight)
         return NULL;
     }
     int64_t room = b->room;
-    if (!grow(&b->term, b->terms, &room, sizeof *b->term)) {
+    if (!grow(b, &b->term, b->terms, &room, sizeof *b->term)) {
         fail(b, T3V_E_NOMEM, "no memory");
         return NULL;
     }
     b->room = (int)room;
     draft *d = &b->term[b->terms];
     memset(d, 0, sizeof *d);
-    d->order = malloc((size_t)b->tokens * sizeof *d->order);
+    bool fits = afford(b, b->tokens * (int64_t)sizeof *d->order);
+    d->order = fits ? malloc((size_t)b->tokens * sizeof *d->order) : NULL;
     b->terms++;
     b->slots_used = 0;
     if (!d->order) {
@@ -150,8 +167,8 @@ void t3v_build_block(t3v_builder *b, int64_t queries)
         return;
     }
     int64_t lists = lists_of(d);
-    if ((!d->heads && !grow(&d->block_first, d->blocks + 1, &d->block_room, sizeof *d->block_first)) ||
-        !grow(&d->range_first, lists + 1, &d->list_room, sizeof *d->range_first)) {
+    if ((!d->heads && !grow(b, &d->block_first, d->blocks + 1, &d->block_room, sizeof *d->block_first)) ||
+        !grow(b, &d->range_first, lists + 1, &d->list_room, sizeof *d->range_first)) {
         fail(b, T3V_E_NOMEM, "no memory");
         return;
     }
@@ -210,7 +227,7 @@ void t3v_build_keys(t3v_builder *b, int64_t first, int64_t last)
         d->ranges[d->n_ranges - 1].last = (int32_t)last;
         return;
     }
-    if (!grow(&d->ranges, d->n_ranges, &d->range_room, sizeof *d->ranges)) {
+    if (!grow(b, &d->ranges, d->n_ranges, &d->range_room, sizeof *d->ranges)) {
         fail(b, T3V_E_NOMEM, "no memory");
         return;
     }
@@ -277,7 +294,8 @@ float *t3v_build_log_weights(t3v_builder *b)
 {
     draft *d = fresh(b, "log-weights are said before a term's keys");
     if (!d) return NULL;
-    if (!d->log_weight) d->log_weight = calloc((size_t)keys_of(b, d), sizeof *d->log_weight);
+    if (!d->log_weight && afford(b, keys_of(b, d) * (int64_t)sizeof *d->log_weight))
+        d->log_weight = calloc((size_t)keys_of(b, d), sizeof *d->log_weight);
     if (!d->log_weight) fail(b, T3V_E_NOMEM, "no memory for log-weights");
     return d->log_weight;
 }

@@ -9,7 +9,8 @@
 
 #include "attn/grammar.h"
 
-enum { TEXT_MAX = 1 << 20, RULES_MAX = 256, STEP_MAX = 1 << 30 };
+enum { TEXT_MAX = 1 << 16, RULES_MAX = 256, STEP_MAX = 1 << 30 };
+#define TRIES_MAX 20000000 /* comparisons of rules, a tenth of a second */
 
 typedef struct cursor {
     const char *text, *at, *end;
@@ -322,8 +323,9 @@ static bool about(const t3v_rule *r, const t3v_rule *own, int layer)
 }
 
 /* Does a rule before `own` hold for this layer, head and step? */
-static bool taken(const t3v_rules *rules, const t3v_rule *own, int layer, int64_t head, int64_t step)
+static bool taken(t3v_rules *rules, const t3v_rule *own, int layer, int64_t head, int64_t step)
 {
+    rules->tries += own - rules->rule + 1;
     for (const t3v_rule *r = rules->rule; r < own; r++)
         if (about(r, own, layer) && head >= r->when.head_first && head <= r->when.head_last &&
             in_set(step, r->when.step_first, r->when.step_last, r->when.step_modulus))
@@ -333,7 +335,7 @@ static bool taken(const t3v_rules *rules, const t3v_rule *own, int layer, int64_
 
 /* A free head or step lies at the start of the own range or behind the end of another, or within a cycle of the
  * moduli from there, of which the first thousand steps are tried. */
-static bool reached_by_step(const t3v_rules *rules, const t3v_rule *own, int layer, int64_t head)
+static bool reached_by_step(t3v_rules *rules, const t3v_rule *own, int layer, int64_t head)
 {
     const t3v_when *w = &own->when;
     int64_t cycle = 1, stride = w->step_modulus ? w->step_modulus : 1;
@@ -343,15 +345,17 @@ static bool reached_by_step(const t3v_rules *rules, const t3v_rule *own, int lay
     for (const t3v_rule *r = rules->rule; r <= own; r++) {
         int64_t from = r == own ? w->step_first : r->when.step_last + (int64_t)1;
         from += (w->step_first - from % stride + stride) % stride;
-        for (int64_t i = 0, s = from; i < cycle && s <= STEP_MAX; i++, s += stride)
-            if (in_set(s, w->step_first, w->step_last, w->step_modulus) && !taken(rules, own, layer, head, s))
-                return true;
+        for (int64_t i = 0, s = from; i < cycle && s <= STEP_MAX; i++, s += stride) {
+            if (!in_set(s, w->step_first, w->step_last, w->step_modulus)) continue;
+            if (!taken(rules, own, layer, head, s) || rules->tries > TRIES_MAX) return true;
+        }
     }
     return false;
 }
 
-/* Is the last rule for something the first one? */
-static bool reached(const t3v_rules *rules, int layers, int64_t heads)
+/* Is the last rule for something the first one? Where that takes too long to find out it is taken to be: a rule that never
+ * matches is a mistake that does no harm, hours over a hostile plan do. */
+static bool reached(t3v_rules *rules, int layers, int64_t heads)
 {
     const t3v_rule *own = &rules->rule[rules->count - 1];
     for (int layer = 0; layer < layers; layer++) {
@@ -464,6 +468,12 @@ t3v_status t3v_rules_parse(t3v_rules *out, const char *text, int layers, int64_t
     }
     t3v_status st = T3V_OK;
     bool last = false;
+    if (c.end - c.text >= TEXT_MAX) {
+        st = t3v_fail(T3V_E_TOO_BIG, "a plan of %zu bytes; at most %d are read", (size_t)(c.end - c.text),
+                      TEXT_MAX - 1);
+        t3v_rules_free(out);
+        return st;
+    }
     for (;;) {
         blanks(&c);
         if (c.lines)

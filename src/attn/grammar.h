@@ -24,7 +24,8 @@ typedef struct t3v_rule {
 typedef struct t3v_rules {
     t3v_rule *rule;
     int count;
-    char *file; /* the text of a plan file, which options point into */
+    char *file;    /* the text of a plan file, which options point into */
+    int64_t tries; /* comparisons so far in search of rules that never match */
 } t3v_rules;
 
 /* Parses as t3v_plan_make says, for a model of `heads` heads (0: unknown); '@' files are read here. On failure *out is

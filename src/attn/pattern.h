@@ -122,7 +122,8 @@ t3v_status t3v_option_counts(const t3v_option_text *text, const char *what, int 
 
 /* ---- used by the core and by tests ---- */
 
-t3v_status t3v_builder_make(t3v_builder **out, int64_t tokens);
+/* The tables of all terms may take `room` bytes in all: one more is E_TOO_BIG at finish. */
+t3v_status t3v_builder_make(t3v_builder **out, int64_t tokens, int64_t room);
 /* Checks the terms, brings partitions into canonical form, merges equal terms (their weights add) and
  * hands them over. E_ARG names the term and block of a broken description. */
 t3v_status t3v_builder_finish(t3v_builder *b, t3v_site *out);

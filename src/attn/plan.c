@@ -281,15 +281,38 @@ t3v_status t3v_plan_fit(const char *text, int layers, int64_t dim, t3v_grid *gri
     return T3V_OK;
 }
 
-/* Builds the terms of one rule and adds them to the site. rule NULL: full. */
-static t3v_status add_rule(t3v_layer_plan *l, t3v_site *s, const t3v_rule *rule, const t3v_geom *geom)
+/* What all tables of a plan may take. The published plan of T3 at 2176x3840x81 takes 30 MB; a hostile one, or a grid with
+ * a digit too many, would take all memory there is. */
+#define TABLES_MAX ((int64_t)4 << 30)
+
+/* Bytes of a site's tables. */
+static int64_t table_bytes(const t3v_site *s)
+{
+    int64_t n = 0;
+    for (int i = 0; i < s->terms; i++) {
+        const t3v_term *t = &s->term[i];
+        if (!t->slots) continue;
+        int64_t lists = (t->heads ? t->heads : 1) * t->blocks;
+        n += (t->order ? t->slots * (int64_t)sizeof *t->order : 0) +
+             (t->blocks + 1) * (int64_t)sizeof *t->block_first +
+             (lists + 1) * (int64_t)sizeof *t->range_first +
+             t->range_first[lists] * (int64_t)sizeof *t->ranges +
+             (t->log_weight ? t->slots * (int64_t)sizeof *t->log_weight : 0);
+    }
+    return n;
+}
+
+/* Builds the terms of one rule and adds them to the site. rule NULL: full. room: bytes that tables may still take. */
+static t3v_status add_rule(t3v_layer_plan *l, t3v_site *s, const t3v_rule *rule, const t3v_geom *geom,
+                           int64_t *room)
 {
     const t3v_pattern *pattern = rule ? rule->pattern : &t3v_pattern_full;
     t3v_builder *b;
     t3v_site own = {0};
-    T3V_TRY(t3v_builder_make(&b, geom->tokens));
+    T3V_TRY(t3v_builder_make(&b, geom->tokens, *room));
     t3v_status st = pattern->build(rule ? rule->options : NULL, geom, b);
     if (!st) st = t3v_builder_finish(b, &own);
+    if (!st) *room -= table_bytes(&own);
     if (!l->pattern) {
         l->pattern = pattern;
         t3v_builder_counts(b, l->blocks, &l->source);
@@ -341,7 +364,7 @@ static bool same_rules(const t3v_rules *rules, int a, int b)
 
 /* The self site of one layer: its rules up to the first that holds always. Shared with an earlier layer that has an
  * equal one. */
-static t3v_status make_layer(t3v_plan *plan, const t3v_rules *rules, const t3v_geom *geom)
+static t3v_status make_layer(t3v_plan *plan, const t3v_rules *rules, const t3v_geom *geom, int64_t *room)
 {
     t3v_layer_plan *l = &plan->layer[geom->layer];
     t3v_site *s = &l->site[T3V_SITE_SELF];
@@ -353,13 +376,14 @@ static t3v_status make_layer(t3v_plan *plan, const t3v_rules *rules, const t3v_g
         }
     bool always = false;
     for (const t3v_rule *r = NULL; (r = t3v_rules_next(rules, r, false, geom->layer)) && !always;) {
-        T3V_TRY(add_rule(l, s, r, geom));
+        T3V_TRY(add_rule(l, s, r, geom, room));
         always = t3v_rule_always(r);
     }
-    if (!always) T3V_TRY(add_rule(l, s, NULL, geom));
+    if (!always) T3V_TRY(add_rule(l, s, NULL, geom, room));
     for (int i = 0; i < geom->layer; i++) {
         const t3v_site *other = &plan->layer[i].site[T3V_SITE_SELF];
         if (!same_site(s, other)) continue;
+        *room += table_bytes(s);
         t3v_site_free(s);
         *s = *other;
         break;
@@ -396,9 +420,10 @@ t3v_status t3v_plan_make_for(t3v_plan **out, const char *text, t3v_grid grid, in
         return t3v_fail(T3V_E_NOMEM, "no memory for a plan of %d layers", layers);
     }
     *plan = (t3v_plan){grid, tokens, layers, plan->layer};
+    int64_t room = TABLES_MAX;
     for (int i = 0; i < layers; i++) {
         t3v_geom geom = {grid, tokens, i, layers, dim, heads};
-        T3V_TRY_GOTO(st, done, make_layer(plan, &rules, &geom));
+        T3V_TRY_GOTO(st, done, make_layer(plan, &rules, &geom, &room));
     }
     *out = plan;
     plan = NULL;

@@ -185,7 +185,8 @@ typedef struct t3v_plan {
  * A rule without 'cross' is about the self site; cross sites are full unless a rule says otherwise. The
  * first match wins, an unmatched layer, head or step is full, a rule that can never match is an error. In files, '#'
  * comments and newlines (= ';').
- * E_ARG: bad text (the message has the column) or sizes; E_TOO_BIG: 2^31 tokens or more; E_IO; E_NOMEM. */
+ * E_ARG: bad text (the message has the column) or sizes; E_TOO_BIG: 2^31 tokens or more, tables of more than 4 GiB, a
+ * text of 65,536 bytes or more; E_IO; E_NOMEM. */
 t3v_status t3v_plan_make(t3v_plan **out, const char *text, t3v_grid grid, int layers);
 /* The same for a model of width `dim`, by which a pattern may choose among published settings, with `heads` heads;
  * 0: unknown. */

@@ -2,13 +2,13 @@
 /* Captions of files: CSV, JSON lines, or a prompt list. */
 #include "io/captions.h"
 
-#include <jansson.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "io/file.h"
+#include "io/json.h"
 
 enum { FILE_MAX = 64 << 20 };
 
@@ -182,13 +182,10 @@ static t3v_status read_lines(found *f, const char *text, size_t size)
         while (at < stop && is_space(*at)) at++;
         text = stop + (stop < end);
         if (at == stop) continue;
-        json_error_t error;
-        json_t *o = json_loadb(at, (size_t)(stop - at), JSON_REJECT_DUPLICATES, &error);
+        json_t *o;
+        T3V_TRY(t3v_json_text(&o, f->label, line, at, (size_t)(stop - at)));
         t3v_status st = T3V_OK;
-        if (!o)
-            st = t3v_fail(T3V_E_FORMAT, "%s: line %lld, column %d: %s", f->label, (long long)line,
-                          error.column, error.text);
-        else if (!json_is_object(o))
+        if (!json_is_object(o))
             st = t3v_fail(T3V_E_FORMAT, "%s: line %lld: expected {\"file\", \"caption\"}", f->label,
                           (long long)line);
         else st = add(f, line, either(o, "file", "data_file"), either(o, "caption", "prompt_en"));

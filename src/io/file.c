@@ -17,17 +17,15 @@
 /* One system call moves at most 2 GiB. */
 #define MAX_CALL ((size_t)1 << 30)
 
-static t3v_status open_regular(const char *path, int *fd, int64_t *size)
+static t3v_status open_regular(const char *path, int *fd, struct stat *st)
 {
-    *fd = open(path, O_RDONLY | O_CLOEXEC);
+    *fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* opening a pipe would wait for its writer */
     if (*fd < 0) return t3v_fail(T3V_E_IO, "%s: cannot open: %s", path, strerror(errno));
-    struct stat st;
-    if (fstat(*fd, &st) != 0 || !S_ISREG(st.st_mode)) {
-        const char *what = S_ISDIR(st.st_mode) ? "is a directory, expected a file" : "is not a regular file";
+    if (fstat(*fd, st) != 0 || !S_ISREG(st->st_mode)) {
+        const char *what = S_ISDIR(st->st_mode) ? "is a directory, expected a file" : "is not a regular file";
         close(*fd);
         return t3v_fail(T3V_E_IO, "%s: %s", path, what);
     }
-    *size = st.st_size;
     return T3V_OK;
 }
 
@@ -35,8 +33,12 @@ t3v_status t3v_map_open(t3v_map *m, const char *path)
 {
     *m = (t3v_map){0};
     int fd;
-    int64_t size;
-    T3V_TRY(open_regular(path, &fd, &size));
+    struct stat file;
+    T3V_TRY(open_regular(path, &fd, &file));
+    int64_t size = file.st_size;
+    m->inode = (int64_t)file.st_ino;
+    m->written[0] = file.st_mtim.tv_sec;
+    m->written[1] = file.st_mtim.tv_nsec;
     if ((uint64_t)size > SIZE_MAX) {
         close(fd);
         return t3v_fail(T3V_E_TOO_BIG, "%s: %lld bytes do not fit the address space", path, (long long)size);
@@ -62,6 +64,17 @@ void t3v_map_close(t3v_map *m)
     *m = (t3v_map){0};
 }
 
+t3v_status t3v_map_check(const t3v_map *m, const char *path)
+{
+    struct stat file;
+    if (stat(path, &file) != 0 || (int64_t)file.st_ino != m->inode) return T3V_OK;
+    if (file.st_size == (off_t)m->size && file.st_mtim.tv_sec == m->written[0] &&
+        file.st_mtim.tv_nsec == m->written[1])
+        return T3V_OK;
+    return t3v_fail(T3V_E_IO, "%s: was changed while it was read; run this again when nothing writes it",
+                    path);
+}
+
 void t3v_map_drop(const void *data, size_t n)
 {
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
@@ -74,8 +87,9 @@ t3v_status t3v_read_text(const char *path, size_t cap, char **text, size_t *size
     *text = NULL;
     if (size) *size = 0;
     int fd;
-    int64_t bytes;
-    T3V_TRY(open_regular(path, &fd, &bytes));
+    struct stat file;
+    T3V_TRY(open_regular(path, &fd, &file));
+    int64_t bytes = file.st_size;
     t3v_status st = T3V_OK;
     char *buf = NULL;
     if (bytes > (int64_t)cap) {

@@ -13,10 +13,14 @@
 typedef struct t3v_map {
     const unsigned char *data;
     size_t size;
+    int64_t inode,
+        written[2]; /* of the file when it was mapped; time of the last write: seconds, nanoseconds */
 } t3v_map;
 
 t3v_status t3v_map_open(t3v_map *m, const char *path); /* E_IO */
 void t3v_map_close(t3v_map *m);                        /* safe on a zeroed struct */
+/* E_IO when the file, which is still `path`, was written to since. One that another took the place of is as it was. */
+t3v_status t3v_map_check(const t3v_map *m, const char *path);
 
 /* Tells the system that the whole pages inside [data, data+n) of a read-only map are not needed for now
  * (they are read again from the file on the next access). */

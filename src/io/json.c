@@ -2,20 +2,71 @@
 /* JSON through jansson, with errors that name the file, the key, the value and what was expected. */
 #include "io/json.h"
 
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "io/file.h"
 
-enum { FILE_CAP = 16 << 20 };
+enum { FILE_CAP = 16 << 20, VALUES_MAX = 4000000 };
+
+static atomic_int lost;
+
+static void *watched(size_t n)
+{
+    void *p = malloc(n);
+    if (!p) atomic_fetch_add(&lost, 1);
+    return p;
+}
+
+void t3v_json_watch(void) { json_set_alloc_funcs(watched, free); }
+int t3v_json_lost(void) { return atomic_load(&lost); }
+
+char *t3v_json_dumps(const json_t *v, size_t flags)
+{
+    int refused = t3v_json_lost();
+    char *text = json_dumps(v, flags);
+    if (t3v_json_lost() == refused) return text;
+    free(text);
+    return NULL;
+}
+
+/* Values begin at the start, at brackets, commas and colons outside of strings. */
+static int64_t count_values(const char *s, size_t n)
+{
+    int64_t values = 1;
+    bool quoted = false;
+    for (size_t i = 0; i < n; i++) {
+        if (s[i] == '"') quoted = !quoted;
+        else if (quoted && s[i] == '\\') i++;
+        else if (!quoted && (s[i] == '[' || s[i] == '{' || s[i] == ',')) values++;
+    }
+    return values;
+}
+
+t3v_status t3v_json_text(json_t **out, const char *label, int64_t line, const void *text, size_t size)
+{
+    json_error_t error;
+    *out = NULL;
+    int64_t values = count_values(text, size);
+    if (values > VALUES_MAX)
+        return t3v_fail(T3V_E_TOO_BIG, "%s: about %lld values in JSON, at most %d are read", label,
+                        (long long)values, VALUES_MAX);
+    int refused = t3v_json_lost();
+    *out = json_loadb(text, size, JSON_REJECT_DUPLICATES, &error);
+    refused = t3v_json_lost() - refused;
+    if (*out && !refused) return T3V_OK;
+    json_decref(*out);
+    *out = NULL;
+    if (refused || !error.text[0] || json_error_code(&error) == json_error_out_of_memory)
+        return t3v_fail(T3V_E_NOMEM, "%s: no memory for its JSON, %zu bytes", label, size);
+    return t3v_fail(T3V_E_FORMAT, "%s: bad JSON at line %lld, column %d: %s", label,
+                    (long long)(line + error.line - 1), error.column, error.text);
+}
 
 t3v_status t3v_json_parse(json_t **out, const char *label, const void *text, size_t size)
 {
-    json_error_t error;
-    *out = json_loadb(text, size, JSON_REJECT_DUPLICATES, &error);
-    if (!*out)
-        return t3v_fail(T3V_E_FORMAT, "%s: bad JSON at line %d column %d: %s", label, error.line,
-                        error.column, error.text);
+    T3V_TRY(t3v_json_text(out, label, 1, text, size));
     if (!json_is_object(*out)) {
         json_decref(*out);
         *out = NULL;

@@ -13,6 +13,15 @@
 
 #include "base/status.h"
 
+/* Any JSON of at most 4 million values, whose memory would else be fifty times that of a hostile text. Duplicate keys are
+ * refused. `line`: of the text's first line in its file, from 1. E_FORMAT, E_TOO_BIG, E_NOMEM. json_decref the result. */
+t3v_status t3v_json_text(json_t **out, const char *label, int64_t line, const void *text, size_t size);
+/* json_dumps, but NULL where jansson overlooks that there was no memory (for keys, 2.14). */
+char *t3v_json_dumps(const json_t *v, size_t flags);
+/* For a program whose jansson is all ours: lets it take its memory through a function that counts refusals, of which
+ * t3v_json_lost tells. Without this a text that is parsed while memory runs out may lose letters (jansson does not look). */
+void t3v_json_watch(void);
+int t3v_json_lost(void);
 /* An object (anything else at the top is E_FORMAT). Duplicate keys are refused. json_decref the result. */
 t3v_status t3v_json_parse(json_t **out, const char *label, const void *text, size_t size);
 /* The same from a file of at most 16 MiB. */

@@ -75,7 +75,7 @@ t3v_status t3v_params_load(const t3v_params *p, const t3v_tensor_file *f, const 
                                 "%s has a tensor %s that this model does not know; is it a model of another "
                                 "kind (image-to-video, VACE)?",
                                 f->path, f->tensors[i].stored ? f->tensors[i].stored : f->tensors[i].name);
-    return T3V_OK;
+    return t3v_tensors_check(f);
 }
 
 t3v_status t3v_params_entries(const t3v_params *p, float *const *values, t3v_dtype type, t3v_arena *arena,

@@ -2,11 +2,11 @@
 /* Prompt lists in JSON. */
 #include "io/prompts.h"
 
-#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "io/file.h"
+#include "io/json.h"
 
 enum { FILE_MAX = 64 << 20 };
 
@@ -29,11 +29,8 @@ t3v_status t3v_prompts_parse(t3v_prompts *p, const char *label, const void *text
 {
     *p = (t3v_prompts){0};
     t3v_status st = T3V_OK;
-    json_error_t error;
-    json_t *list = json_loadb(text, size, JSON_REJECT_DUPLICATES, &error);
-    if (!list)
-        return t3v_fail(T3V_E_FORMAT, "%s: line %d, column %d: %s", label, error.line, error.column,
-                        error.text);
+    json_t *list;
+    T3V_TRY(t3v_json_text(&list, label, 1, text, size));
     size_t n = json_array_size(list);
     if (!json_is_array(list) || n > T3V_PROMPTS_MAX) {
         st = t3v_fail(T3V_E_FORMAT, "%s: expected a list of at most %d {prompt_en, data_file}", label,
@@ -88,7 +85,7 @@ t3v_status t3v_prompts_save(const t3v_prompts *p, const char *path)
             goto done;
         }
     }
-    text = list ? json_dumps(list, JSON_INDENT(1) | JSON_PRESERVE_ORDER) : NULL;
+    text = list ? t3v_json_dumps(list, JSON_INDENT(1) | JSON_PRESERVE_ORDER) : NULL;
     st = text ? t3v_write_text(path, text, strlen(text)) : t3v_fail(T3V_E_NOMEM, "%s: out of memory", path);
 done:
     free(text);

@@ -187,17 +187,25 @@ static int by_alignment(const void *a, const void *b)
     return strcmp(x->source->name, y->source->name);
 }
 
+/* NULL when memory runs out. */
 static json_t *header_entry(const t3v_tensor_entry *e, int64_t begin, int64_t end)
 {
-    json_t *shape = json_array(), *offsets = json_array();
-    for (int i = 0; i < e->ndim; i++) json_array_append_new(shape, json_integer(e->shape[i]));
-    json_array_append_new(offsets, json_integer(begin));
-    json_array_append_new(offsets, json_integer(end));
-    json_t *o = json_object();
-    json_object_set_new(o, "dtype", json_string(t3v_dtype_name(e->dtype)));
-    json_object_set_new(o, "shape", shape);
-    json_object_set_new(o, "data_offsets", offsets);
-    return o;
+    json_t *shape = json_array();
+    bool whole = shape != NULL;
+    for (int i = 0; i < e->ndim; i++)
+        whole = whole && !json_array_append_new(shape, json_integer(e->shape[i]));
+    json_t *o = json_pack("{s:s, s:o?, s:[I,I]}", "dtype", t3v_dtype_name(e->dtype), "shape", shape,
+                          "data_offsets", (json_int_t)begin, (json_int_t)end);
+    if (o && whole) return o;
+    json_decref(o);
+    return NULL;
+}
+
+/* Why jansson did not take a text. */
+static t3v_status not_taken(const t3v_safetensors_writer *w, int lost, const char *what, const char *text)
+{
+    if (t3v_json_lost() != lost) return t3v_fail(T3V_E_NOMEM, "%s: no memory for the header", w->path);
+    return t3v_fail(T3V_E_ARG, "%s: %s '%s' is not valid UTF-8", w->path, what, text);
 }
 
 /* Fills w->slots and returns the JSON text (free it) without padding. */
@@ -205,13 +213,18 @@ static t3v_status make_header(t3v_safetensors_writer *w, const t3v_tensor_entry 
                               const t3v_meta *meta, int64_t meta_count, char **text)
 {
     t3v_status st = T3V_OK;
-    json_t *root = json_object();
+    int lost = t3v_json_lost();
+    json_t *root = json_object(), *entry = NULL;
+    if (!root) return t3v_fail(T3V_E_NOMEM, "%s: no memory for the header", w->path);
     if (meta_count > 0) {
         json_t *pairs = json_object();
-        json_object_set_new(root, "__metadata__", pairs);
+        if (json_object_set_new(root, "__metadata__", pairs) != 0) {
+            st = t3v_fail(T3V_E_NOMEM, "%s: no memory for the header", w->path);
+            goto done;
+        }
         for (int64_t i = 0; i < meta_count; i++)
             if (json_object_set_new(pairs, meta[i].key, json_string(meta[i].value)) != 0) {
-                st = t3v_fail(T3V_E_ARG, "%s: metadata '%s' is not valid UTF-8", w->path, meta[i].key);
+                st = not_taken(w, lost, "metadata", meta[i].key);
                 goto done;
             }
     }
@@ -236,8 +249,12 @@ static t3v_status make_header(t3v_safetensors_writer *w, const t3v_tensor_entry 
             st = t3v_fail(T3V_E_ARG, "%s: two tensors are named '%s'", w->path, e.name);
             goto done;
         }
-        if (json_object_set_new(root, e.name, header_entry(&e, at, at + e.nbytes)) != 0) {
-            st = t3v_fail(T3V_E_ARG, "%s: tensor name '%s' is not valid UTF-8", w->path, e.name);
+        if (!(entry = header_entry(&e, at, at + e.nbytes))) {
+            st = t3v_fail(T3V_E_NOMEM, "%s: no memory for the header", w->path);
+            goto done;
+        }
+        if (json_object_set_new(root, e.name, entry) != 0) {
+            st = not_taken(w, lost, "tensor name", e.name);
             goto done;
         }
         s->begin = at;
@@ -250,7 +267,7 @@ static t3v_status make_header(t3v_safetensors_writer *w, const t3v_tensor_entry 
         memcpy(s->name, e.name, name);
         at += e.nbytes;
     }
-    *text = json_dumps(root, JSON_COMPACT);
+    *text = t3v_json_dumps(root, JSON_COMPACT);
     if (!*text) st = t3v_fail(T3V_E_NOMEM, "%s: no memory for the header", w->path);
 done:
     json_decref(root);

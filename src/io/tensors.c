@@ -52,8 +52,12 @@ static t3v_status add_index(t3v_tensor_file *f, const char *path, const char *te
             goto done;
         }
         if (json_object_get(seen, name)) continue;
-        if (json_object_size(seen) == SHARD_CAP || json_object_set_new(seen, name, json_true()) != 0) {
+        if (json_object_size(seen) == SHARD_CAP) {
             st = t3v_fail(T3V_E_TOO_BIG, "%s: more than %d shards", path, SHARD_CAP);
+            goto done;
+        }
+        if (json_object_set_new(seen, name, json_true()) != 0) {
+            st = t3v_fail(T3V_E_NOMEM, "%s: no memory", path);
             goto done;
         }
         if (!(shard = t3v_path_join(dir, name))) {
@@ -114,8 +118,9 @@ static t3v_status add_dir(t3v_tensor_file *f, const char *path)
         if (e->d_name[0] == '.' || (!is_index && !ends_with(e->d_name, ".safetensors"))) continue;
         char *full = t3v_path_join(path, e->d_name);
         if (!full || count == FILE_CAP) {
+            st = full ? t3v_fail(T3V_E_TOO_BIG, "%s: more than %d weight files", path, FILE_CAP)
+                      : t3v_fail(T3V_E_NOMEM, "%s: no memory to list it", path);
             free(full);
-            st = t3v_fail(T3V_E_TOO_BIG, "%s: more than %d weight files", path, FILE_CAP);
         } else if (is_index) {
             free(index);
             index = full;

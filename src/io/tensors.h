@@ -50,6 +50,10 @@ t3v_status t3v_tensors_open(t3v_tensor_file **out, const char *path);
 t3v_status t3v_tensors_open_many(t3v_tensor_file **out, const char *const *paths, int n);
 void t3v_tensors_close(t3v_tensor_file *f); /* NULL is fine */
 
+/* E_IO when one of the files was written to since it was opened: what was read of it may be of no file at all. To be asked
+ * after the last read. NULL is fine. */
+t3v_status t3v_tensors_check(const t3v_tensor_file *f);
+
 /* NULL when absent. */
 const t3v_tensor_entry *t3v_tensors_find(const t3v_tensor_file *f, const char *name);
 /* The same; absence is E_FORMAT with the nearest name as a hint. */

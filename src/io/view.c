@@ -19,7 +19,10 @@ typedef struct chunk {
 
 struct t3v_view_store {
     chunk *chunks;
-    t3v_map *maps;
+    struct mapped {
+        t3v_map map;
+        const char *path;
+    } * maps;
     int map_count;
     int64_t capacity, meta_capacity;
     t3v_meta *meta;
@@ -77,7 +80,7 @@ t3v_status t3v_view_new(t3v_tensor_file **out, const char *path)
 void t3v_tensors_close(t3v_tensor_file *f)
 {
     if (!f) return;
-    for (int i = 0; i < f->store->map_count; i++) t3v_map_close(&f->store->maps[i]);
+    for (int i = 0; i < f->store->map_count; i++) t3v_map_close(&f->store->maps[i].map);
     for (chunk *c = f->store->chunks, *next; c; c = next) {
         next = c->next;
         free(c);
@@ -93,13 +96,20 @@ void t3v_tensors_close(t3v_tensor_file *f)
 t3v_status t3v_view_map(t3v_tensor_file *f, const char *path, t3v_map *map)
 {
     T3V_TRY(t3v_map_open(map, path));
-    t3v_map *maps = realloc(f->store->maps, (size_t)(f->store->map_count + 1) * sizeof *maps);
+    struct mapped *maps = realloc(f->store->maps, (size_t)(f->store->map_count + 1) * sizeof *maps);
     if (!maps) {
         t3v_map_close(map);
         return t3v_fail(T3V_E_NOMEM, "%s: no memory to open it", path);
     }
     f->store->maps = maps;
-    maps[f->store->map_count++] = *map;
+    maps[f->store->map_count++] = (struct mapped){*map, path};
+    return T3V_OK;
+}
+
+t3v_status t3v_tensors_check(const t3v_tensor_file *f)
+{
+    for (int i = 0; f && i < f->store->map_count; i++)
+        T3V_TRY(t3v_map_check(&f->store->maps[i].map, f->store->maps[i].path));
     return T3V_OK;
 }
 

@@ -9,7 +9,7 @@
 #include "io/tensors.h"
 
 t3v_status t3v_view_new(t3v_tensor_file **out, const char *path);
-/* Maps a file for the life of the view. */
+/* Maps a file for the life of the view, as long as `path` must live. */
 t3v_status t3v_view_map(t3v_tensor_file *f, const char *path, t3v_map *map);
 /* Memory for the life of the view; NULL when there is none. */
 void *t3v_view_alloc(t3v_tensor_file *f, size_t n);

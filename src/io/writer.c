@@ -117,14 +117,14 @@ static const char *file_name(const char *path)
 static t3v_status write_index(const t3v_writer *w)
 {
     json_t *root = json_object(), *meta = json_object(), *map = json_object();
-    json_object_set_new(meta, "total_size", json_integer(w->bytes));
-    json_object_set_new(root, "metadata", meta);
-    json_object_set_new(root, "weight_map", map);
+    int bad = json_object_set_new(meta, "total_size", json_integer(w->bytes));
+    bad |= json_object_set_new(root, "metadata", meta);
+    bad |= json_object_set_new(root, "weight_map", map);
     for (int s = 0; s < w->shards; s++)
         for (int64_t i = 0; i < w->shard[s].count; i++)
-            json_object_set_new(map, w->tensors[w->shard[s].first + i].name,
-                                json_string(file_name(w->shard[s].path)));
-    char *text = json_dumps(root, JSON_INDENT(2)), *path = malloc(strlen(w->path) + 16);
+            bad |= json_object_set_new(map, w->tensors[w->shard[s].first + i].name,
+                                       json_string(file_name(w->shard[s].path)));
+    char *text = !bad ? t3v_json_dumps(root, JSON_INDENT(2)) : NULL, *path = malloc(strlen(w->path) + 16);
     t3v_status st = text && path ? T3V_OK : t3v_fail(T3V_E_NOMEM, "%s: no memory for the index", w->path);
     if (!st) {
         sprintf(path, "%s.index.json", w->path);

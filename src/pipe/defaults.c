@@ -118,20 +118,20 @@ t3v_status t3v_defaults_write(const char *path, const t3v_defaults *d)
                           "height", (json_int_t)d->height, "frames", (json_int_t)d->frames, "steps",
                           (json_int_t)d->steps, "fps", d->fps, "shift", d->shift, "cfg", d->cfg, "sampler",
                           d->sampler, "negative", d->negative, "plan", d->plan);
-    if (j && d->boundary > 0) {
-        json_object_set_new(j, "boundary", json_real(d->boundary));
-        if (d->cfg_low >= 0) json_object_set_new(j, "cfg_low", json_real(d->cfg_low));
-    }
-    if (j && d->plan_grid[0])
-        json_object_set_new(j, "plan_grid",
-                            json_pack("[I, I, I]", (json_int_t)d->plan_grid[0], (json_int_t)d->plan_grid[1],
-                                      (json_int_t)d->plan_grid[2]));
-    if (j && d->dense_steps) json_object_set_new(j, "dense_steps", json_integer((json_int_t)d->dense_steps));
-    if (j && d->cfg_steps[0] && strcmp(d->cfg_steps, "all") != 0)
-        json_object_set_new(j, "cfg_steps", json_string(d->cfg_steps));
-    if (j && d->reuse[0] && strcmp(d->reuse, "off") != 0)
-        json_object_set_new(j, "reuse", json_string(d->reuse));
-    char *text = j ? json_dumps(j, JSON_INDENT(2)) : NULL;
+    int bad = j == NULL;
+    if (d->boundary > 0) bad |= json_object_set_new(j, "boundary", json_real(d->boundary));
+    if (d->boundary > 0 && d->cfg_low >= 0) bad |= json_object_set_new(j, "cfg_low", json_real(d->cfg_low));
+    if (d->plan_grid[0])
+        bad |= json_object_set_new(j, "plan_grid",
+                                   json_pack("[I, I, I]", (json_int_t)d->plan_grid[0],
+                                             (json_int_t)d->plan_grid[1], (json_int_t)d->plan_grid[2]));
+    if (d->dense_steps)
+        bad |= json_object_set_new(j, "dense_steps", json_integer((json_int_t)d->dense_steps));
+    if (d->cfg_steps[0] && strcmp(d->cfg_steps, "all") != 0)
+        bad |= json_object_set_new(j, "cfg_steps", json_string(d->cfg_steps));
+    if (d->reuse[0] && strcmp(d->reuse, "off") != 0)
+        bad |= json_object_set_new(j, "reuse", json_string(d->reuse));
+    char *text = !bad ? t3v_json_dumps(j, JSON_INDENT(2)) : NULL;
     json_decref(j);
     if (!text) return t3v_fail(T3V_E_NOMEM, "no memory to write %s", path);
     t3v_status st = t3v_write_text(path, text, strlen(text));

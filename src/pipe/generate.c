@@ -215,6 +215,7 @@ static t3v_status encode_prompts(run *r)
         if (!st) st = t3v_report(&r->want.progress, "text", i + 1, n);
     }
     t3v_arena_close(&arena);
+    if (!st) st = t3v_model_check(r->model, T3V_PART_TEXT);
     t3v_model_unload(r->model, T3V_PART_TEXT);
     r->result.seconds_text = now() - start;
     return st;
@@ -227,21 +228,31 @@ static uint64_t seed_of(const run *r, int64_t index)
     return r->want.seed + r->want.output[index].seed_offset;
 }
 
-/* What must agree for a saved state to be continued. */
-static void state_key(const run *r, int64_t index, char *key, size_t n)
+/* What must agree for a saved state to be continued; malloc'd, NULL when memory runs out. */
+static char *state_key(const run *r, int64_t index)
 {
     const t3v_job *w = &r->want;
-    snprintf(key, n, "%s|%s|%s|%s|%lldx%lldx%lld|%s %lld %.17g %.17g %s %lld %s|%llu %s %s|%s", w->model,
-             w->output[index].prompt, guided(r) ? w->negative : "", w->plan, (long long)w->width,
-             (long long)w->height, (long long)w->frames, w->sampler, (long long)w->steps, w->shift, w->cfg,
-             w->cfg_steps, (long long)w->dense_steps, w->reuse, (unsigned long long)seed_of(r, index), w->rng,
-             w->noise ? w->noise : "", t3v_dtype_name(w->compute));
+    char *key = NULL;
+    if (asprintf(&key, "%s|%s|%s|%s|%lldx%lldx%lld|%s %lld %.17g %.17g %s %lld %s|%llu %s %s|%s", w->model,
+                 w->output[index].prompt, guided(r) ? w->negative : "", w->plan, (long long)w->width,
+                 (long long)w->height, (long long)w->frames, w->sampler, (long long)w->steps, w->shift,
+                 w->cfg, w->cfg_steps, (long long)w->dense_steps, w->reuse,
+                 (unsigned long long)seed_of(r, index), w->rng, w->noise ? w->noise : "",
+                 t3v_dtype_name(w->compute)) < 0)
+        return NULL;
     for (int64_t i = 0; i < w->loras; i++) {
-        size_t used = strlen(key);
-        snprintf(key + used, n - used, "|%d:%s:%.17g", (int)w->lora[i].expert, w->lora[i].path,
-                 w->lora[i].strength);
+        char *longer = NULL;
+        if (asprintf(&longer, "%s|%d:%s:%.17g", key, (int)w->lora[i].expert, w->lora[i].path,
+                     w->lora[i].strength) < 0)
+            longer = NULL;
+        free(key);
+        if (!(key = longer)) return NULL;
     }
-    if (w->loras && w->merge_loras) strncat(key, "|merged", n - strlen(key) - 1);
+    if (!w->loras || !w->merge_loras) return key;
+    char *merged = NULL;
+    if (asprintf(&merged, "%s|merged", key) < 0) merged = NULL;
+    free(key);
+    return merged;
 }
 
 static char *state_path(const run *r, int64_t index)
@@ -286,13 +297,14 @@ static const char *const kept_name[T3V_BRANCHES] = {"attention", "attention_nega
 static t3v_status save_state(run *r, int64_t index)
 {
     if (r->want.output[index].sink.fn || r->saved_step == r->done_step) return T3V_OK;
-    char key[16384], text[32], *path = state_path(r, index);
+    T3V_TRY(t3v_model_check(r->model, T3V_PART_DIT));
+    char text[32], *path = state_path(r, index), *key = state_key(r, index);
     size_t size = t3v_sampler_state_size(r->sampler, r->n);
     void *history = malloc(size ? size : 1);
-    t3v_status st = path && history ? T3V_OK : t3v_fail(T3V_E_NOMEM, "no memory to save the run's state");
+    t3v_status st = path && history && key ? T3V_OK
+                                           : t3v_fail(T3V_E_NOMEM, "no memory to save the run's state");
     if (!st) st = t3v_sampler_state_save(r->sampler, history, size);
     if (!st) {
-        state_key(r, index, key, sizeof key);
         snprintf(text, sizeof text, "%d", r->done_step);
         int64_t entries = 2;
         t3v_tensor_entry e[2 + 2 * T3V_BRANCHES] = {
@@ -324,6 +336,7 @@ static t3v_status save_state(run *r, int64_t index)
     }
     if (!st) r->saved_step = r->done_step;
     free(history);
+    free(key);
     free(path);
     return st;
 }
@@ -331,17 +344,15 @@ static t3v_status save_state(run *r, int64_t index)
 /* The steps of a saved run, when there is one. */
 static t3v_status load_state(run *r, int64_t index)
 {
-    char key[16384], *path = state_path(r, index);
-    if (!path) return t3v_fail(T3V_E_NOMEM, "no memory for a path");
+    char *path = state_path(r, index), *key = state_key(r, index);
     t3v_tensor_file *f = NULL;
-    t3v_status st = T3V_OK;
-    if (t3v_is_file(path) && (st = t3v_tensors_open(&f, path)) == T3V_OK) {
+    t3v_status st = path && key ? T3V_OK : t3v_fail(T3V_E_NOMEM, "no memory to look for a saved state");
+    if (!st && t3v_is_file(path) && (st = t3v_tensors_open(&f, path)) == T3V_OK) {
         const char *job = "", *at = "0";
         for (int64_t i = 0; i < f->meta_count; i++) {
             if (strcmp(f->meta[i].key, "job") == 0) job = f->meta[i].value;
             if (strcmp(f->meta[i].key, "step") == 0) at = f->meta[i].value;
         }
-        state_key(r, index, key, sizeof key);
         const t3v_tensor_entry *e = NULL;
         if (strcmp(job, key) != 0)
             st = t3v_fail(T3V_E_ARG,
@@ -372,6 +383,7 @@ static t3v_status load_state(run *r, int64_t index)
         if (!st) t3v_info("resuming at step %d of %d", r->done_step + 1, r->schedule.steps);
         t3v_tensors_close(f);
     }
+    free(key);
     free(path);
     return st;
 }
@@ -521,7 +533,7 @@ static t3v_status denoise(run *r, int64_t index)
     r->result.density_counted = r->met.all > 0 ? r->met.counted / r->met.all : 0;
     T3V_TRY(t3v_report(&r->want.progress, "denoise", 1, 1));
     t3v_arena_back(&r->memory, mark);
-    return T3V_OK;
+    return t3v_model_check(r->model, T3V_PART_DIT);
 }
 
 /* ---- 5. decoding ---------------------------------------------------------------------------------- */
@@ -595,6 +607,7 @@ static t3v_status decode(run *r, int64_t index)
                          .compute = w->compute,
                          .progress = &w->progress};
     t3v_status st = t3v_vae_decode(&r->model->vae, &clip, r->x, put_frame, &t);
+    if (!st) st = t3v_model_check(r->model, T3V_PART_VAE);
     if (!t.writer) return st;
     if (st) t3v_video_writer_abort(&t.writer);
     return st ? st : t3v_video_writer_close(&t.writer);

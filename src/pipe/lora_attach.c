@@ -154,6 +154,8 @@ t3v_status t3v_loras_attach(t3v_loras *l, const t3v_lora_use *use, int64_t n, co
             }
         if (u.n) st = attach(l, &p->item[w], &u, how, dit, &used);
     }
+    for (int64_t i = 0; i < n && !st; i++)
+        if (file[i]) st = t3v_tensors_check(file[i]->file);
     if (!st && !counting)
         t3v_info("%lld LoRA updates on the model%s", (long long)items, how->merge ? ", merged" : "");
     for (int64_t i = 0; i < n && file; i++) t3v_lora_close(file[i]);

@@ -16,6 +16,7 @@
 /* ---- parts ----------------------------------------------------------------------------------------- */
 
 enum { DIT, TEXT, VAE };
+static const unsigned bit_of[] = {T3V_PART_DIT, T3V_PART_TEXT, T3V_PART_VAE};
 
 t3v_status t3v_model_weights(const t3v_model *m, t3v_place place, t3v_tensor_file **out)
 {
@@ -185,14 +186,20 @@ void t3v_model_unload(t3v_model *m, unsigned parts)
         m->tokenizer = NULL;
     }
     for (int i = 0; i < 3; i++) {
-        static const unsigned bit[3] = {T3V_PART_DIT, T3V_PART_TEXT, T3V_PART_VAE};
-        if (!(parts & bit[i])) continue;
+        if (!(parts & bit_of[i])) continue;
         t3v_tensors_close(m->file[i]);
         m->file[i] = NULL;
         t3v_arena_close(&m->arena[i]);
         t3v_arena_close(&m->placed[i]);
     }
     m->parts &= ~parts;
+}
+
+t3v_status t3v_model_check(const t3v_model *m, unsigned parts)
+{
+    for (int i = 0; i < 3; i++)
+        if (parts & bit_of[i]) T3V_TRY(t3v_tensors_check(m->file[i]));
+    return T3V_OK;
 }
 
 /* The DiT's shape and what a job starts from: t3v.json over the pipeline's own settings over the family's. */

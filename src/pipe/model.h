@@ -44,6 +44,8 @@ t3v_status t3v_model_weights(const t3v_model *m, t3v_place place, t3v_tensor_fil
 /* Gives the loaded DiT the parameters that the plan has of its own: from the weights' file, or at random, with a warning. */
 t3v_status t3v_model_adopt(t3v_model *m, const t3v_plan *plan);
 void t3v_model_unload(t3v_model *m, unsigned parts);
+/* E_IO when a file of one of the parts that are loaded was written to since: bf16 weights are read from it until the end. */
+t3v_status t3v_model_check(const t3v_model *m, unsigned parts);
 void t3v_model_close(t3v_model *m); /* NULL is fine */
 
 #endif

@@ -16,6 +16,7 @@
 #include "base/rng.h"
 #include "io/captions.h"
 #include "io/file.h"
+#include "io/json.h"
 #include "io/safetensors.h"
 #include "pipe/cost.h"
 #include "pipe/fingerprint.h"
@@ -605,7 +606,7 @@ static t3v_status write_index(const maker *m, t3v_latents_result *r)
     json_object_set_new(root, "skipped", skipped);
     json_object_set_new(root, "without_caption", list_of(&m->no_caption));
     json_object_set_new(root, "without_video", list_of(&m->no_video));
-    char *text = whole ? json_dumps(root, JSON_INDENT(1) | JSON_PRESERVE_ORDER) : NULL;
+    char *text = whole ? t3v_json_dumps(root, JSON_INDENT(1) | JSON_PRESERVE_ORDER) : NULL;
     char *path = t3v_path_join(m->job->out, "index.json");
     t3v_status st = text && path ? t3v_write_text(path, text, strlen(text)) : no_memory();
     free(path);

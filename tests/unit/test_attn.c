@@ -150,7 +150,7 @@ static void equal_terms_are_one(void **state)
     (void)state;
     t3v_builder *b;
     t3v_site s;
-    assert_int_equal(t3v_builder_make(&b, 12), T3V_OK);
+    assert_int_equal(t3v_builder_make(&b, 12, 1 << 30), T3V_OK);
     for (int t = 0; t < 3; t++) {
         int32_t *order = t3v_build_term(b, t == 1 ? 0.5f : 0.25f);
         for (int i = 0; i < 12; i++) order[i] = t == 0 ? i : t == 1 ? i / 6 + i % 6 * 2 : 11 - i;
@@ -177,7 +177,7 @@ static void builder_refuses(void **state)
     for (int bad = 0; bad < 7; bad++) {
         t3v_builder *b;
         t3v_site s;
-        assert_int_equal(t3v_builder_make(&b, 8), T3V_OK);
+        assert_int_equal(t3v_builder_make(&b, 8, 1 << 30), T3V_OK);
         int32_t *order = t3v_build_term(b, bad == 0 ? 0.5f : 1);
         if (bad == 1) order[3] = 4;
         if (bad == 2) order[0] = 8;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Files, JSON and safetensors: round trips, and every kind of bad input refused by name. */
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -104,6 +105,41 @@ static void outputs_appear_whole_or_not_at_all(void **state)
     free(text);
 }
 
+static void a_file_that_is_written_to_is_noticed(void **state)
+{
+    (void)state;
+    const float two[2] = {1, 2}, other[2] = {3, 4};
+    const t3v_tensor_entry e = {.name = "w", .dtype = T3V_F32, .ndim = 1, .shape = {2}, .data = two};
+    t3v_tensor_entry new = e;
+    new.data = other;
+    t3v_tensor_file *f;
+    assert_int_equal(t3v_safetensors_write(in_dir("w"), &e, 1, NULL, 0), T3V_OK);
+    assert_int_equal(t3v_tensors_open(&f, in_dir("w")), T3V_OK);
+    assert_int_equal(t3v_tensors_check(f), T3V_OK);
+    /* Another file of that name leaves the open one as it was. */
+    assert_int_equal(t3v_safetensors_write(in_dir("w"), &new, 1, NULL, 0), T3V_OK);
+    assert_int_equal(t3v_tensors_check(f), T3V_OK);
+    assert_memory_equal(f->tensors[0].data, two, sizeof two);
+    t3v_tensors_close(f);
+
+    assert_int_equal(t3v_tensors_open(&f, in_dir("w")), T3V_OK);
+    struct timespec old[2] = {{.tv_sec = 1000}, {.tv_sec = 1000}};
+    assert_int_equal(utimensat(AT_FDCWD, in_dir("w"), old, 0), 0); /* as after a write, at once */
+    failed(t3v_tensors_check(f), T3V_E_IO, "was changed while it was read");
+    t3v_tensors_close(f);
+
+    assert_int_equal(t3v_tensors_open(&f, in_dir("w")), T3V_OK);
+    assert_int_equal(truncate(in_dir("w"), 100), 0);
+    assert_int_equal(utimensat(AT_FDCWD, in_dir("w"), old, 0), 0); /* its time tells nothing, its size does */
+    failed(t3v_tensors_check(f), T3V_E_IO, "was changed while it was read");
+    t3v_tensors_close(f);
+    unlink(in_dir("w"));
+    assert_int_equal(mkfifo(in_dir("pipe"), 0600), 0);
+    failed(t3v_tensors_open(&f, in_dir("pipe")), T3V_E_IO,
+           "not a regular file"); /* and does not wait for a writer */
+    unlink(in_dir("pipe"));
+}
+
 /* ---- JSON ------------------------------------------------------------------------------------ */
 
 static void json_names_what_is_wrong(void **state)
@@ -118,6 +154,18 @@ static void json_names_what_is_wrong(void **state)
     memset(deep + 5, '[', 200000);
     failed(t3v_json_parse(&o, "c.json", deep, 200005), T3V_E_FORMAT, "depth");
     free(deep);
+    /* Ten million values would take a gigabyte; commas inside of a string are none. */
+    const size_t many = 10000000;
+    char *commas = malloc(many + 16);
+    memset(commas, ',', many);
+    memcpy(commas, "{\"a\":[0", 7);
+    failed(t3v_json_parse(&o, "c.json", commas, many), T3V_E_TOO_BIG, "values");
+    memcpy(commas, "{\"\\\"a\":\"", 8);
+    memcpy(commas + many, "\"}", 2);
+    assert_int_equal(t3v_json_parse(&o, "c.json", commas, many + 2), T3V_OK);
+    assert_int_equal(strlen(json_string_value(json_object_get(o, "\"a"))), many - 8);
+    json_decref(o);
+    free(commas);
     const char *text =
         "{\"dim\":64,\"eps\":1e-6,\"name\":\"x\",\"patch\":[1,2,2],\"no\":null,\"yes\":true,\"o\":{}}";
     assert_int_equal(t3v_json_parse(&o, "c.json", text, strlen(text)), T3V_OK);
@@ -419,6 +467,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(outputs_appear_whole_or_not_at_all),
+        cmocka_unit_test(a_file_that_is_written_to_is_noticed),
         cmocka_unit_test(json_names_what_is_wrong),
         cmocka_unit_test(safetensors_round_trip),
         cmocka_unit_test(bad_safetensors_are_refused_by_name),

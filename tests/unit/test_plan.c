@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <cmocka.h>
 
 #include "attn/attend.h"
@@ -516,6 +517,44 @@ static void bad_plans(void **state)
         assert_int_equal(t3v_plan_make(&p, "t3", none[i], 2), T3V_E_ARG);
 }
 
+/* What a plan may cost is bounded before it is spent: memory, and the time to find rules that never match. */
+static void hostile_plans(void **state)
+{
+    (void)state;
+    t3v_plan *p;
+    /* 8 GB for one order; and 32 layers that differ, 400 MB each. */
+    assert_int_equal(t3v_plan_make(&p, "t3", (t3v_grid){2000, 1000, 1000}, 1), T3V_E_TOO_BIG);
+    assert_non_null(strstr(t3v_error_text(), "more than 4 GiB"));
+    t3v_builder *b;
+    t3v_site site;
+    assert_int_equal(t3v_builder_make(&b, 100, 4 * 100 + 2000), T3V_OK);
+    t3v_build_term(b, 1);
+    for (int i = 0; i < 100; i++) t3v_build_block(b, 1), t3v_build_keys(b, i, i + 1);
+    assert_int_equal(t3v_builder_finish(b, &site), T3V_E_TOO_BIG);
+    t3v_builder_free(b);
+
+    enum { SIZE = 1 << 17 };
+    char *text = malloc(SIZE);
+    assert_non_null(text);
+    memset(text, ' ', SIZE - 1);
+    text[SIZE - 1] = 0;
+    memcpy(text, "full", 4);
+    assert_int_equal(t3v_plan_make(&p, text, (t3v_grid){2, 2, 2}, 1), T3V_E_TOO_BIG);
+    assert_non_null(strstr(t3v_error_text(), "at most 65535"));
+
+    /* 255 rules of as many heads and cycles of steps: to try all steps of all of them would take hours. */
+    size_t at = 0;
+    for (int i = 0; i < 255; i++)
+        at += (size_t)snprintf(text + at, SIZE - at, "heads %d steps %d mod %d -> full;", i, i, 733 + i);
+    snprintf(text + at, SIZE - at, "heads 0-254 steps 0 mod 2 -> full");
+    clock_t start = clock();
+    t3v_status st = t3v_plan_make(&p, text, (t3v_grid){1, 1, 1}, 1000);
+    assert_true(st == T3V_OK || st == T3V_E_ARG);
+    assert_true((double)(clock() - start) / CLOCKS_PER_SEC < 20); /* with sanitizers; 0.2 s without */
+    t3v_plan_free(p);
+    free(text);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -528,6 +567,7 @@ int main(void)
         cmocka_unit_test(swin_windows),
         cmocka_unit_test(tile_sparsities),
         cmocka_unit_test(bad_plans),
+        cmocka_unit_test(hostile_plans),
     };
     return cmocka_run_group_tests_name("plan", tests, NULL, NULL);
 }

@@ -371,7 +371,7 @@ static t3v_status build_site(t3v_site *s, int64_t n, int64_t block, const t3v_se
                              int64_t always_to)
 {
     t3v_builder *b;
-    t3v_status st = t3v_builder_make(&b, n);
+    t3v_status st = t3v_builder_make(&b, n, 1 << 30);
     assert_int_equal(st, T3V_OK);
     int32_t *order = must(t3v_build_term(b, 1));
     for (int64_t i = 0; i < n; i++) order[i] = (int32_t)(n - 1 - i);
@@ -569,7 +569,7 @@ static void lists_per_head(void **state)
     for (int type = T3V_F32; type <= T3V_BF16; type++) {
         t3v_builder *b;
         t3v_site site;
-        assert_int_equal(t3v_builder_make(&b, N), T3V_OK);
+        assert_int_equal(t3v_builder_make(&b, N, 1 << 30), T3V_OK);
         must(t3v_build_term(b, 1));
         for (int h = 0; h < HEADS; h++) {
             if (h) t3v_build_next_head(b);
@@ -607,7 +607,7 @@ static void lists_per_head(void **state)
     }
     t3v_builder *b;
     t3v_site site;
-    assert_int_equal(t3v_builder_make(&b, 8), T3V_OK);
+    assert_int_equal(t3v_builder_make(&b, 8, 1 << 30), T3V_OK);
     must(t3v_build_term(b, 1));
     for (int h = 0; h < 2; h++) {
         if (h) t3v_build_next_head(b);

@@ -354,7 +354,7 @@ static t3v_site random_site(uint64_t seed, int64_t n, int what, t3v_phi phi)
     t3v_rng r = t3v_rng_make(seed, 7);
     t3v_builder *b;
     t3v_site s;
-    assert_int_equal(t3v_builder_make(&b, n), T3V_OK);
+    assert_int_equal(t3v_builder_make(&b, n, 1 << 30), T3V_OK);
     static const int kinds[] = {SOFTMAX, LINEAR, POOLED};
     int terms = 0;
     for (int i = 0; i < 3; i++) terms += (what & kinds[i]) != 0;
@@ -472,7 +472,7 @@ static void joint_halves_are_the_whole(void **state)
             t3v_cpu_mask((t3v_isa)isa);
             t3v_builder *b;
             t3v_site s;
-            assert_int_equal(t3v_builder_make(&b, 70), T3V_OK);
+            assert_int_equal(t3v_builder_make(&b, 70, 1 << 30), T3V_OK);
             for (int half = 0; half < 2; half++) {
                 t3v_build_term(b, 1);
                 t3v_build_block(b, 70);
@@ -516,7 +516,7 @@ static void pooled_is_repeated(void **state)
         t3v_cpu_mask((t3v_isa)isa);
         t3v_builder *b;
         t3v_site s;
-        assert_int_equal(t3v_builder_make(&b, N), T3V_OK);
+        assert_int_equal(t3v_builder_make(&b, N, 1 << 30), T3V_OK);
         t3v_build_term(b, 1);
         t3v_build_pool(b, POOL);
         t3v_build_block(b, N);
@@ -830,7 +830,7 @@ static void builder_refuses(void **state)
     for (int bad = 0; bad < 6; bad++) {
         t3v_builder *b;
         t3v_site s;
-        assert_int_equal(t3v_builder_make(&b, 8), T3V_OK);
+        assert_int_equal(t3v_builder_make(&b, 8, 1 << 30), T3V_OK);
         for (int i = 0; i < (bad == 1 ? 2 : 1); i++) {
             t3v_build_term(b, 1);
             if (bad != 3) t3v_build_linear(b, (t3v_phi){2, bad == 5 ? 0 : 2, T3V_PHI_SOFTPLUS});

@@ -229,8 +229,8 @@ static t3v_status run(const plan *p)
             if (st) atomic_store(&failed, (int)st);
         }
         if (failed)
-            return t3v_fail((t3v_status)failed, "gemm: a tile of %lld x %lld failed", (long long)g->m,
-                            (long long)g->n);
+            return t3v_fail((t3v_status)failed, "gemm of %lld x %lld: %s", (long long)g->m, (long long)g->n,
+                            t3v_status_text((t3v_status)failed));
     }
     return T3V_OK;
 }
