@@ -60,7 +60,7 @@ t3v_status t3v_json_text(json_t **out, const char *label, int64_t line, const vo
     *out = NULL;
     if (refused || !error.text[0] || json_error_code(&error) == json_error_out_of_memory)
         return t3v_fail(T3V_E_NOMEM, "%s: no memory for its JSON, %zu bytes", label, size);
-    return t3v_fail(T3V_E_FORMAT, "%s: bad JSON at line %lld, column %d: %s", label,
+    return t3v_fail(T3V_E_FORMAT, "%s: line %lld, column %d: bad JSON: %s", label,
                     (long long)(line + error.line - 1), error.column, error.text);
 }
 

@@ -9,6 +9,7 @@
 
 #include "base/checked.h"
 #include "io/file.h"
+#include "io/json.h"
 #include "io/pth.h"
 #include "io/safetensors.h"
 #include "io/view.h"
