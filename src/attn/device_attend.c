@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A site on a device, forward: as attn/attend.c, with launches over all heads that do the same instead of threads. */
-#include "attn/device_attend.h"
+#include "attn/device_job.h"
 
 #include <math.h>
 #include <stdio.h>
 
-#include "attn/job.h"
 #include "attn/select.h"
 #include "attn/source.h"
 
@@ -24,6 +23,12 @@ const char *t3v_seg_forward_declines(const t3v_seg_forward *f)
     if (f->out_stride % 2 || (uintptr_t)f->out % pair)
         return "rows of the output do not begin at pairs of numbers";
     return NULL;
+}
+
+const char *t3v_seg_backward_declines(const t3v_seg_inputs *in)
+{
+    t3v_seg_forward f = {.in = *in, .out_type = T3V_F32};
+    return in->dim > 128 ? "the head dimension is above 128" : t3v_seg_forward_declines(&f);
 }
 
 const char *t3v_device_attend_declines(const t3v_site *site, const t3v_attend_args *a)
@@ -47,7 +52,7 @@ typedef struct layout {
     size_t part, lse, source, means, bits, total; /* offsets */
 } layout;
 
-static size_t take(size_t *at, size_t bytes)
+size_t t3v_device_take(size_t *at, size_t bytes)
 {
     size_t here = *at;
     *at += t3v_attn_align(bytes);
@@ -62,28 +67,38 @@ static size_t source_bytes(const t3v_term *t, const t3v_attend_args *a)
     return t3v_attn_align(rows * sizeof(float)) + (t->pool > 1 ? 2 * t3v_attn_align(rows * row) : 0);
 }
 
+size_t t3v_device_source_bytes(const t3v_site *site, const t3v_attend_args *a)
+{
+    size_t most = 0;
+    for (int i = 0; i < site->terms; i++)
+        if (source_bytes(&site->term[i], a) > most) most = source_bytes(&site->term[i], a);
+    return most;
+}
+
+size_t t3v_device_means_bytes(const t3v_site *site, const t3v_attend_args *a)
+{
+    int64_t blocks = 0;
+    for (int i = 0; i < site->terms; i++)
+        if (site->term[i].select && site->term[i].blocks > blocks) blocks = site->term[i].blocks;
+    return 2 * (size_t)a->heads * (size_t)blocks * (size_t)a->dim * sizeof(float);
+}
+
 static layout lay_out(const t3v_site *site, const t3v_attend_args *a)
 {
     layout l = {.group = a->heads};
     bool joint = site->combine != T3V_COMBINE_MEAN;
-    size_t head = (size_t)a->n_q * (size_t)a->dim * sizeof(float) * (size_t)(joint ? site->terms : 1),
-           source = 0, means = 0;
+    size_t head = (size_t)a->n_q * (size_t)a->dim * sizeof(float) * (size_t)(joint ? site->terms : 1);
     l.parts = joint || site->terms > 1;
     if (l.parts && head * (size_t)a->heads > PARTS_MOST)
         l.group = head > PARTS_MOST ? 1 : (int)(PARTS_MOST / head);
-    for (int i = 0; i < site->terms; i++) {
-        const t3v_term *t = &site->term[i];
-        size_t m = t->select ? 2 * (size_t)a->heads * (size_t)t->blocks * (size_t)a->dim * sizeof(float) : 0;
-        if (source_bytes(t, a) > source) source = source_bytes(t, a);
-        if (m > means) means = m;
-    }
-    l.part = take(&l.total, l.parts ? head * (size_t)l.group : 0);
-    l.lse = take(&l.total, joint && !a->lse
-                               ? (size_t)site->terms * (size_t)a->heads * (size_t)a->n_q * sizeof(float)
-                               : 0);
-    l.source = take(&l.total, source);
-    l.means = take(&l.total, means);
-    l.bits = take(&l.total, a->chosen ? 0 : t3v_attend_chosen_words(site, a->heads) * sizeof(uint64_t));
+    l.part = t3v_device_take(&l.total, l.parts ? head * (size_t)l.group : 0);
+    l.lse = t3v_device_take(&l.total, joint && !a->lse ? (size_t)site->terms * (size_t)a->heads *
+                                                             (size_t)a->n_q * sizeof(float)
+                                                       : 0);
+    l.source = t3v_device_take(&l.total, t3v_device_source_bytes(site, a));
+    l.means = t3v_device_take(&l.total, t3v_device_means_bytes(site, a));
+    l.bits = t3v_device_take(&l.total,
+                             a->chosen ? 0 : t3v_attend_chosen_words(site, a->heads) * sizeof(uint64_t));
     l.total += T3V_ATTN_ALIGN;
     return l;
 }
@@ -96,16 +111,14 @@ size_t t3v_device_attend_scratch(const t3v_site *site, const t3v_attend_args *a)
 /* ---- running ---- */
 
 typedef struct run {
-    const t3v_device_site *s;
+    t3v_device_job job;
     const t3v_site *site;
     const t3v_attend_args *a;
-    const t3v_seg_kernels *kernels;
-    void *stream;
     layout l;
     char *scratch;
 } run;
 
-static t3v_status launched(int error, const char *what)
+t3v_status t3v_device_launched(int error, const char *what)
 {
     return error ? t3v_fail(T3V_E_UNSUPPORTED, "attention on the device: %s failed with CUDA error %d", what,
                             error)
@@ -121,23 +134,17 @@ static float *lse_of(const run *r, int index)
     return all ? all + (int64_t)index * a->heads * a->n_q : NULL;
 }
 
-static uint64_t *bits_of(const run *r, int index)
+static const void *at(const t3v_device_site *s, size_t offset)
 {
-    const uint64_t *all = r->a->chosen ? r->a->chosen : (uint64_t *)(void *)(r->scratch + r->l.bits);
-    return (uint64_t *)t3v_attend_chosen(r->site, r->a->heads, all, index, 0, 0);
+    return offset == SIZE_MAX ? NULL : (const char *)s->at + offset;
 }
 
-static const void *at(const run *r, size_t offset)
+t3v_status t3v_device_prepare(const t3v_device_job *job, int index, t3v_seg_forward *f)
 {
-    return offset == SIZE_MAX ? NULL : (const char *)r->s->at + offset;
-}
-
-/* The rows of a term, without where they go; what must be computed of keys is. */
-static t3v_status prepare(const run *r, int index, t3v_seg_forward *f)
-{
-    const t3v_attend_args *a = r->a;
-    const t3v_term *t = &r->site->term[index];
-    const t3v_device_term *d = &r->s->term[index];
+    const t3v_attend_args *a = job->a;
+    const t3v_site *site = job->s->site;
+    const t3v_term *t = &site->term[index];
+    const t3v_device_term *d = &job->s->term[index];
     int64_t rows = t3v_source_rows(t, a), width = (int64_t)a->heads * a->dim;
     f->in = (t3v_seg_inputs){.q = a->q,
                              .k = a->k,
@@ -149,11 +156,11 @@ static t3v_status prepare(const run *r, int index, t3v_seg_forward *f)
                              .v_stride = a->v_stride,
                              .dim = a->dim,
                              .heads = a->heads,
-                             .log_weight = t->log_weight ? at(r, d->log_weight) : a->key_log_weight,
+                             .log_weight = t->log_weight ? at(job->s, d->log_weight) : a->key_log_weight,
                              .scale = a->scale != 0 ? a->scale : 1 / sqrtf((float)a->dim)};
-    f->lists = t3v_device_lists_at(r->s, &d->by_query, a->n_q, a->n_k);
+    f->lists = t3v_device_lists_at(job->s, &d->by_query, a->n_q, a->n_k);
     if (rows) {
-        float *weight = (float *)(void *)(r->scratch + r->l.source);
+        float *weight = (float *)(void *)job->source;
         char *k = (char *)weight + t3v_attn_align((size_t)rows * sizeof *weight),
              *v = k + t3v_attn_align((size_t)(rows * width) * t3v_dtype_size(a->type));
         t3v_seg_pool p = {.k = a->k,
@@ -165,12 +172,12 @@ static t3v_status prepare(const run *r, int index, t3v_seg_forward *f)
                           .width = width,
                           .order = f->lists.row_order,
                           .pool = t->pool > 1 ? t->pool : 1,
-                          .log_weight = at(r, d->log_weight),
+                          .log_weight = at(job->s, d->log_weight),
                           .key_log_weight = a->key_log_weight,
                           .pooled_k = k,
                           .pooled_v = v,
                           .weight = weight};
-        T3V_TRY(launched(r->kernels->pool(&p, r->stream), "pooling keys"));
+        T3V_TRY(t3v_device_launched(job->kernels->pool(&p, job->stream), "pooling keys"));
         f->in.log_weight = weight;
         if (t->pool > 1) f->in.k = k, f->in.v = v, f->in.k_stride = f->in.v_stride = width;
     }
@@ -187,21 +194,22 @@ static t3v_status prepare(const run *r, int index, t3v_seg_forward *f)
                           .keep = keep,
                           .most = keep == t->blocks ? keep : most,
                           .p = t->select->p,
-                          .always = at(r, d->always),
+                          .always = at(job->s, d->always),
                           .always_per_head = t->heads ? t->blocks : 0,
-                          .means = (float *)(void *)(r->scratch + r->l.means),
-                          .bits = bits_of(r, index)};
-        T3V_TRY(launched(r->kernels->pick(&p, r->stream), "choosing key blocks"));
+                          .means = (float *)(void *)job->means,
+                          .bits = (uint64_t *)t3v_attend_chosen(site, a->heads, job->bits, index, 0, 0),
+                          .turned = job->turned};
+        T3V_TRY(t3v_device_launched(job->kernels->pick(&p, job->stream), "choosing key blocks"));
         f->lists.bits = p.bits, f->lists.begin = NULL, f->lists.ranges = NULL;
     }
     return T3V_OK;
 }
 
-static t3v_status run_forward(const run *r, const t3v_seg_forward *f)
+t3v_status t3v_device_run_forward(const t3v_device_job *job, const t3v_seg_forward *f)
 {
     bool tensor = !t3v_seg_forward_declines(f);
-    return launched((tensor ? r->kernels->forward : r->kernels->forward_plain)(f, r->stream),
-                    tensor ? "the tensor-core kernel" : "the plain kernel");
+    return t3v_device_launched((tensor ? job->kernels->forward : job->kernels->forward_plain)(f, job->stream),
+                               tensor ? "the tensor-core kernel" : "the plain kernel");
 }
 
 /* Terms of a mean that are active for a head: the first, the last, and whether `index` is. */
@@ -230,8 +238,9 @@ static t3v_status run_heads(const run *r, int index, t3v_seg_forward *f, int gro
     int64_t row = (int64_t)r->l.group * a->dim;
     if (!p.active) {
         if (!lse) return T3V_OK;
-        return launched(r->kernels->fill(lse + head * a->n_q, heads * a->n_q, -INFINITY, r->stream),
-                        "filling");
+        return t3v_device_launched(r->job.kernels->fill(lse + head * a->n_q, heads, a->n_q, a->n_q, -INFINITY,
+                                                        r->job.stream),
+                                   "filling");
     }
     f->in.head_first = head, f->in.heads = heads;
     f->lse = lse;
@@ -244,7 +253,7 @@ static t3v_status run_heads(const run *r, int index, t3v_seg_forward *f, int gro
     }
     f->weight = joint ? 1 : r->site->term[index].weight;
     if (!joint && !p.first) f->sum = part, f->sum_stride = row, f->sum_first = group;
-    return run_forward(r, f);
+    return t3v_device_run_forward(&r->job, f);
 }
 
 static t3v_status combine(const run *r, int group, int heads)
@@ -264,7 +273,7 @@ static t3v_status combine(const run *r, int group, int heads)
         j.part[i] = (float *)(void *)(r->scratch + r->l.part) + i * a->n_q * row;
         j.lse[i] = lse_of(r, i);
     }
-    return launched(r->kernels->joint(&j, r->stream), "joining terms");
+    return t3v_device_launched(r->job.kernels->joint(&j, r->job.stream), "joining terms");
 }
 
 t3v_status t3v_device_attend(const t3v_device_site *s, const t3v_attend_args *a,
@@ -274,11 +283,17 @@ t3v_status t3v_device_attend(const t3v_device_site *s, const t3v_attend_args *a,
     T3V_TRY(t3v_attn_check(site, a));
     const char *why = t3v_device_attend_declines(site, a);
     if (why) return t3v_fail(T3V_E_UNSUPPORTED, "attention on the device: %s", why);
-    run r = {.s = s, .site = site, .a = a, .kernels = kernels, .stream = stream, .l = lay_out(site, a)};
+    run r = {.job = {.s = s, .a = a, .kernels = kernels, .stream = stream},
+             .site = site,
+             .a = a,
+             .l = lay_out(site, a)};
     if (a->scratch_bytes < r.l.total)
         return t3v_fail(T3V_E_ARG, "attention on the device got %zu bytes of scratch, needs %zu",
                         a->scratch_bytes, r.l.total);
     r.scratch = (char *)(((uintptr_t)a->scratch + T3V_ATTN_ALIGN - 1) / T3V_ATTN_ALIGN * T3V_ATTN_ALIGN);
+    r.job.source = r.scratch + r.l.source;
+    r.job.means = r.scratch + r.l.means;
+    r.job.bits = a->chosen ? a->chosen : (uint64_t *)(void *)(r.scratch + r.l.bits);
     for (int group = 0; group < a->heads; group += r.l.group) {
         int end = group + r.l.group < a->heads ? group + r.l.group : a->heads;
         for (int i = 0; i < site->terms; i++) {
@@ -290,7 +305,7 @@ t3v_status t3v_device_attend(const t3v_device_site *s, const t3v_attend_args *a,
                     place q = place_of(&r, i, next);
                     if (q.active != p.active || q.first != p.first || q.last != p.last) break;
                 }
-                if (p.active && !ready) T3V_TRY(prepare(&r, i, &f));
+                if (p.active && !ready) T3V_TRY(t3v_device_prepare(&r.job, i, &f));
                 ready = ready || p.active;
                 T3V_TRY(run_heads(&r, i, &f, group, h, next - h, p));
             }

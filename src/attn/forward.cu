@@ -31,29 +31,6 @@ __device__ __forceinline__ void next_columns(columns *to, int which, const t3v_s
                                                      : 0;
 }
 
-template <int D>
-__device__ __forceinline__ void copy_columns(uint16_t *tile, const int32_t *rows, const void *base,
-                                             int64_t stride, int dim)
-{
-#pragma unroll 2
-    for (int i = 0; i < SEG_COLUMNS * D / 8 / SEG_THREADS; i++) {
-        int e = i * SEG_THREADS + (int)threadIdx.x, r = e / (D / 8);
-        seg_copy_part<D>(tile, r, e % (D / 8), base, rows[r], stride, dim);
-    }
-    t3v_copy_commit();
-}
-
-template <int D, int MT>
-__device__ __forceinline__ void copy_queries(uint16_t *tile, const t3v_seg_forward &f, const void *base,
-                                             t3v_seg_item it)
-{
-    for (int e = (int)threadIdx.x; e < 16 * MT * SEG_WARPS * (D / 8); e += SEG_THREADS) {
-        int r = e / (D / 8);
-        int64_t row = r < it.count ? seg_row(f.lists.row_order, it.first + r) : -1;
-        seg_copy_part<D>(tile, r, e % (D / 8), base, row, f.in.q_stride, f.in.dim);
-    }
-}
-
 /* The rows of a warp: 16 MT of them, of which a thread has rows lane / 4 and that + 8 of each 16. */
 template <int D, int MT> struct rows {
     float o[MT][D / 8][4], max[MT][2], sum[MT][2]; /* sum: of this thread's columns */
@@ -163,13 +140,13 @@ __global__ void __launch_bounds__(SEG_THREADS, MT == 2 ? 2 : 1) forward(const t3
         col->cursor[threadIdx.x] = seg_begin(f.lists, it.list, head, (int32_t)threadIdx.x);
     next_columns(col, 0, f);
     __syncthreads();
-    copy_queries<D, MT>(tile_q, f, q, it);
-    copy_columns<D>(tile_k, col->row[0], k, f.in.k_stride, f.in.dim);
+    seg_copy_rows<D, ROWS>(tile_q, f.lists, it, q, f.in.q_stride, f.in.dim);
+    seg_copy_columns<D>(tile_k, col->row[0], k, f.in.k_stride, f.in.dim);
     for (int which = 0;; which ^= 1) {
         t3v_copy_wait<0>();
         __syncthreads(); /* K has come; nobody reads V of the tile before */
         if (col->row[which][0] < 0) break;
-        copy_columns<D>(tile_v, col->row[which], v, f.in.v_stride, f.in.dim);
+        seg_copy_columns<D>(tile_v, col->row[which], v, f.in.v_stride, f.in.dim);
         next_columns(col, which ^ 1, f);
         float s[MT][SEG_COLUMNS / 8][4];
         if (busy) {
@@ -183,7 +160,7 @@ __global__ void __launch_bounds__(SEG_THREADS, MT == 2 ? 2 : 1) forward(const t3
         }
         t3v_copy_wait<0>();
         __syncthreads(); /* V has come, and the rows of the next tile; nobody reads K any more */
-        copy_columns<D>(tile_k, col->row[which ^ 1], k, f.in.k_stride, f.in.dim);
+        seg_copy_columns<D>(tile_k, col->row[which ^ 1], k, f.in.k_stride, f.in.dim);
         if (busy) seg_add_product<D, MT>(r.o, s, tile_v);
     }
     if (busy) finish<D, MT>(f, r, it, first, head);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Attention over segments in f32 on any rows, a warp for each query: for f32 runs and shapes that the tensor-core kernel
- * declines. Not fast. */
+/* Attention over segments in f32 on any rows, and its gradients, a warp for each row: for f32 runs and shapes that the
+ * tensor-core kernels decline. Not fast. */
 #include "attn/segments.cuh"
 
 namespace
@@ -73,7 +73,66 @@ __global__ void __launch_bounds__(SEG_THREADS) forward_plain(const t3v_seg_forwa
         }
     }
 }
+
+/* The gradients of a query (KEYS false) or a key, as in attn/backward.cu. */
+template <bool KEYS> __global__ void __launch_bounds__(SEG_THREADS) backward_plain(const t3v_seg_backward b)
+{
+    const t3v_seg_item it = seg_item<T3V_SEG_ROWS>(b.lists);
+    const t3v_seg_inputs &in = b.in;
+    const int head = in.head_first + (int)blockIdx.y, lane = (int)threadIdx.x % 32, dim = in.dim;
+    const int64_t column = (int64_t)head * dim;
+    for (int i = (int)threadIdx.x / 32; i < it.count; i += SEG_WARPS) {
+        int64_t row = seg_row(b.lists.row_order, it.first + i);
+        float x0[PARTS], x1[PARTS], g0[PARTS], g1[PARTS];
+        load_row(x0, KEYS ? in.k : in.q, in.type, row * (KEYS ? in.k_stride : in.q_stride) + column, dim);
+        load_row(x1, KEYS ? in.v : b.dout, KEYS ? in.type : b.dout_type,
+                 row * (KEYS ? in.v_stride : b.dout_stride) + column, dim);
+#pragma unroll
+        for (int p = 0; p < PARTS; p++) g0[p] = g1[p] = 0;
+        seg_cursor c = seg_begin(b.lists, it.list, head, 0);
+        for (int32_t slot; (slot = seg_take(b.lists, c, 1)) >= 0;) {
+            int64_t other = seg_row(b.lists.column_order, slot), query = KEYS ? other : row,
+                    key = KEYS ? row : other;
+            float y0[PARTS], y1[PARTS];
+            load_row(y0, KEYS ? in.q : in.k, in.type, other * (KEYS ? in.q_stride : in.k_stride) + column,
+                     dim);
+            load_row(y1, KEYS ? b.dout : in.v, KEYS ? b.dout_type : in.type,
+                     other * (KEYS ? b.dout_stride : in.v_stride) + column, dim);
+            int64_t at = head * in.n_q + query;
+            float s = dot(x0, y0) * in.scale + (in.log_weight ? in.log_weight[key] : 0);
+            float weight = b.factor[at] * expf(s - b.lse[at]), ds = weight * (dot(x1, y1) - b.delta[at]);
+#pragma unroll
+            for (int p = 0; p < PARTS; p++)
+                g0[p] = fmaf(ds, y0[p], g0[p]), g1[p] = fmaf(weight, y1[p], g1[p]);
+        }
+        for (int p = 0; p < PARTS; p++) {
+            int d = 32 * p + lane;
+            if (d >= dim) break;
+            if (KEYS) {
+                b.dk[row * b.dk_stride + column + d] += g0[p] * in.scale;
+                b.dv[row * b.dv_stride + column + d] += g1[p];
+            } else {
+                b.dq[row * b.dq_stride + column + d] += g0[p] * in.scale;
+            }
+        }
+    }
+}
+
+template <bool KEYS> int launch(const t3v_seg_backward *b, void *stream)
+{
+    return t3v_launch(backward_plain<KEYS>, seg_blocks<T3V_SEG_ROWS>(b->lists, b->in.heads),
+                      dim3(SEG_THREADS), (size_t)0, stream, *b);
+}
 } // namespace
+
+extern "C" int t3v_seg_backward_queries_plain(const t3v_seg_backward *b, void *stream)
+{
+    return launch<false>(b, stream);
+}
+extern "C" int t3v_seg_backward_keys_plain(const t3v_seg_backward *b, void *stream)
+{
+    return launch<true>(b, stream);
+}
 
 extern "C" int t3v_seg_forward_plain(const t3v_seg_forward *f, void *stream)
 {

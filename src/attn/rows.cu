@@ -66,10 +66,54 @@ __global__ void __launch_bounds__(THREADS) joint(const t3v_seg_joint j)
     }
 }
 
-__global__ void __launch_bounds__(THREADS) fill(float *x, int64_t count, float value)
+/* A warp for a query of head y. */
+__global__ void __launch_bounds__(THREADS) stats(const t3v_seg_stats s)
 {
-    int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
-    if (i < count) x[i] = value;
+    const int64_t row = (int64_t)blockIdx.x * (THREADS / 32) + threadIdx.x / 32;
+    const int head = s.head_first + (int)blockIdx.y, lane = (int)threadIdx.x % 32;
+    if (row >= s.n_q) return;
+    float delta = 0;
+    for (int d = lane; d < s.dim; d += 32) {
+        float x = load(s.dout, s.dout_type, row * s.dout_stride + head * s.dim + d);
+        if (s.rounded) {
+            uint16_t r = t3v_float_bf16(x);
+            s.rounded[row * s.rounded_stride + head * s.dim + d] = r;
+            x = t3v_bf16_float(r);
+        }
+        delta = fmaf(x, load(s.out, s.out_type, row * s.out_stride + head * s.dim + d), delta);
+    }
+#pragma unroll
+    for (int bits = 16; bits; bits /= 2) delta += __shfl_xor_sync(0xffffffffu, delta, bits);
+    if (lane) return;
+    const int64_t at = head * s.n_q + row;
+    float factor = s.weight;
+    if (s.terms > 1) {
+        float most = -INFINITY, sum = 0;
+        for (int t = 0; t < s.terms; t++)
+            if (!(s.lse[t][at] <= most)) most = s.lse[t][at];
+        for (int t = 0; t < s.terms; t++) sum += expf(s.lse[t][at] - most);
+        factor = expf(s.lse[s.index][at] - most) / sum;
+    }
+    s.delta[at] = delta;
+    s.factor[at] = factor;
+}
+
+/* Slot x, columns of y; each token has one slot. */
+__global__ void __launch_bounds__(THREADS) unpool(const t3v_seg_unpool u)
+{
+    const int64_t slot = blockIdx.x, row = slot / u.pool, first = row * u.pool, left = u.n_k - first,
+                  column = (int64_t)blockIdx.y * THREADS + threadIdx.x, token = seg_row(u.order, slot);
+    if (column >= u.width) return;
+    float share = 1 / (float)(left < u.pool ? left : u.pool);
+    u.dk[token * u.dk_stride + column] += u.pooled_dk[row * u.width + column] * share;
+    u.dv[token * u.dv_stride + column] += u.pooled_dv[row * u.width + column] * share;
+}
+
+__global__ void __launch_bounds__(THREADS) fill(float *x, int64_t width, int64_t stride, float value)
+{
+    for (int64_t i = (int64_t)blockIdx.y * THREADS + threadIdx.x; i < width;
+         i += (int64_t)gridDim.y * THREADS)
+        x[blockIdx.x * stride + i] = value;
 }
 
 int run_pool(const t3v_seg_pool *p, void *stream)
@@ -85,10 +129,23 @@ int run_joint(const t3v_seg_joint *j, void *stream)
                       stream, *j);
 }
 
-int run_fill(float *x, int64_t count, float value, void *stream)
+int run_stats(const t3v_seg_stats *s, void *stream)
 {
-    return t3v_launch(fill, dim3((unsigned)((count + THREADS - 1) / THREADS)), dim3(THREADS), (size_t)0,
-                      stream, x, count, value);
+    return t3v_launch(stats, dim3((unsigned)((s->n_q + 3) / 4), (unsigned)s->heads), dim3(THREADS), (size_t)0,
+                      stream, *s);
+}
+
+int run_unpool(const t3v_seg_unpool *u, void *stream)
+{
+    return t3v_launch(unpool, dim3((unsigned)u->n_k, (unsigned)((u->width + THREADS - 1) / THREADS)),
+                      dim3(THREADS), (size_t)0, stream, *u);
+}
+
+int run_fill(float *x, int64_t rows, int64_t width, int64_t stride, float value, void *stream)
+{
+    int64_t parts = (width + THREADS - 1) / THREADS;
+    return t3v_launch(fill, dim3((unsigned)rows, (unsigned)(parts < 1024 ? parts : 1024)), dim3(THREADS),
+                      (size_t)0, stream, x, width, stride, value);
 }
 } // namespace
 
@@ -96,6 +153,20 @@ extern "C" {
 int t3v_seg_forward_tensor(const t3v_seg_forward *f, void *stream);
 int t3v_seg_forward_plain(const t3v_seg_forward *f, void *stream);
 int t3v_seg_pick_blocks(const t3v_seg_pick *p, void *stream);
-const t3v_seg_kernels t3v_seg_device = {
-    t3v_seg_forward_tensor, t3v_seg_forward_plain, run_pool, t3v_seg_pick_blocks, run_joint, run_fill};
+int t3v_seg_backward_queries(const t3v_seg_backward *b, void *stream);
+int t3v_seg_backward_keys(const t3v_seg_backward *b, void *stream);
+int t3v_seg_backward_queries_plain(const t3v_seg_backward *b, void *stream);
+int t3v_seg_backward_keys_plain(const t3v_seg_backward *b, void *stream);
+const t3v_seg_kernels t3v_seg_device = {t3v_seg_forward_tensor,
+                                        t3v_seg_forward_plain,
+                                        run_pool,
+                                        t3v_seg_pick_blocks,
+                                        run_joint,
+                                        run_stats,
+                                        t3v_seg_backward_queries,
+                                        t3v_seg_backward_keys,
+                                        t3v_seg_backward_queries_plain,
+                                        t3v_seg_backward_keys_plain,
+                                        run_unpool,
+                                        run_fill};
 }

@@ -125,6 +125,31 @@ __device__ __forceinline__ void seg_copy_part(uint16_t *tile, int r, int part, c
     t3v_copy16(seg_at<D>(tile, r, part), valid ? from + row * stride + part * 8 : from, valid);
 }
 
+/* Rows `rows` [64], and ends the group of copies. */
+template <int D>
+__device__ __forceinline__ void seg_copy_columns(uint16_t *tile, const int32_t *rows, const void *base,
+                                                 int64_t stride, int dim)
+{
+#pragma unroll 2
+    for (int i = 0; i < SEG_COLUMNS * D / 8 / SEG_THREADS; i++) {
+        int e = i * SEG_THREADS + (int)threadIdx.x, r = e / (D / 8);
+        seg_copy_part<D>(tile, r, e % (D / 8), base, rows[r], stride, dim);
+    }
+    t3v_copy_commit();
+}
+
+/* The rows of an item, zeros behind them. */
+template <int D, int ROWS>
+__device__ __forceinline__ void seg_copy_rows(uint16_t *tile, const t3v_seg_lists &l, t3v_seg_item it,
+                                              const void *base, int64_t stride, int dim)
+{
+    for (int e = (int)threadIdx.x; e < ROWS * (D / 8); e += SEG_THREADS) {
+        int r = e / (D / 8);
+        seg_copy_part<D>(tile, r, e % (D / 8), base, r < it.count ? seg_row(l.row_order, it.first + r) : -1,
+                         stride, dim);
+    }
+}
+
 /* 16 rows and 16 columns of a row tile as the left operand: lanes 0-15 name the rows, lanes 16-31 the same 8 columns on. */
 template <int D> __device__ __forceinline__ void seg_left(uint32_t a[4], uint16_t *tile, int row, int step)
 {

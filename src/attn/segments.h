@@ -101,8 +101,50 @@ typedef struct t3v_seg_joint {
     int64_t out_stride;
 } t3v_seg_joint;
 
+/* For each query of a term what its gradients need: delta = out . dout, and the factor of the term's output: `weight`, or
+ * its share in a joint softmax of `terms` terms. */
+typedef struct t3v_seg_stats {
+    int dim, head_first, heads;
+    int64_t n_q;
+    const void *out, *dout; /* out: of the term, unweighted, or of the joint softmax */
+    t3v_dtype out_type, dout_type;
+    int64_t out_stride, dout_stride;
+    int terms, index;
+    float weight; /* of terms 1 */
+    const float *lse[T3V_TERMS_MAX];
+    float *delta, *factor; /* out: [all heads][n_q] */
+    uint16_t *
+        rounded; /* out: dout as bf16 [n_q][all heads * dim], `rounded_stride` apart, from which delta then is; NULL: not
+                        * wanted */
+    int64_t rounded_stride;
+} t3v_seg_stats;
+
+/* Gradients of the rows of `lists`: of queries, dq += scale dS k, or of keys, dk += scale dS^T q and dv += (factor P)^T dout;
+ * P = exp(score - lse), dS = factor P (dout . v - delta). */
+typedef struct t3v_seg_backward {
+    t3v_seg_inputs in;
+    t3v_seg_lists lists;
+    const void *dout;
+    t3v_dtype dout_type;
+    int64_t dout_stride;
+    const float *lse, *delta, *factor; /* [all heads][n_q] */
+    float *dq, *dk, *dv;               /* added to; rows like q, k, v */
+    int64_t dq_stride, dk_stride, dv_stride;
+} t3v_seg_backward;
+
+/* Adds gradients of pooled keys and values [rows][width] to those of the tokens. */
+typedef struct t3v_seg_unpool {
+    const float *pooled_dk, *pooled_dv;
+    int64_t n_k, width;
+    const int32_t *order;
+    int pool;
+    float *dk, *dv;
+    int64_t dk_stride, dv_stride;
+} t3v_seg_unpool;
+
 /* A reason why the tensor-core kernel cannot take these arguments, NULL: it can. */
 const char *t3v_seg_forward_declines(const t3v_seg_forward *f);
+const char *t3v_seg_backward_declines(const t3v_seg_inputs *in);
 
 /* The kernels of a device; the functions launch and do not wait. 0, or the CUDA error. */
 typedef struct t3v_seg_kernels {
@@ -112,7 +154,15 @@ typedef struct t3v_seg_kernels {
     int (*pool)(const t3v_seg_pool *p, void *stream);
     int (*pick)(const t3v_seg_pick *p, void *stream);
     int (*joint)(const t3v_seg_joint *j, void *stream);
-    int (*fill)(float *x, int64_t count, float value, void *stream);
+    int (*stats)(const t3v_seg_stats *s, void *stream);
+    /* of queries and of keys; tensor cores: dout is bf16, rows are as multiples of 8 */
+    int (*backward_queries)(const t3v_seg_backward *b, void *stream);
+    int (*backward_keys)(const t3v_seg_backward *b, void *stream);
+    int (*backward_queries_plain)(const t3v_seg_backward *b, void *stream);
+    int (*backward_keys_plain)(const t3v_seg_backward *b, void *stream);
+    int (*unpool)(const t3v_seg_unpool *u, void *stream);
+    /* x [rows][width], `stride` apart */
+    int (*fill)(float *x, int64_t rows, int64_t width, int64_t stride, float value, void *stream);
 } t3v_seg_kernels;
 
 #ifdef __cplusplus

@@ -15,117 +15,8 @@
 #include "attn/pattern.h"
 #include "base/cpu.h"
 #include "base/rng.h"
-#include "cuda/emulate.h"
+#include "cuda/device_case.h"
 #include "random_site.h"
-#include "tensor/dtype.h"
-
-static void *must(void *p)
-{
-    assert_non_null(p);
-    return p;
-}
-
-/* ---- one case ---- */
-
-typedef struct inputs {
-    int64_t n_q, n_k;
-    int heads, dim;
-    t3v_dtype type;
-    float *q, *k, *v, *dout, *log_weight; /* dense, as the type holds them; log_weight may be NULL */
-} inputs;
-
-static float *random_rows(int64_t n, uint64_t seed, uint64_t stream, float scale, t3v_dtype type)
-{
-    float *x = must(malloc((size_t)n * sizeof *x));
-    t3v_normal_fill(x, n, seed, stream, 0);
-    for (int64_t i = 0; i < n; i++) {
-        x[i] *= scale;
-        if (type == T3V_BF16) x[i] = t3v_bf16_to_f32(t3v_f32_to_bf16(x[i]));
-    }
-    return x;
-}
-
-static inputs make_inputs(uint64_t seed, int64_t n_q, int64_t n_k, int heads, int dim, t3v_dtype type,
-                          float nats, bool log_weight)
-{
-    int64_t width = heads * dim;
-    inputs x = {n_q, n_k, heads, dim, type, NULL, NULL, NULL, NULL, NULL};
-    x.q = random_rows(n_q * width, seed, 1, nats / 4, type);
-    x.k = random_rows(n_k * width, seed, 2, 1, type);
-    x.v = random_rows(n_k * width, seed, 3, 1, type);
-    x.dout = random_rows(n_q * width, seed, 4, 1, T3V_BF16);
-    if (log_weight) {
-        x.log_weight = random_rows(n_k, seed, 5, 1, T3V_F32);
-        x.log_weight[n_k - 1] = 6.2f;
-    }
-    return x;
-}
-
-static void free_inputs(inputs *x) { free(x->q), free(x->k), free(x->v), free(x->dout), free(x->log_weight); }
-
-/* Rows of `type`, `stride` apart, in a buffer of the device. */
-static void *on_device(const float *x, int64_t n, int64_t width, int64_t stride, t3v_dtype type,
-                       const char *name)
-{
-    char *p = t3v_emulate_alloc((size_t)((n - 1) * stride + width) * t3v_dtype_size(type), name);
-    for (int64_t i = 0; i < n; i++)
-        for (int64_t j = 0; j < width; j++) {
-            if (type == T3V_F32) ((float *)(void *)p)[i * stride + j] = x[i * width + j];
-            else ((t3v_bf16 *)(void *)p)[i * stride + j] = t3v_f32_to_bf16(x[i * width + j]);
-        }
-    return p;
-}
-
-static double at_row(const void *p, t3v_dtype type, int64_t i)
-{
-    return type == T3V_F32 ? (double)((const float *)p)[i]
-                           : (double)t3v_bf16_to_f32(((const t3v_bf16 *)p)[i]);
-}
-
-static t3v_attend_args args_of(const inputs *x, const t3v_moment *moment)
-{
-    int64_t width = x->heads * x->dim;
-    t3v_attend_args a = {.n_q = x->n_q,
-                         .n_k = x->n_k,
-                         .heads = x->heads,
-                         .dim = x->dim,
-                         .type = x->type,
-                         .q_stride = width,
-                         .k_stride = width,
-                         .v_stride = width,
-                         .out_type = T3V_F32,
-                         .out_stride = width};
-    if (moment) a.moment = *moment;
-    return a;
-}
-
-/* The CPU's definition: out and lse, dense. v: values, or their sizes. */
-static void on_cpu(const t3v_site *site, const inputs *x, const t3v_moment *moment, const float *v,
-                   float *out, float *lse, uint64_t *chosen)
-{
-    t3v_attend_args a = args_of(x, moment);
-    size_t width = (size_t)a.heads * (size_t)a.dim;
-    void *rows[3];
-    const float *from[3] = {x->q, x->k, v};
-    for (int i = 0; i < 3; i++) {
-        size_t n = (size_t)(i ? a.n_k : a.n_q) * width;
-        rows[i] = must(malloc(n * sizeof(float)));
-        for (size_t j = 0; j < n; j++)
-            if (a.type == T3V_F32) ((float *)rows[i])[j] = from[i][j];
-            else ((t3v_bf16 *)rows[i])[j] = t3v_f32_to_bf16(from[i][j]);
-    }
-    a.q = rows[0], a.k = rows[1], a.v = rows[2];
-    a.key_log_weight = x->log_weight;
-    a.out = out, a.lse = lse, a.chosen = chosen;
-    t3v_isa before = t3v_cpu();
-    t3v_cpu_mask(T3V_ISA_REF);
-    a.scratch_bytes = t3v_attend_scratch(site, &a);
-    a.scratch = must(malloc(a.scratch_bytes));
-    if (t3v_attend_run(site, &a)) fail_msg("%s", t3v_error_text());
-    t3v_cpu_mask(before);
-    free(a.scratch);
-    for (int i = 0; i < 3; i++) free(rows[i]);
-}
 
 typedef struct options {
     t3v_dtype out_type;
@@ -149,11 +40,7 @@ static double forward_error(const t3v_site *site, const inputs *x, const t3v_mom
     on_cpu(site, x, moment, absolute, size, want_lse, want_chosen);
     on_cpu(site, x, moment, x->v, want, want_lse, want_chosen);
 
-    t3v_device_site *s;
-    assert_int_equal(t3v_device_site_make(&s, site, false), T3V_OK);
-    void *lists = t3v_emulate_alloc(s->size, "lists");
-    if (s->size) memcpy(lists, s->bytes, s->size);
-    s->at = lists;
+    t3v_device_site *s = site_on_device(site, false);
     t3v_attend_args a = args_of(x, moment);
     a.q_stride = a.k_stride = a.v_stride = a.out_stride = width + o->gap;
     a.q = on_device(x->q, x->n_q, width, a.q_stride, x->type, "q");
@@ -185,10 +72,10 @@ static double forward_error(const t3v_site *site, const inputs *x, const t3v_mom
         if (!(e <= worst)) worst = isnan(e) ? 1e30 : e;
     }
     if (!st && memcmp(a.chosen, want_chosen, words * sizeof(uint64_t)) != 0) worst = 1e30;
-    t3v_emulate_free(lists), t3v_emulate_free((void *)a.q), t3v_emulate_free((void *)a.k);
+    t3v_emulate_free((void *)a.q), t3v_emulate_free((void *)a.k);
     t3v_emulate_free((void *)a.v), t3v_emulate_free((void *)a.key_log_weight), t3v_emulate_free(out);
     t3v_emulate_free(a.lse), t3v_emulate_free(a.chosen), t3v_emulate_free(a.scratch);
-    t3v_device_site_free(s);
+    free_on_device(s);
     free(want), free(size), free(want_lse), free(absolute), free(want_chosen);
     return worst;
 }
@@ -283,8 +170,7 @@ static void special_scores(void **state)
         float *want = must(malloc((size_t)(n * dim) * sizeof *want)),
               *lse = must(malloc((size_t)n * sizeof *lse));
         on_cpu(t3v_site_full(), &x, NULL, x.v, want, lse, NULL);
-        t3v_device_site *s;
-        assert_int_equal(t3v_device_site_make(&s, t3v_site_full(), false), T3V_OK);
+        t3v_device_site *s = site_on_device(t3v_site_full(), false);
         for (int all = 0; all < 2; all++) { /* then no key has a score above -inf, but for rows of NaN */
             t3v_attend_args a = args_of(&x, NULL);
             if (all)
@@ -310,7 +196,7 @@ static void special_scores(void **state)
             t3v_emulate_free((void *)a.key_log_weight), t3v_emulate_free(a.out), t3v_emulate_free(a.lse);
             t3v_emulate_free(a.scratch);
         }
-        t3v_device_site_free(s);
+        free_on_device(s);
         free(want), free(lse);
         free_inputs(&x);
     }
