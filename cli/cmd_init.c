@@ -255,8 +255,9 @@ static t3v_status get_tokenizer(const args *a, const char *own, char **bytes, si
     if (path) {
         T3V_TRY(t3v_read_text(path, (size_t)64 << 20, bytes, n));
     } else {
-        if (!(*bytes = malloc(T3V_BYTE_MODEL_MAX))) return t3v_fail(T3V_E_NOMEM, "no memory for a tokenizer");
-        *n = t3v_byte_model((unsigned char *)*bytes);
+        unsigned char *made;
+        T3V_TRY(t3v_byte_model(&made, n));
+        *bytes = (char *)made;
     }
     t3v_tokenizer *t = NULL;
     t3v_status st = t3v_tokenizer_open_memory(*bytes, *n, &t);

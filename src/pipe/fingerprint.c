@@ -5,8 +5,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "io/file.h"
-
 enum { PIECE = 4096 };
 
 static void mix(uint64_t *h, const void *data, size_t n)
@@ -32,17 +30,6 @@ static void mix_tensor(uint64_t *h, const t3v_tensor_entry *e)
     mix(h, data + n - PIECE, PIECE);
 }
 
-static t3v_status mix_tokenizer(uint64_t *h, const t3v_model *m)
-{
-    const char *path;
-    t3v_map map = {0};
-    T3V_TRY(t3v_location_get(&m->where, T3V_AT_TOKENIZER, &path));
-    T3V_TRY(t3v_map_open(&map, path));
-    mix(h, map.data, map.size);
-    t3v_map_close(&map);
-    return T3V_OK;
-}
-
 t3v_status t3v_fingerprint(const t3v_model *m, unsigned parts, char out[T3V_FINGERPRINT])
 {
     static const unsigned part[] = {T3V_PART_DIT, T3V_PART_TEXT, T3V_PART_VAE}; /* in the order of m->file */
@@ -52,7 +39,11 @@ t3v_status t3v_fingerprint(const t3v_model *m, unsigned parts, char out[T3V_FING
     for (int i = 0; i < 3; i++)
         for (int64_t k = 0; parts & part[i] && k < m->file[i]->count; k++)
             mix_tensor(&h, &m->file[i]->tensors[k]);
-    if (parts & T3V_PART_TEXT) T3V_TRY(mix_tokenizer(&h, m));
+    if (parts & T3V_PART_TEXT) {
+        size_t n;
+        const void *bytes = t3v_tokenizer_bytes(m->tokenizer, &n);
+        mix(&h, bytes, n);
+    }
     snprintf(out, T3V_FINGERPRINT, "%016llx", (unsigned long long)h);
     return T3V_OK;
 }

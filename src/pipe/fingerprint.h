@@ -8,7 +8,7 @@
 enum { T3V_FINGERPRINT = 17 }; /* 16 hexadecimal digits and the NUL */
 
 /* FNV-1a (64 bits) of the names, types and shapes of the loaded parts' tensors as stored, up to 12 KiB of
- * each one's bytes (start, middle, end), and with the text encoder of the tokenizer's file. Not against
+ * each one's bytes (start, middle, end), and with the text encoder of the tokenizer's bytes. Not against
  * forgery. */
 t3v_status t3v_fingerprint(const t3v_model *m, unsigned parts, char out[T3V_FINGERPRINT]);
 

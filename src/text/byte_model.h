@@ -5,10 +5,10 @@
 
 #include <stddef.h>
 
-enum { T3V_BYTE_MODEL_PIECES = 261, T3V_BYTE_MODEL_MAX = 8192 };
+#include "t3v/status.h"
 
-/* Writes a SentencePiece unigram model: <pad>, </s>, <s>, <unk>, <0x00>..<0xFF> with byte fallback, and the space mark.
- * Returns its bytes, at most T3V_BYTE_MODEL_MAX. */
-size_t t3v_byte_model(unsigned char *out);
+/* Makes a SentencePiece unigram model: <pad>, </s>, <s>, <unk>, <0x00>..<0xFF> with byte fallback, and the space mark.
+ * Its bytes are malloc'ed (caller frees). E_NOMEM. */
+t3v_status t3v_byte_model(unsigned char **bytes, size_t *n);
 
 #endif

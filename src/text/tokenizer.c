@@ -2,8 +2,6 @@
 /* Prompt to token ids: cleaning, the SentencePiece unigram model of umT5, EOS, the cut at 512. */
 #include "text/tokenizer.h"
 
-#include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,6 +12,8 @@
 struct t3v_tokenizer {
     t3v_spm *spm;
     int32_t vocab_size;
+    void *bytes; /* the model's, `size` of them */
+    size_t size;
     char *cut;
 };
 
@@ -25,60 +25,36 @@ t3v_status t3v_tokenizer_open_memory(const void *data, size_t n, t3v_tokenizer *
     int32_t pieces = model.pieces;
     t3v_spiece_model_free(&model);
     t3v_tokenizer *tok = calloc(1, sizeof *tok);
-    if (!tok) return t3v_fail(T3V_E_NOMEM, "tokenizer: no memory");
+    if (!tok || !(tok->bytes = malloc(n))) {
+        free(tok);
+        return t3v_fail(T3V_E_NOMEM, "tokenizer: no memory");
+    }
     char err[160] = "";
+    memcpy(tok->bytes, data, n);
+    tok->size = n;
     tok->vocab_size = pieces;
     tok->spm = t3v_spm_open(data, n, err, sizeof err);
     if (!tok->spm) {
-        free(tok);
+        t3v_tokenizer_close(tok);
         return t3v_fail(T3V_E_FORMAT, "tokenizer: libsentencepiece refuses the model: %s", err);
     }
     *out = tok;
     return T3V_OK;
 }
 
-t3v_status t3v_tokenizer_open(const char *path, t3v_tokenizer **out)
-{
-    *out = NULL;
-    t3v_status st = T3V_OK;
-    char *data = NULL;
-    size_t n = 0, cap = 1 << 20;
-    FILE *f = fopen(path, "rb");
-    if (!f) return t3v_fail(T3V_E_IO, "cannot open the tokenizer %s: %s", path, strerror(errno));
-    for (;;) {
-        char *more = realloc(data, cap);
-        if (!more) {
-            st = t3v_fail(T3V_E_NOMEM, "no memory for the tokenizer %s", path);
-            goto end;
-        }
-        data = more;
-        n += fread(data + n, 1, cap - n, f);
-        if (n < cap) break;
-        if (cap > T3V_SPIECE_MAX_BYTES) {
-            st = t3v_fail(T3V_E_TOO_BIG, "the tokenizer %s has more than %d bytes: is it a spiece.model?",
-                          path, T3V_SPIECE_MAX_BYTES);
-            goto end;
-        }
-        cap *= 2;
-    }
-    if (ferror(f)) {
-        st = t3v_fail(T3V_E_IO, "cannot read the tokenizer %s: %s", path, strerror(errno));
-        goto end;
-    }
-    st = t3v_tokenizer_open_memory(data, n, out);
-    if (st) t3v_fail_in(st, "%s", path);
-end:
-    free(data);
-    fclose(f);
-    return st;
-}
-
 void t3v_tokenizer_close(t3v_tokenizer *tok)
 {
     if (!tok) return;
     t3v_spm_close(tok->spm);
+    free(tok->bytes);
     free(tok->cut);
     free(tok);
+}
+
+const void *t3v_tokenizer_bytes(const t3v_tokenizer *tok, size_t *n)
+{
+    *n = tok->size;
+    return tok->bytes;
 }
 
 int32_t t3v_tokenizer_vocab_size(const t3v_tokenizer *tok) { return tok->vocab_size; }

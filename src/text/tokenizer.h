@@ -13,11 +13,16 @@ enum { T3V_TEXT_LEN = 512 }; /* the models' text length, EOS included */
 
 typedef struct t3v_tokenizer t3v_tokenizer;
 
-/* Opens a spiece.model file, or its bytes (a copy is kept). Every byte is checked before libsentencepiece
- * sees it: T3V_E_IO, _FORMAT, _UNSUPPORTED, _TOO_BIG or _NOMEM. */
-t3v_status t3v_tokenizer_open(const char *path, t3v_tokenizer **out);
+/* Opens the bytes of a spiece.model (a copy is kept). Every byte is checked before libsentencepiece sees it:
+ * T3V_E_FORMAT, _UNSUPPORTED, _TOO_BIG or _NOMEM. */
 t3v_status t3v_tokenizer_open_memory(const void *data, size_t n, t3v_tokenizer **out);
+/* The same from a file, told by its content: a spiece.model, a tokenizer.json, or the weights of a text encoder with a
+ * tokenizer inside (the bytes of a spiece.model as tensor `spiece_model`). E_IO too. */
+t3v_status t3v_tokenizer_open(const char *path, t3v_tokenizer **out);
 void t3v_tokenizer_close(t3v_tokenizer *tok); /* NULL is fine */
+
+/* The bytes of the spiece.model, read or made; they live as long as the tokenizer. */
+const void *t3v_tokenizer_bytes(const t3v_tokenizer *tok, size_t *n);
 
 /* The number of pieces in the model: every id is below it. */
 int32_t t3v_tokenizer_vocab_size(const t3v_tokenizer *tok);
