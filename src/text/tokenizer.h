@@ -17,7 +17,7 @@ typedef struct t3v_tokenizer t3v_tokenizer;
  * T3V_E_FORMAT, _UNSUPPORTED, _TOO_BIG or _NOMEM. */
 t3v_status t3v_tokenizer_open_memory(const void *data, size_t n, t3v_tokenizer **out);
 /* The same from a file, told by its content: a spiece.model, a tokenizer.json, or the weights of a text encoder with a
- * tokenizer inside (the bytes of a spiece.model as tensor `spiece_model`). E_IO too. */
+ * tokenizer inside (the bytes of a spiece.model as tensor `spiece_model`, or GGUF's tokenizer.ggml keys). E_IO too. */
 t3v_status t3v_tokenizer_open(const char *path, t3v_tokenizer **out);
 void t3v_tokenizer_close(t3v_tokenizer *tok); /* NULL is fine */
 

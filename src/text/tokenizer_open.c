@@ -8,6 +8,7 @@
 #include "io/tensors.h"
 #include "text/spiece_model.h"
 #include "text/tokenizer.h"
+#include "text/tokenizer_gguf.h"
 #include "text/tokenizer_json.h"
 
 static t3v_status from_json(const char *path, const t3v_map *m, t3v_tokenizer **out)
@@ -36,13 +37,24 @@ static const t3v_tensor_entry *model_tensor(const t3v_tensor_file *f)
 static t3v_status from_weights(const char *path, t3v_tokenizer **out)
 {
     t3v_tensor_file *f;
+    unsigned char *made = NULL;
+    size_t n;
+    t3v_status st;
     T3V_TRY(t3v_tensors_open(&f, path));
     const t3v_tensor_entry *e = model_tensor(f);
-    t3v_status st = e ? t3v_tokenizer_open_memory(e->data, (size_t)e->nbytes, out)
-                      : t3v_fail(T3V_E_FORMAT,
-                                 "%s: these weights have no tokenizer inside (a tensor spiece_model); give a "
-                                 "spiece.model or tokenizer.json",
-                                 path);
+    if (e) {
+        st = t3v_tokenizer_open_memory(e->data, (size_t)e->nbytes, out);
+    } else if (t3v_tokenizer_gguf_has(f)) {
+        st = t3v_tokenizer_gguf(f, &made, &n);
+        if (!st) st = t3v_tokenizer_open_memory(made, n, out);
+    } else {
+        st = t3v_fail(
+            T3V_E_FORMAT,
+            "%s: these weights have no tokenizer inside (a tensor spiece_model, or tokenizer.ggml.* in "
+            "GGUF); give a spiece.model or tokenizer.json",
+            path);
+    }
+    free(made);
     t3v_tensors_close(f);
     return st;
 }
@@ -55,7 +67,7 @@ t3v_status t3v_tokenizer_open(const char *path, t3v_tokenizer **out)
     t3v_status st;
     const unsigned char *p = m.data;
     if ((m.size > 8 && p[8] == '{' && !p[5] && !p[6] && !p[7]) ||
-        (m.size >= 4 && memcmp(p, "PK\3\4", 4) == 0)) {
+        (m.size >= 4 && (memcmp(p, "PK\3\4", 4) == 0 || memcmp(p, "GGUF", 4) == 0))) {
         st = from_weights(path, out);
     } else if (m.size > T3V_SPIECE_MAX_BYTES) {
         st = t3v_fail(T3V_E_TOO_BIG, "%zu bytes; a tokenizer has at most %d: is it a spiece.model?", m.size,

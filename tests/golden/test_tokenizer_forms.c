@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "io/file.h"
+#include "io/gguf_write.h"
 #include "io/json.h"
 #include "io/safetensors.h"
 #include "text/tokenizer.h"
@@ -117,6 +118,89 @@ static void from_weights(void **state)
     }
 }
 
+/* The tokenizer's keys as programs write them; `without` one of them, with its last value only. */
+static void write_gguf(const char *without, bool sentinels)
+{
+    int32_t n = pieces.pieces + (sentinels ? 2 : 0);
+    const char **text = calloc((size_t)n, sizeof *text);
+    uint32_t *length = calloc((size_t)n, sizeof *length);
+    float *score = calloc((size_t)n, sizeof *score);
+    int32_t *type = calloc((size_t)n, sizeof *type);
+    for (int32_t i = 0; i < pieces.pieces; i++) {
+        text[i] = pieces.piece[i].text;
+        length[i] = pieces.piece[i].len;
+        score[i] = pieces.piece[i].score;
+        type[i] = pieces.piece[i].type;
+    }
+    for (int32_t i = pieces.pieces; i < n; i++) { /* after the model's own: a sentinel, a filler */
+        text[i] = i == pieces.pieces ? "<extra_id_7>" : "[PAD99]";
+        length[i] = (uint32_t)strlen(text[i]);
+        score[i] = i == pieces.pieces ? -1000 : -10000;
+        type[i] = i == pieces.pieces ? T3V_SPIECE_USER_DEFINED : T3V_SPIECE_UNUSED;
+    }
+    t3v_gguf_keys k = {0};
+    static const float weight[32];
+#define HAS(name) (strcmp(without, name) != 0)
+    uint64_t fewer = (uint64_t)n - 1;
+    if (HAS("model")) t3v_gguf_text(&k, "tokenizer.ggml.model", "t5");
+    else t3v_gguf_text(&k, "tokenizer.ggml.model", "gpt2");
+    if (HAS("tokens")) t3v_gguf_texts(&k, "tokenizer.ggml.tokens", text, length, (uint64_t)n);
+    t3v_gguf_f32s(&k, "tokenizer.ggml.scores", score, HAS("scores") ? (uint64_t)n : fewer);
+    if (!HAS("token_type")) type[5] = 7;
+    t3v_gguf_i32s(&k, "tokenizer.ggml.token_type", type, (uint64_t)n);
+    t3v_gguf_u32(&k, "tokenizer.ggml.unknown_token_id",
+                 HAS("unknown_token_id") ? (uint32_t)pieces.unk : (uint32_t)n);
+    t3v_gguf_bool(&k, "tokenizer.ggml.add_space_prefix", true);
+    t3v_gguf_bool(&k, "tokenizer.ggml.remove_extra_whitespaces", true);
+    if (HAS("precompiled_charsmap"))
+        t3v_gguf_bytes(&k, "tokenizer.ggml.precompiled_charsmap", pieces.charsmap.units - 4,
+                       4 + 4 * pieces.charsmap.n_units + pieces.charsmap.text_bytes);
+    else t3v_gguf_u32(&k, "tokenizer.ggml.precompiled_charsmap", 1);
+    const t3v_tensor_entry e = {
+        .name = "token_embd.weight", .dtype = T3V_F32, .ndim = 1, .shape = {32}, .data = weight};
+    t3v_gguf_writer *w;
+    if (t3v_gguf_begin(&w, path, &k, &e, 1) || t3v_gguf_append(w, weight, sizeof weight) ||
+        t3v_gguf_finish(w))
+        fail_msg("%s", t3v_error_text());
+    t3v_gguf_keys_free(&k);
+    free(text);
+    free(length);
+    free(score);
+    free(type);
+}
+
+static void from_gguf(void **state)
+{
+    (void)state;
+    write_gguf("", false);
+    expect_ids();
+    write_gguf("", true);
+    t3v_tokenizer *tok;
+    if (t3v_tokenizer_open(path, &tok)) fail_msg("%s", t3v_error_text());
+    assert_int_equal(t3v_tokenizer_vocab_size(tok), pieces.pieces + 2);
+    int32_t ids[64];
+    int n;
+    if (t3v_tokenizer_encode(tok, "<extra_id_7> [PAD99]", T3V_CLEAN_NONE, ids, 64, &n, NULL))
+        fail_msg("%s", t3v_error_text());
+    for (int i = 0; i < n; i++) assert_true(ids[i] < pieces.pieces);
+    t3v_tokenizer_close(tok);
+    static const struct {
+        const char *key, *word;
+        t3v_status want;
+    } bad[] = {{"model", "model", T3V_E_UNSUPPORTED},
+               {"tokens", "no tokenizer inside", T3V_E_FORMAT},
+               {"scores", "scores", T3V_E_FORMAT},
+               {"token_type", "token_type", T3V_E_FORMAT},
+               {"unknown_token_id", "unknown_token_id", T3V_E_FORMAT},
+               {"precompiled_charsmap", "precompiled_charsmap", T3V_E_FORMAT}};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        write_gguf(bad[i].key, false);
+        assert_int_equal(t3v_tokenizer_open(path, &tok), bad[i].want);
+        assert_null(tok);
+        if (!strstr(t3v_error_text(), bad[i].word)) fail_msg("'%s': no %s", t3v_error_text(), bad[i].word);
+    }
+}
+
 /* Settings of the text before pieces are those of the file. */
 static void settings(void **state)
 {
@@ -220,10 +304,8 @@ static void broken(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(from_json),
-        cmocka_unit_test(from_weights),
-        cmocka_unit_test(settings),
-        cmocka_unit_test(broken),
+        cmocka_unit_test(from_json), cmocka_unit_test(from_weights), cmocka_unit_test(from_gguf),
+        cmocka_unit_test(settings),  cmocka_unit_test(broken),
     };
     return cmocka_run_group_tests(tests, load, unload);
 }
