@@ -217,17 +217,32 @@ const char *t3v_shape_text(int ndim, const int64_t *shape, char *text, size_t n)
     return text;
 }
 
-t3v_status t3v_tensor_expect(const t3v_tensor_entry *t, int ndim, const int64_t *shape)
+/* Leading axes of 1 are skipped on the longer side. */
+static bool fits(const t3v_tensor_entry *t, int ndim, const int64_t *shape)
 {
     int a = 0, b = 0;
-    bool same = true;
-    while (same && (a < t->ndim || b < ndim)) {
-        if (a < t->ndim && b < ndim && (shape[b] < 0 || shape[b] == t->shape[a])) a++, b++;
-        else if (a < t->ndim && t->shape[a] == 1) a++;
-        else if (b < ndim && shape[b] == 1) b++;
-        else same = false;
+    while (t->ndim - a > ndim && t->shape[a] == 1) a++;
+    while (ndim - b > t->ndim && shape[b] == 1) b++;
+    bool same = t->ndim - a == ndim - b;
+    for (int i = 0; same && i < ndim - b; i++) same = shape[b + i] < 0 || shape[b + i] == t->shape[a + i];
+    return same;
+}
+
+/* The same axes, but for those of 1 wherever they are; an open size could be any of them, so none may be open. */
+static bool fits_without_ones(const t3v_tensor_entry *t, int ndim, const int64_t *shape)
+{
+    int a = 0, b = 0;
+    for (;;) {
+        while (a < t->ndim && t->shape[a] == 1) a++;
+        while (b < ndim && shape[b] == 1) b++;
+        if (a == t->ndim || b == ndim) return a == t->ndim && b == ndim;
+        if (shape[b++] != t->shape[a++]) return false;
     }
-    if (same) return T3V_OK;
+}
+
+t3v_status t3v_tensor_expect(const t3v_tensor_entry *t, int ndim, const int64_t *shape)
+{
+    if (fits(t, ndim, shape) || fits_without_ones(t, ndim, shape)) return T3V_OK;
     char got[200], want[200];
     return t3v_fail(T3V_E_SHAPE,
                     "%s: tensor '%s' is %s, expected %s; the file may be of another model or size than the "

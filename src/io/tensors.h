@@ -59,7 +59,8 @@ const t3v_tensor_entry *t3v_tensors_find(const t3v_tensor_file *f, const char *n
 /* The same; absence is E_FORMAT with the nearest name as a hint. */
 t3v_status t3v_tensors_get(const t3v_tensor_file *f, const char *name, const t3v_tensor_entry **out);
 
-/* E_SHAPE unless the shape is the wanted one, up to axes of 1; -1 accepts any size. */
+/* E_SHAPE unless the shape is the wanted one, up to axes of 1: leading ones, or any where no size is open; -1 is an open
+ * size. With the lengths of the wanted shape the last axes of t are those of a shape with open sizes. */
 t3v_status t3v_tensor_expect(const t3v_tensor_entry *t, int ndim, const int64_t *shape);
 
 /* Finds, checks the shape (as above), copies and converts to `dtype`; then lets the file's pages go. */

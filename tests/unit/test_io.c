@@ -249,6 +249,12 @@ static void safetensors_round_trip(void **state)
     assert_true(out[0] == 1 && out[1] == 2 && out[2] == -3);
     failed(t3v_tensors_read(v, "a.float", 2, (int64_t[]){3, 2}, out, T3V_F32), T3V_E_SHAPE,
            "'a.float' is [2,3], expected [3,2]");
+    /* Axes of 1 may be anywhere, but not where a size is open: which one it is would be a guess. */
+    t3v_tensor_entry e = {.name = "e", .file = "f", .ndim = 3, .shape = {7, 1, 32}};
+    assert_int_equal(t3v_tensor_expect(&e, 2, (int64_t[]){7, 32}), T3V_OK);
+    assert_int_equal(t3v_tensor_expect(&e, 4, (int64_t[]){7, 32, 1, 1}), T3V_OK);
+    failed(t3v_tensor_expect(&e, 2, (int64_t[]){-1, 32}), T3V_E_SHAPE, "[7,1,32]");
+    failed(t3v_tensor_expect(&e, 2, (int64_t[]){32, 7}), T3V_E_SHAPE, "[7,1,32]");
     failed(t3v_tensors_read(v, "a.float", 2, (int64_t[]){1, 6}, out, T3V_F32), T3V_E_SHAPE, "a.float");
     failed(t3v_tensors_read(v, "a.flaot", 2, (int64_t[]){2, 3}, out, T3V_F32), T3V_E_FORMAT,
            "'a.flaot' is missing; did you mean 'a.float'");
