@@ -4,16 +4,8 @@
 
 #include <string.h>
 
+#include "attn/device_run.h"
 #include "ops/kernels.h"
-
-const t3v_attend_kernels t3v_attend_cpu = {t3v_attend_scratch, t3v_attend_run, t3v_attend_backward_scratch,
-                                           t3v_attend_backward};
-
-static const t3v_attend_kernels *kernels(const t3v_ctx *ctx)
-{
-    const t3v_device *d = t3v_arena_device(ctx->arena);
-    return d ? d->attend : &t3v_attend_cpu;
-}
 
 typedef struct attend_attr {
     const t3v_site *site;
@@ -81,10 +73,13 @@ static void attend_backward(t3v_ctx *ctx, const t3v_record *r)
                          .accumulate = true,
                          .dparams = dparams};
     if (!ctx->status) {
-        a.scratch_bytes = kernels(ctx)->backward_scratch(attr->site, &a, &g);
+        a.scratch_bytes = t3v_arena_device(ctx->arena) ? t3v_device_run_scratch(attr->site, &a, &g)
+                                                       : t3v_attend_backward_scratch(attr->site, &a, &g);
         a.scratch = t3v_data(ctx, (int64_t)a.scratch_bytes, 1);
     }
-    if (t3v_runs(ctx)) t3v_ctx_keep(ctx, kernels(ctx)->backward(attr->site, &a, &g));
+    if (t3v_runs(ctx))
+        t3v_ctx_keep(ctx, t3v_arena_device(ctx->arena) ? t3v_device_run(ctx->arena, attr->site, &a, &g)
+                                                       : t3v_attend_backward(attr->site, &a, &g));
     t3v_arena_back(ctx->arena, mark);
 }
 
@@ -105,6 +100,7 @@ t3v_tensor *t3v_attend(t3v_ctx *ctx, const t3v_site *site, int64_t heads, t3v_te
 {
     if (ctx->status || !q || !k || !v) return NULL;
     bool record = ctx->tape != NULL;
+    const t3v_device *device = t3v_arena_device(ctx->arena);
     t3v_tensor *out = record ? t3v_new_like(ctx, q, q->type) : q;
     t3v_site_param info[PARAMS];
     const float *params[PARAMS];
@@ -118,14 +114,18 @@ t3v_tensor *t3v_attend(t3v_ctx *ctx, const t3v_site *site, int64_t heads, t3v_te
     size_t mark = t3v_arena_mark(ctx->arena);
     t3v_attend_args a = make_args(&attr, in, params, out, r ? r->saved[0]->data : NULL);
     a.state = own ? own->state : NULL;
-    a.scratch_bytes = kernels(ctx)->scratch(site, &a);
+    a.scratch_bytes = device ? t3v_device_run_scratch(site, &a, NULL) : t3v_attend_scratch(site, &a);
     a.scratch = t3v_data(ctx, (int64_t)a.scratch_bytes, 1);
     t3v_attend_met *met = own && t3v_site_selects(site) ? own->met : NULL;
     size_t words = met ? t3v_attend_chosen_words(site, a.heads) : 0;
-    if (met) a.chosen = t3v_temp(ctx, (int64_t)words, sizeof *a.chosen);
+    uint64_t *chosen = met ? t3v_temp(ctx, (int64_t)words, sizeof *chosen) : NULL;
+    a.chosen = t3v_arena_twin(ctx->arena, chosen);
     if (t3v_runs(ctx)) {
-        if (met) memset(a.chosen, 0, words * sizeof *a.chosen);
-        t3v_ctx_keep(ctx, kernels(ctx)->run(site, &a));
+        if (met) t3v_k(ctx)->clear(a.chosen, words * sizeof *chosen);
+        t3v_ctx_keep(ctx, device ? t3v_device_run(ctx->arena, site, &a, NULL) : t3v_attend_run(site, &a));
+        if (met && device && !ctx->status)
+            t3v_ctx_keep(ctx, device->pull(chosen, a.chosen, words * sizeof *chosen));
+        a.chosen = chosen;
         if (met && !ctx->status) add_pairs(met, site, &a);
     }
     t3v_arena_back(ctx->arena, mark);

@@ -7,17 +7,6 @@
 #include "attn/plan.h"
 #include "ops/ctx.h"
 
-/* What a device has instead of t3v_attend_scratch, _run, _backward_scratch and _backward, with the same contracts: q, k, v,
- * out, lse, params, key_log_weight, state, scratch and all gradients are the device's memory, `chosen` is the host's. */
-typedef struct t3v_attend_kernels {
-    size_t (*scratch)(const t3v_site *site, const t3v_attend_args *a);
-    t3v_status (*run)(const t3v_site *site, const t3v_attend_args *a);
-    size_t (*backward_scratch)(const t3v_site *site, const t3v_attend_args *a, const t3v_attend_grad *g);
-    t3v_status (*backward)(const t3v_site *site, const t3v_attend_args *a, const t3v_attend_grad *g);
-} t3v_attend_kernels;
-
-extern const t3v_attend_kernels t3v_attend_cpu;
-
 /* Pairs of queries and keys at sites that choose their keys by content, summed over calls: those that were met, the least
  * that the plan counts, and all. Beyond 2^53 they are rounded. */
 typedef struct t3v_attend_met {

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "attn/device_run.h"
 #include "attn/grammar.h"
 #include "attn/pattern.h"
 #include "attn/plan.h"
@@ -185,6 +186,7 @@ size_t t3v_site_state(const t3v_site *site, int64_t n_q, int64_t heads, int64_t 
 
 void t3v_site_free(t3v_site *site)
 {
+    t3v_device_run_forget(site);
     for (int i = 0; i < site->terms; i++) {
         const t3v_term *t = &site->term[i];
         free((void *)t->order), free((void *)t->block_first), free((void *)t->range_first),

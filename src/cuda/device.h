@@ -16,10 +16,11 @@
 #define T3V_CUDA_ABI 1
 
 typedef struct t3v_device {
-    t3v_space space;                         /* the first member: an arena's space is its device */
-    char name[128];                          /* of the card, for people */
-    const struct t3v_kernels *kernels;       /* ops/kernels.h */
-    const struct t3v_attend_kernels *attend; /* attn/attend_op.h */
+    t3v_space space;                        /* the first member: an arena's space is its device */
+    char name[128];                         /* of the card, for people */
+    const struct t3v_kernels *kernels;      /* ops/kernels.h */
+    const struct t3v_seg_kernels *segments; /* attn/segments.h */
+    void *stream;                           /* that these are launched in */
     /* Copies between host memory and the device's, in order with its kernels; the host's memory is free to use
      * afterwards. E_INTERNAL: something asked for earlier has failed. */
     t3v_status (*push)(void *to, const void *host, size_t bytes);

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "cuda/emulate.h"
+#include "attn/segments.h"
 #include "cuda/module.h"
 
 void *t3v_cuda_stream;
@@ -120,6 +121,7 @@ extern "C" void t3v_cuda_move_rows(void *to, int64_t to_step, const void *from, 
 static const t3v_device device = {{reserve, commit, release},
                                   "the emulator",
                                   &t3v_cuda_kernels,
+                                  &t3v_seg_device,
                                   nullptr,
                                   push,
                                   pull,

@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Dense products on a GPU by cuBLASLt, bias and GELU in its epilogue; where it has no algorithm, our own kernels. Contract:
+ * ops/gemm/gemm.h.
+ *
+ * cuBLASLt's matrices are column by column. C [m, n] row by row is C^T there, so its first operand is our B. */
+#include <cublasLt.h>
+#include <string.h>
+
+#include <vector>
+
+#include "cuda/module.h"
+
+namespace
+{
+enum { WORK = 64 << 20, TRIED = 4 };
+
+/* What decides which algorithm is best. */
+struct key {
+    int64_t m, n, k, batch, lda, ldb, ldc, a_batch, b_batch, c_batch;
+    int a_type, b_type, c_type, a_trans, b_trans, bias, act, accumulate, aligned;
+};
+
+struct plan {
+    key of;
+    bool usable;
+    cublasLtMatmulDesc_t desc;
+    cublasLtMatrixLayout_t a, b, c; /* ours: of B, A and C */
+    cublasLtMatmulAlgo_t algo;
+    size_t work;
+};
+std::vector<plan> plans;
+cublasLtHandle_t handle;
+
+cudaDataType_t type_of(t3v_dtype t) { return t == T3V_BF16 ? CUDA_R_16BF : CUDA_R_32F; }
+
+/* Bytes, a power of two up to 16, that all of the addresses are multiples of. */
+int alignment(const t3v_gemm_args *g)
+{
+    uintptr_t all = (uintptr_t)g->a | (uintptr_t)g->b | (uintptr_t)g->c;
+    int n = 16;
+    while (all % (uintptr_t)n) n /= 2;
+    return n;
+}
+
+bool layout(cublasLtMatrixLayout_t *l, t3v_dtype t, int64_t rows, int64_t columns, int64_t ld, int64_t batch,
+            int64_t step)
+{
+    int32_t count = (int32_t)batch;
+    return cublasLtMatrixLayoutCreate(l, type_of(t), (uint64_t)rows, (uint64_t)columns, ld) ==
+               CUBLAS_STATUS_SUCCESS &&
+           cublasLtMatrixLayoutSetAttribute(*l, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count, sizeof count) ==
+               CUBLAS_STATUS_SUCCESS &&
+           cublasLtMatrixLayoutSetAttribute(*l, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &step,
+                                            sizeof step) == CUBLAS_STATUS_SUCCESS;
+}
+
+template <class T> bool set(cublasLtMatmulDesc_t d, cublasLtMatmulDescAttributes_t what, T value)
+{
+    return cublasLtMatmulDescSetAttribute(d, what, &value, sizeof value) == CUBLAS_STATUS_SUCCESS;
+}
+
+void make(plan *p)
+{
+    const key &k = p->of;
+    cublasOperation_t ta = k.b_trans ? CUBLAS_OP_T : CUBLAS_OP_N, tb = k.a_trans ? CUBLAS_OP_T : CUBLAS_OP_N;
+    cublasLtEpilogue_t epilogue = k.act    ? k.bias ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU
+                                  : k.bias ? CUBLASLT_EPILOGUE_BIAS
+                                           : CUBLASLT_EPILOGUE_DEFAULT;
+    t3v_dtype at = (t3v_dtype)k.a_type, bt = (t3v_dtype)k.b_type, ct = (t3v_dtype)k.c_type;
+    if (cublasLtMatmulDescCreate(&p->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F) != CUBLAS_STATUS_SUCCESS) return;
+    if (!set(p->desc, CUBLASLT_MATMUL_DESC_TRANSA, ta) || !set(p->desc, CUBLASLT_MATMUL_DESC_TRANSB, tb) ||
+        !set(p->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue))
+        return;
+    if (k.bias && !set(p->desc, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, type_of(ct))) return;
+    if (!layout(&p->a, bt, k.b_trans ? k.k : k.n, k.b_trans ? k.n : k.k, k.ldb, k.batch, k.b_batch) ||
+        !layout(&p->b, at, k.a_trans ? k.m : k.k, k.a_trans ? k.k : k.m, k.lda, k.batch, k.a_batch) ||
+        !layout(&p->c, ct, k.n, k.m, k.ldc, k.batch, k.c_batch))
+        return;
+    cublasLtMatmulPreference_t wish;
+    if (cublasLtMatmulPreferenceCreate(&wish) != CUBLAS_STATUS_SUCCESS) return;
+    uint64_t work = WORK;
+    uint32_t align = (uint32_t)k.aligned;
+    cublasLtMatmulPreferenceSetAttribute(wish, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &work, sizeof work);
+    const cublasLtMatmulPreferenceAttributes_t sides[] = {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
+                                                          CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+                                                          CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
+                                                          CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES};
+    for (auto side : sides) cublasLtMatmulPreferenceSetAttribute(wish, side, &align, sizeof align);
+    cublasLtMatmulHeuristicResult_t found[TRIED];
+    int n = 0;
+    if (cublasLtMatmulAlgoGetHeuristic(handle, p->desc, p->a, p->b, p->c, p->c, wish, TRIED, found, &n) ==
+        CUBLAS_STATUS_SUCCESS)
+        for (int i = 0; i < n && !p->usable; i++)
+            if (found[i].state == CUBLAS_STATUS_SUCCESS)
+                p->algo = found[i].algo, p->work = found[i].workspaceSize, p->usable = true;
+    cublasLtMatmulPreferenceDestroy(wish);
+}
+
+plan *plan_for(const t3v_gemm_args *g)
+{
+    key k;
+    memset(&k, 0, sizeof k); /* compared by bytes */
+    k.m = g->m, k.n = g->n, k.k = g->k, k.batch = g->batch, k.lda = g->lda, k.ldb = g->ldb, k.ldc = g->ldc;
+    if (g->batch > 1) k.a_batch = g->a_batch, k.b_batch = g->b_batch, k.c_batch = g->c_batch;
+    k.a_type = g->a_type, k.b_type = g->b_type, k.c_type = g->c_type, k.a_trans = g->a_trans,
+    k.b_trans = g->b_trans;
+    k.bias = g->bias != nullptr, k.act = g->act, k.accumulate = g->accumulate, k.aligned = alignment(g);
+    for (plan &p : plans)
+        if (memcmp(&p.of, &k, sizeof k) == 0) return &p;
+    plan p = {};
+    p.of = k;
+    make(&p);
+    plans.push_back(p);
+    return &plans.back();
+}
+} // namespace
+
+extern "C" t3v_status t3v_cuda_gemm(const t3v_gemm_args *g)
+{
+    if (g->m == 0 || g->n == 0) return T3V_OK;
+    /* Two types, or C added after the activation: not what cuBLASLt does. */
+    if (g->a_type != g->b_type || g->k == 0 || (g->accumulate && g->act)) return t3v_cuda_gemm_own(g);
+    if (!handle && cublasLtCreate(&handle) != CUBLAS_STATUS_SUCCESS)
+        return t3v_cuda_fail(T3V_E_INTERNAL, "cuBLASLt could not be opened");
+    plan *p = plan_for(g);
+    if (!p->usable) return t3v_cuda_gemm_own(g);
+    /* The bias must have the result's type. */
+    size_t halves = g->bias && g->c_type == T3V_BF16 ? ((size_t)g->n * 2 + 255) / 256 * 256 : 0;
+    char *work = (char *)t3v_cuda_work(WORK + halves);
+    if (!work) return t3v_cuda_fail(T3V_E_NOMEM, "no memory on the device for a product's workspace");
+    if (g->bias) {
+        const void *bias = g->bias;
+        if (halves) {
+            t3v_cuda_rows_convert(work + WORK, T3V_BF16, g->bias, T3V_F32, g->n);
+            bias = work + WORK;
+        }
+        if (!set(p->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias)) return t3v_cuda_gemm_own(g);
+    }
+    const float one = 1, beta = g->accumulate ? 1.0f : 0.0f;
+    cublasStatus_t s = cublasLtMatmul(handle, p->desc, &one, g->b, p->a, g->a, p->b, &beta, g->c, p->c, g->c,
+                                      p->c, &p->algo, work, p->work, (cudaStream_t)t3v_cuda_stream);
+    if (s == CUBLAS_STATUS_NOT_SUPPORTED) {
+        p->usable = false;
+        return t3v_cuda_gemm_own(g);
+    }
+    return s == CUBLAS_STATUS_SUCCESS
+               ? T3V_OK
+               : t3v_cuda_fail(T3V_E_INTERNAL, "cuBLASLt: %s, product %lld x %lld x %lld",
+                               cublasLtGetStatusString(s), (long long)g->m, (long long)g->n, (long long)g->k);
+}

@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# The whole program on the CUDA module's kernels, which the emulator runs: text, transformer with gradients, VAE both ways
+# and a clip, against the CPU. What the host side forgets to copy shows as a crash: it cannot touch the device's memory.
+set -euo pipefail
+t3v=$1
+golden=tests/golden/wan
+tiny=$golden/tiny
+compare=${T3V_BUILD:?}/tests/compare_tensors
+export T3V_CUDA=$T3V_BUILD/tests/libt3v-cuda-emulated.so
+[ -e "$T3V_CUDA" ] || exit 77
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+both() { # command...: runs it on either device; @ in its words is cpu or cuda
+    local device
+    for device in cpu cuda; do "${@//@/$device}" --quiet --device "$device" >/dev/null; done
+}
+same() { # NAME TENSOR LIMIT: of $dir/NAME-cuda and $dir/NAME-cpu
+    "$compare" "$dir/$1-cuda.safetensors" "$2" "$dir/$1-cpu.safetensors" "$2" "$3" || { echo "$1: $2" >&2; exit 1; }
+}
+
+# Sums in another order: 1e-5 in f32. Roundings to bf16 that fall otherwise: some parts of 1/256.
+for precision in f32 bf16; do
+    limit=1e-4
+    [ $precision = f32 ] || limit=2e-2
+    both "$t3v" text --precision $precision --model $tiny --prompt "A red ball on the beach" -o "$dir/text-@.safetensors"
+    same text context $limit
+    # joint terms, selection, a linear term (over the CPU), an epilogue (over the CPU)
+    plans="full t3"
+    [ $precision = f32 ] || plans="t3 jenga hybrid rettention"
+    for plan in $plans; do
+        both "$t3v" dit --precision $precision --model $tiny --plan "$plan" --latent $golden/dit.safetensors \
+            --context $golden/dit.safetensors --timestep 731 -o "$dir/dit-@.safetensors"
+        same dit velocity $limit
+    done
+done
+
+both "$t3v" dit --precision f32 --model $tiny --plan t3 --latent $golden/dit.safetensors --target $golden/dit.safetensors \
+    --context $golden/dit.safetensors --timestep 731 -o "$dir/dit-@.safetensors" --grad "$dir/grad-@.safetensors"
+for name in loss grad_latent grad_context grad.patch_embedding.weight grad.blocks.0.self_attn.q.weight \
+    grad.blocks.2.self_attn.norm_k.weight grad.blocks.1.cross_attn.k.bias grad.blocks.4.ffn.2.weight \
+    grad.blocks.3.modulation grad.blocks.0.norm3.weight grad.time_projection.1.weight grad.head.head.bias; do
+    same grad $name 1e-4
+done
+
+both "$t3v" decode --precision bf16 --model $tiny -i $golden/vae.safetensors -o "$dir/video-@.safetensors"
+same video video 2e-2
+both "$t3v" encode --precision f32 --model $tiny -i $golden/vae.safetensors -o "$dir/latent-@.safetensors"
+same latent latent 1e-4
+
+# Steps that reuse what the blocks added.
+both "$t3v" generate --precision f32 --model $tiny --prompt "a red ball" --size 32x32 --frames 5 --steps 3 \
+    --reuse steps:0,2 --save-latent "$dir/clip-@.safetensors" -o "$dir/clip-@.y4m"
+same clip latent 1e-4
