@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Thin front of CMake and CTest. `make demo` and `make test` install what is missing first.
 BUILD ?= build
-.PHONY: all deps demo test check clean install
+.PHONY: all deps demo test check clean install cuda
 all: deps
 	@scripts/build.sh $(BUILD)
 deps:
@@ -12,6 +12,8 @@ test: all
 	@scripts/test.sh $(BUILD)
 check: all
 	@scripts/check.sh $(BUILD)
+cuda: deps
+	@scripts/build.sh $(BUILD) -DT3V_CUDA=on
 install: all
 	cmake --install $(BUILD)
 clean:

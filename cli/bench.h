@@ -16,12 +16,14 @@ typedef struct bench_args {
     int64_t queries;                               /* of attention, the first; 0: all */
     int64_t first_heads;                           /* of attention, those computed; 0: all */
     bool backward, composed;
+    const t3v_device *device; /* --device; NULL: the CPU */
 } bench_args;
 
 /* One file bench_NAME.c defines one; cmd_bench.c lists them. */
 typedef struct bench_row {
     const char *name, *summary;
     int (*run)(const bench_args *args); /* exit status */
+    bool device;                        /* measures a GPU too */
 } bench_row;
 
 extern const bench_row bench_attention, bench_vae, bench_gemm, bench_conv, bench_block, bench_step;

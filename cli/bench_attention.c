@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 
 #include "attn/attend.h"
+#include "attn/attend_op.h"
 #include "attn/own.h"
 #include "attn/plan.h"
 #include "base/rng.h"
@@ -83,8 +84,76 @@ static void fill(void *dst, t3v_dtype type, int64_t n, uint64_t stream)
     }
 }
 
+/* The same call that a DiT block makes. */
+typedef struct on_device {
+    t3v_ctx ctx;
+    t3v_arena arena;
+    const t3v_site *site;
+    int64_t heads;
+    t3v_tensor *x[3]; /* q, which the output takes over, k, v */
+} on_device;
+
+static t3v_status attend_on_device(void *user)
+{
+    on_device *b = user;
+    size_t mark = t3v_arena_mark(&b->arena);
+    t3v_attend(&b->ctx, b->site, b->heads, b->x[0], b->x[1], b->x[2], NULL, NULL, NULL);
+    t3v_arena_back(&b->arena, mark);
+    return b->ctx.status;
+}
+
+static t3v_status open_device(on_device *b, const bench_args *args, int64_t n, t3v_dtype type)
+{
+    for (int counted = 0; counted < 2; counted++) {
+        size_t peak = b->arena.peak;
+        t3v_arena_close(&b->arena);
+        T3V_TRY(counted ? t3v_arena_open_in(&b->arena, peak, &args->device->space)
+                        : t3v_arena_count_in(&b->arena, &args->device->space));
+        for (int i = 0; i < 3; i++) {
+            b->x[i] = t3v_new(&b->ctx, type, T3V_SHAPE(n, args->heads * args->dim));
+            if (b->x[i] && counted) fill(t3v_host(&b->ctx, b->x[i]), type, t3v_numel(b->x[i]), (uint64_t)i);
+            t3v_give(&b->ctx, b->x[i]);
+        }
+        if (!counted) T3V_TRY(attend_on_device(b));
+    }
+    return b->ctx.status;
+}
+
+static int run_on_device(const bench_args *args)
+{
+    const char *text = args->plan ? args->plan : "full";
+    if (args->queries || args->composed || args->backward || args->first_heads)
+        return cli_usage("bench", "--queries, --composed, --backward and --first-heads are for the CPU");
+    t3v_plan *plan;
+    t3v_status st = t3v_plan_make_for(&plan, text, (t3v_grid){args->t, args->h, args->w},
+                                      (int)args->layer + 1, args->heads * args->dim, args->heads);
+    if (st) return cli_fail(st);
+    t3v_dtype type = args->common.bf16 ? T3V_BF16 : T3V_F32;
+    on_device b = {.site = &plan->layer[args->layer].site[T3V_SITE_SELF], .heads = args->heads};
+    t3v_site_param info[T3V_SITE_PARAMS_MAX];
+    int64_t pairs, macs = 0, n = plan->tokens;
+    int status = CLI_FAILED;
+    b.ctx = (t3v_ctx){.arena = &b.arena, .compute = type};
+    if (t3v_site_params(b.site, args->heads, args->dim, info))
+        st = t3v_fail(T3V_E_UNSUPPORTED, "plan %s has parameters; bench block measures it on a GPU", text);
+    if (!st && !t3v_site_cost(b.site, n, n, (int)args->heads, (int)args->dim, NULL, &pairs, &macs))
+        st = t3v_fail(T3V_E_TOO_BIG, "attention over %lld tokens", (long long)n);
+    if (!st) st = open_device(&b, args, n, type);
+    char extra[400];
+    snprintf(extra, sizeof extra,
+             ",\"plan\":\"%.200s\",\"grid\":[%lld,%lld,%lld],\"heads\":%lld,\"dim\":%lld,\"layer\":%lld",
+             text, (long long)args->t, (long long)args->h, (long long)args->w, (long long)args->heads,
+             (long long)args->dim, (long long)args->layer);
+    bench_result r = {"attention", 2 * (double)macs, type, args->device->name, extra};
+    status = st ? cli_fail(st) : bench_measure(args, &r, attend_on_device, &b);
+    t3v_arena_close(&b.arena);
+    t3v_plan_free(plan);
+    return status;
+}
+
 static int run(const bench_args *args)
 {
+    if (args->device) return run_on_device(args);
     const char *text = args->plan ? args->plan : "full";
     if (args->queries && (args->backward || strcmp(text, "full") != 0))
         return cli_usage("bench", "--queries goes with the plan full, without --backward");
@@ -215,4 +284,4 @@ done:
     return status;
 }
 
-const bench_row bench_attention = {"attention", "self-attention of one layer", run};
+const bench_row bench_attention = {"attention", "self-attention of one layer", run, true};

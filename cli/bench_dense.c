@@ -120,5 +120,5 @@ static int run_conv(const bench_args *args)
     return status;
 }
 
-const bench_row bench_gemm = {"gemm", "dense products", run_gemm};
-const bench_row bench_conv = {"conv", "3-D convolutions", run_conv};
+const bench_row bench_gemm = {"gemm", "dense products", run_gemm, false};
+const bench_row bench_conv = {"conv", "3-D convolutions", run_conv, false};

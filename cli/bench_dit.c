@@ -9,6 +9,7 @@
 #include "bench.h"
 #include "dit/configs.h"
 #include "pipe/model.h"
+#include "pipe/place.h"
 #include "tensor/randomise.h"
 
 /* A prompt of 20 words or so; the text's other rows are zeros, and the DiT sees them as one. Random models above
@@ -20,7 +21,8 @@ typedef struct bench {
     bool step;
     int64_t layer; /* of a block */
     t3v_ctx ctx;
-    t3v_arena arena, weights, own; /* own: the plan's parameters */
+    t3v_arena arena, weights, own, placed; /* own: the plan's parameters; placed: weights on a device */
+    const t3v_device *device;
     t3v_dit random;
     t3v_model *model;
     const t3v_dit *dit;
@@ -49,6 +51,8 @@ static t3v_status random_model(bench *b, const t3v_dit_config *config, t3v_dtype
     T3V_TRY(t3v_arena_open(&b->weights, t3v_params_bytes(&b->random.params, NULL, &options)));
     T3V_TRY(t3v_params_alloc(&b->random.params, &options, &b->weights));
     t3v_params_randomise(&b->random.params, 1);
+    b->random.device = b->device;
+    if (b->device) T3V_TRY(t3v_weights_place(&b->random.params, compute, b->device, &b->placed, NULL));
     if (b->shared) {
         t3v_dit_block *all = calloc((size_t)config->layers, sizeof *all);
         if (!all) return t3v_fail(T3V_E_NOMEM, "no memory for %lld blocks", (long long)config->layers);
@@ -69,7 +73,7 @@ static t3v_status adopt_plan(bench *b)
     int64_t known = p->count;
     T3V_TRY(t3v_dit_adopt(&b->random, b->plan));
     if (p->count == known) return T3V_OK;
-    T3V_TRY(t3v_arena_open(&b->own, (size_t)64 << 30));
+    T3V_TRY(t3v_arena_open_in(&b->own, (size_t)64 << 30, t3v_device_space(b->device)));
     for (int64_t i = known; i < p->count; i++) {
         t3v_tensor *t = p->item[i].tensor;
         t->data = t3v_arena_take(&b->own, (size_t)t3v_numel(t), sizeof(float));
@@ -77,6 +81,7 @@ static t3v_status adopt_plan(bench *b)
         float *x = t->data;
         t3v_normal_fill(x, t3v_numel(t), 1, (uint64_t)i, 0);
         for (int64_t k = 0; k < t3v_numel(t); k++) x[k] *= 0.1f;
+        T3V_TRY(t3v_weight_place(b->device, &b->own, t));
     }
     return T3V_OK;
 }
@@ -84,7 +89,8 @@ static t3v_status adopt_plan(bench *b)
 static t3v_tensor *noise(t3v_ctx *ctx, uint64_t stream, int ndim, const int64_t *shape)
 {
     t3v_tensor *t = t3v_new(ctx, T3V_F32, ndim, shape);
-    if (t && t3v_runs(ctx)) t3v_normal_fill(t->data, t3v_numel(t), 1, stream, 0);
+    if (t && t3v_runs(ctx)) t3v_normal_fill(t3v_host(ctx, t), t3v_numel(t), 1, stream, 0);
+    if (t) t3v_give(ctx, t);
     return t;
 }
 
@@ -151,7 +157,7 @@ static t3v_status open_all(bench *b, const bench_args *args)
 {
     t3v_dtype compute = args->common.bf16 ? T3V_BF16 : T3V_F32;
     if (args->model) {
-        t3v_model_paths paths = {.model = args->model};
+        t3v_model_paths paths = {.model = args->model, .device = b->device};
         T3V_TRY(t3v_model_open(&b->model, &paths, T3V_PART_DIT, compute, false));
         b->dit = &b->model->dit;
     } else {
@@ -169,12 +175,12 @@ static t3v_status open_all(bench *b, const bench_args *args)
     T3V_TRY(adopt_plan(b));
     b->ctx.compute = compute;
     b->ctx.arena = &b->arena;
-    T3V_TRY(t3v_arena_count(&b->arena));
+    T3V_TRY(t3v_arena_count_in(&b->arena, t3v_device_space(b->device)));
     T3V_TRY(prepare(b));
     T3V_TRY(pass(b));
     size_t peak = b->arena.peak;
     t3v_arena_close(&b->arena);
-    T3V_TRY(t3v_arena_open(&b->arena, peak));
+    T3V_TRY(t3v_arena_open_in(&b->arena, peak, t3v_device_space(b->device)));
     return prepare(b);
 }
 
@@ -184,7 +190,8 @@ static int run(const bench_args *args, bool step)
     int64_t frames = args->frames ? args->frames : 5;
     if (args->config && args->model) return cli_usage("bench", "--config or --model, not both");
     if (frames % 4 != 1) return cli_usage("bench", "--frames %lld: expected 4n+1", (long long)frames);
-    bench b = {.step = step,
+    bench b = {.device = args->device,
+               .step = step,
                .layer = args->layer,
                .grid = {(frames + 3) / 4, (height + 15) / 16, (width + 15) / 16}};
     t3v_status st = open_all(&b, args);
@@ -218,6 +225,7 @@ static int run(const bench_args *args, bool step)
     t3v_dit_close(&b.random);
     t3v_arena_close(&b.weights);
     t3v_arena_close(&b.own);
+    t3v_arena_close(&b.placed);
     t3v_model_close(b.model);
     return status;
 }
@@ -225,5 +233,5 @@ static int run(const bench_args *args, bool step)
 static int run_block(const bench_args *args) { return run(args, false); }
 static int run_step(const bench_args *args) { return run(args, true); }
 
-const bench_row bench_block = {"block", "one layer of the DiT", run_block};
-const bench_row bench_step = {"step", "a forward pass of the DiT", run_step};
+const bench_row bench_block = {"block", "one layer of the DiT", run_block, true};
+const bench_row bench_step = {"step", "a forward pass of the DiT", run_step, true};

@@ -7,6 +7,7 @@
 #include "base/rng.h"
 #include "bench.h"
 #include "io/params.h"
+#include "pipe/place.h"
 #include "tensor/randomise.h"
 #include "vae/clip.h"
 
@@ -38,7 +39,7 @@ static int run(const bench_args *args)
                        .frames = args->frames ? args->frames : 17,
                        .compute = type}};
     t3v_params_options o = {.matrix = type};
-    t3v_arena arena = {0};
+    t3v_arena arena = {0}, placed = {0};
     size_t bytes;
     double flop = 0;
     int status = CLI_FAILED;
@@ -46,6 +47,10 @@ static int run(const bench_args *args)
     if (!st) st = t3v_arena_open(&arena, t3v_params_bytes(&c.vae.params, NULL, &o));
     if (!st) st = t3v_params_alloc(&c.vae.params, &o, &arena);
     if (!st) t3v_params_randomise(&c.vae.params, 1);
+    if (!st && args->device) {
+        c.vae.device = args->device;
+        st = t3v_weights_place(&c.vae.params, type, args->device, &placed, NULL);
+    }
     if (!st) st = t3v_vae_decode_bytes(&c.vae, &c.clip, &bytes, NULL, NULL);
     if (!st) st = t3v_vae_decode_flop(&c.vae, &c.clip, &flop);
     if (!st) {
@@ -62,8 +67,9 @@ static int run(const bench_args *args)
     status = st ? cli_fail(st) : bench_measure(&own, &r, decode, &c);
     free(c.latent);
     t3v_vae_close(&c.vae);
+    t3v_arena_close(&placed);
     t3v_arena_close(&arena);
     return status;
 }
 
-const bench_row bench_vae = {"vae", "decoding a clip with a VAE of Wan2.1's width", run};
+const bench_row bench_vae = {"vae", "decoding a clip with a VAE of Wan2.1's width", run, true};

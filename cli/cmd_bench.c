@@ -136,8 +136,47 @@ static double median(double *x, int64_t n)
     return n % 2 ? x[n / 2] : (x[n / 2 - 1] + x[n / 2]) / 2;
 }
 
+/* On a device: its own clock, the median, and what a large product and a large copy reach before and after. */
+static int measure_device(const bench_args *args, const bench_result *what, t3v_status (*fn)(void *),
+                          void *user)
+{
+    static double seconds[1000];
+    const t3v_device *d = args->device;
+    int64_t repeat = args->repeat ? args->repeat : 7;
+    double peaks[2] = {0}, bandwidth = d->peak_bytes();
+    peaks[0] = d->peak_macs(what->type == T3V_BF16);
+    d->time();
+    t3v_status st = fn(user);
+    double once = d->time();
+    bool long_enough = repeat == 1 && once > 20; /* the first run is as good as a second */
+    if (long_enough) seconds[0] = once;
+    for (int64_t i = long_enough; i < repeat && !st; i++) {
+        if (cli_interrupted()) return CLI_CANCELLED;
+        d->time();
+        st = fn(user);
+        seconds[i] = d->time();
+    }
+    if (!st) st = d->finish();
+    if (st) return cli_fail(st);
+    peaks[1] = d->peak_macs(what->type == T3V_BF16);
+    double s = median(seconds, repeat), gflops = what->flop / s * 1e-9, peak = (peaks[0] + peaks[1]) * 1e-9,
+           percent = peak > 0 ? 100 * gflops / peak : 0;
+    if (args->common.json)
+        printf("{\"what\":\"%s\",\"seconds\":%.6g,\"flop\":%.0f,\"gflops\":%.5g,\"peak_gflops\":%.5g,"
+               "\"percent_of_peak\":%.2f,\"peak_bytes_per_second\":%.4g,\"device\":\"%s\","
+               "\"peak_device_bytes\":%zu%s}\n",
+               what->what, s, what->flop, gflops, peak, percent, bandwidth, d->name, d->peak(),
+               what->extra ? what->extra : "");
+    else
+        printf("%-20s %10.3f ms %9.1f Gflop/s  %5.1f %% of %.0f, copies %.0f GB/s, %.2f GiB  (%s)\n",
+               what->what, s * 1e3, gflops, percent, peak, bandwidth * 1e-9, (double)d->peak() / 0x1p30,
+               d->name);
+    return CLI_OK;
+}
+
 int bench_measure(const bench_args *args, const bench_result *what, t3v_status (*fn)(void *), void *user)
 {
+    if (args->device) return measure_device(args, what, fn, user);
     static double seconds[1000], cpu[1000], share[1000], cpu_share[1000];
     static double peaks[1001], cpu_peaks[1001]; /* before the first measurement, and after each */
     int64_t repeat = args->repeat ? args->repeat : 7;
@@ -200,8 +239,14 @@ static int run(int argc, char **argv)
     input in = {.args = {.t = 1, .h = 42, .w = 32, .heads = 12, .dim = 128, .grid_text = "1,42,32"}};
     int status = cli_parse(&own, argc, argv, &in.args.common, &in);
     if (status >= 0) return status;
-    for (const bench_row *const *r = rows; *r; r++)
-        if (strcmp((*r)->name, in.what) == 0) return (*r)->run(&in.args);
+    t3v_status st = t3v_device_open(in.args.common.device, &in.args.device);
+    if (st) return cli_fail(st);
+    for (const bench_row *const *r = rows; *r; r++) {
+        if (strcmp((*r)->name, in.what) != 0) continue;
+        if (in.args.device && !(*r)->device)
+            return cli_usage("bench", "'%s' is measured on the CPU alone", in.what);
+        return (*r)->run(&in.args);
+    }
     return cli_usage("bench", "'%s' is not something to measure", in.what);
 }
 

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # The longer checks: formatting, includes, symbols, pages, headers, CPU masks, clang, sanitizers, fuzz smoke.
-# usage: scripts/check.sh BUILD_DIR [STEP...]   (steps: format includes symbols docs headers masks clang asan fuzz)
+# usage: scripts/check.sh BUILD_DIR [STEP...]   (steps: format includes symbols docs headers masks clang cuda asan fuzz)
 # T3V_FUZZ_SECONDS (default 30) is the time for each fuzz target.
 set -uo pipefail
 [ $# -ge 1 ] || { echo "usage: scripts/check.sh BUILD_DIR [STEP...]" >&2; exit 2; }
 cd "$(dirname "$0")/.."
 build=$1
 shift
-steps=${*:-includes symbols docs headers masks clang asan fuzz}
+steps=${*:-includes symbols docs headers masks clang cuda asan fuzz}
 logs=$build-check
 passed=0
 failed=0
@@ -58,6 +58,15 @@ masks() {
     done
 }
 
+# The module compiles for its three architectures, links, and opens as far as a machine without a card lets it.
+cuda() {
+    local said
+    cmake -DT3V_CUDA=on -B "$build" . && ninja -C "$build" t3v-cuda || return 1
+    said=$("$build/t3v" bench gemm --device cuda 2>&1) || true
+    echo "$said"
+    ! grep -q "undefined symbol\|no CUDA module" <<<"$said"
+}
+
 fuzz() {
     local target name
     check build-fuzz scripts/build.sh "$build-fuzz" -DCMAKE_C_COMPILER=clang -DCMAKE_CXX_COMPILER=clang++ \
@@ -82,6 +91,12 @@ for step in $steps; do
         clang)
             check build-clang scripts/build.sh "$build-clang" -DCMAKE_C_COMPILER=clang \
                 -DCMAKE_CXX_COMPILER=clang++ -DT3V_WERROR=ON && check tests-clang scripts/test.sh "$build-clang" ;;
+        cuda)
+            if command -v nvcc >/dev/null || [ -x "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" ]; then
+                check build-cuda cuda
+            else
+                echo "  SKIPPED build-cuda: there is no nvcc; the CUDA module was not compiled"
+            fi ;;
         asan)
             check build-asan scripts/build.sh "$build-asan" -DT3V_SANITIZE=ON &&
                 check tests-asan scripts/test.sh "$build-asan" ;;

@@ -56,8 +56,9 @@ static t3v_status fill(t3v_model *m, int part, const t3v_params *p, bool writabl
     t3v_params_options o = {.matrix = m->compute, .map = !writable, .packed = part != VAE && !m->device};
     T3V_TRY(t3v_arena_open(&m->arena[part], t3v_params_bytes(p, m->file[part], &o)));
     T3V_TRY(t3v_params_load(p, m->file[part], &o, &m->arena[part], true, optional));
-    return m->device ? t3v_weights_place(p, m->compute, m->device, &m->placed[part], part == TEXT ? is_table : NULL)
-                     : T3V_OK;
+    return m->device
+               ? t3v_weights_place(p, m->compute, m->device, &m->placed[part], part == TEXT ? is_table : NULL)
+               : T3V_OK;
 }
 
 static t3v_status load_dit(t3v_model *m, bool writable)
