@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* t3v bench vae: decoding a clip with a VAE of Wan2.1's width and random weights. */
+/* t3v bench vae: decoding a clip with a VAE of Wan's widths and random weights. */
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "base/cpu.h"
 #include "base/rng.h"
 #include "bench.h"
+#include "dit/configs.h"
 #include "io/params.h"
 #include "pipe/place.h"
 #include "tensor/randomise.h"
@@ -31,6 +32,7 @@ static t3v_status decode(void *user)
 
 static int run(const bench_args *args)
 {
+    static const t3v_vae_config wan21 = {96, 96, 16}, wan22 = {160, 256, 48};
     bench_args own = *args;
     if (!own.repeat) own.repeat = 1; /* seconds each */
     t3v_dtype type = args->common.bf16 ? T3V_BF16 : T3V_F32;
@@ -43,7 +45,9 @@ static int run(const bench_args *args)
     size_t bytes;
     double flop = 0;
     int status = CLI_FAILED;
-    t3v_status st = t3v_vae_open(&c.vae, 96);
+    t3v_dit_config dit = {.out_dim = 16};
+    t3v_status st = args->config ? t3v_dit_config_named(args->config, &dit) : T3V_OK;
+    if (!st) st = t3v_vae_open(&c.vae, dit.out_dim == wan22.z ? &wan22 : &wan21);
     if (!st) st = t3v_arena_open(&arena, t3v_params_bytes(&c.vae.params, NULL, &o));
     if (!st) st = t3v_params_alloc(&c.vae.params, &o, &arena);
     if (!st) t3v_params_randomise(&c.vae.params, 1);
@@ -54,14 +58,15 @@ static int run(const bench_args *args)
     if (!st) st = t3v_vae_decode_bytes(&c.vae, &c.clip, &bytes, NULL, NULL);
     if (!st) st = t3v_vae_decode_flop(&c.vae, &c.clip, &flop);
     if (!st) {
-        int64_t n = T3V_VAE_Z * ((c.clip.frames - 1) / 4 + 1) * (c.clip.height / 8) * (c.clip.width / 8);
+        int64_t n = c.vae.config.z * ((c.clip.frames - 1) / 4 + 1) * (c.clip.height / c.vae.stride) *
+                    (c.clip.width / c.vae.stride);
         c.latent = malloc((size_t)n * sizeof *c.latent);
         if (!c.latent) st = t3v_fail(T3V_E_NOMEM, "no memory for a latent");
         else t3v_normal_fill(c.latent, n, 1, 0, 0);
     }
     char what[64], extra[64];
-    snprintf(what, sizeof what, "vae decode %lldx%lldx%lld", (long long)c.clip.width,
-             (long long)c.clip.height, (long long)c.clip.frames);
+    snprintf(what, sizeof what, "vae %s decode %lldx%lldx%lld", c.vae.patch > 1 ? "2.2" : "2.1",
+             (long long)c.clip.width, (long long)c.clip.height, (long long)c.clip.frames);
     if (!st) snprintf(extra, sizeof extra, ",\"estimated_bytes\":%zu", bytes);
     bench_result r = {what, flop, type, t3v_isa_name(t3v_cpu()), extra};
     status = st ? cli_fail(st) : bench_measure(&own, &r, decode, &c);
@@ -72,4 +77,4 @@ static int run(const bench_args *args)
     return status;
 }
 
-const bench_row bench_vae = {"vae", "decoding a clip with a VAE of Wan2.1's width", run, true};
+const bench_row bench_vae = {"vae", "decoding a clip with a VAE of Wan's widths", run, true};

@@ -45,7 +45,7 @@ static const struct argp_option options[] = {
     {"repeat", OPT_REPEAT, "N", 0, "Measurements, of which the median counts (default: 7; vae: 1)", 1},
     {"backward", OPT_BACKWARD, 0, 0, "The gradient too", 1},
     {"config", OPT_CONFIG, "NAME", 0,
-     "Named model configuration with random weights (default: wan2.1-t2v-1.3b)", 1},
+     "Named model configuration with random weights (default: wan2.1-t2v-1.3b); vae: that model's VAE", 1},
     {"model", OPT_MODEL, "M", 0, "Model directory or file", 1},
     {"size", OPT_SIZE, "WxH", 0, "Size of the video (default: 832x480)", 1},
     {"frames", OPT_FRAMES, "N", 0, "Frames of the video (default: 5)", 1},

@@ -21,10 +21,10 @@
 /* ---- the configurations ---------------------------------------------------------------------------- */
 
 typedef struct config {
-    const char *name;      /* of the DiT's shape too, in dit/configs.h */
-    t3v_umt5_config text;  /* of the part text; vocab 0: the tokenizer's */
-    t3v_umt5_config full;  /* of text-full; layers 0: the same */
-    int64_t vae;           /* base width */
+    const char *name;     /* of the DiT's shape too, in dit/configs.h */
+    t3v_umt5_config text; /* of the part text; vocab 0: the tokenizer's */
+    t3v_umt5_config full; /* of text-full; layers 0: the same */
+    t3v_vae_config vae;
     t3v_defaults defaults; /* width 0: the family's */
 } config;
 
@@ -40,11 +40,24 @@ typedef struct config {
     }
 
 static const config configs[] = {
-    {.name = "wan2.1-t2v-1.3b", .text = SMALL_TEXT, .full = UMT5_XXL, .vae = 96},
-    {.name = "wan2.1-t2v-14b", .text = SMALL_TEXT, .full = UMT5_XXL, .vae = 96},
+    {.name = "wan2.1-t2v-1.3b", .text = SMALL_TEXT, .full = UMT5_XXL, .vae = {96, 96, 16}},
+    {.name = "wan2.1-t2v-14b", .text = SMALL_TEXT, .full = UMT5_XXL, .vae = {96, 96, 16}},
+    {.name = "wan2.2-ti2v-5b",
+     .text = SMALL_TEXT,
+     .full = UMT5_XXL,
+     .vae = {160, 256, 48},
+     .defaults = {.width = 1280,
+                  .height = 704,
+                  .frames = 121,
+                  .steps = 50,
+                  .fps = 24,
+                  .shift = 5,
+                  .cfg = 5,
+                  .sampler = "unipc",
+                  .plan = "full"}},
     {.name = "starter",
      .text = {.dim = 128, .dim_attn = 128, .heads = 4, .dim_ffn = 256, .layers = 3, .buckets = 32},
-     .vae = 16,
+     .vae = {16, 16, 16},
      .defaults = {.width = 256,
                   .height = 256,
                   .frames = 17,
@@ -56,12 +69,24 @@ static const config configs[] = {
                   .plan = "full"}},
     {.name = "tiny",
      .text = {.dim = 32, .dim_attn = 32, .heads = 4, .dim_ffn = 48, .layers = 2, .buckets = 32},
-     .vae = 6,
+     .vae = {6, 6, 16},
      .defaults = {.width = 64,
                   .height = 64,
                   .frames = 5,
                   .steps = 4,
                   .fps = 16,
+                  .shift = 3,
+                  .cfg = 4,
+                  .sampler = "unipc",
+                  .plan = "full"}},
+    {.name = "tiny-ti2v",
+     .text = {.dim = 32, .dim_attn = 32, .heads = 4, .dim_ffn = 48, .layers = 2, .buckets = 32},
+     .vae = {4, 6, 48},
+     .defaults = {.width = 64,
+                  .height = 64,
+                  .frames = 5,
+                  .steps = 4,
+                  .fps = 24,
                   .shift = 3,
                   .cfg = 4,
                   .sampler = "unipc",
@@ -86,7 +111,8 @@ typedef struct args {
 enum { OPT_CONFIG = 0x100, OPT_PARTS, OPT_DTYPE, OPT_SEED, OPT_TOKENIZER, OPT_FORCE };
 
 static const struct argp_option options[] = {
-    {"config", OPT_CONFIG, "NAME", 0, "wan2.1-t2v-1.3b, wan2.1-t2v-14b, starter or tiny", 0},
+    {"config", OPT_CONFIG, "NAME", 0,
+     "wan2.1-t2v-1.3b, wan2.1-t2v-14b, wan2.2-ti2v-5b, starter, tiny or tiny-ti2v", 0},
     {"parts", OPT_PARTS, "LIST", 0,
      "Of dit, vae, text, text-full, tokenizer (default: dit,vae,text,tokenizer)", 0},
     {"dtype", OPT_DTYPE, "bf16|f32", 0, "Type of the weights in the files (default: bf16)", 0},
@@ -123,7 +149,10 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         for (int i = 0; i < CONFIGS; i++)
             if (strcmp(arg, configs[i].name) == 0) a->config = &configs[i];
         if (!a->config || t3v_dit_config_named(arg, &a->dit))
-            argp_error(state, "--config %s: expected wan2.1-t2v-1.3b, wan2.1-t2v-14b, starter or tiny", arg);
+            argp_error(state,
+                       "--config %s: expected wan2.1-t2v-1.3b, wan2.1-t2v-14b, wan2.2-ti2v-5b, starter, tiny "
+                       "or tiny-ti2v",
+                       arg);
         return 0;
     case OPT_PARTS:
         if (!parse_parts(arg, &a->parts))
@@ -153,7 +182,7 @@ static const struct argp argp = {
     options,
     parse,
     NULL,
-    "Writes a model with random weights in Wan2.1's layout, to train, measure or test with."
+    "Writes a model with random weights in Wan's layout, to train, measure or test with."
     "\vThe part text is a small encoder of the right width. For the Wan configurations, text-full is the "
     "whole UMT5-XXL "
     "(5.7 billion weights, 11 GB in bf16); for the others it is the same as text. Numbers depend on the seed "
@@ -329,8 +358,8 @@ static t3v_status init(const args *a, const t3v_progress *progress)
         j.part[0] = (part){"dit", "diffusion_pytorch_model.safetensors", DIT, false, NULL, j.dit.params};
     }
     if (!st && a->parts & VAE) {
-        st = t3v_vae_open(&j.vae, c->vae);
-        j.part[1] = (part){"vae", "Wan2.1_VAE.pth", VAE, true, NULL, j.vae.params};
+        st = t3v_vae_open(&j.vae, &c->vae);
+        j.part[1] = (part){"vae", t3v_vae_file_name(c->vae.z), VAE, true, NULL, j.vae.params};
     }
     if (!st && a->parts & (TEXT | TEXT_FULL)) {
         t3v_umt5_config t = a->parts & TEXT_FULL && c->full.layers ? c->full : c->text;

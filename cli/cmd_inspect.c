@@ -57,6 +57,8 @@ static void add_family(json_t *o, const t3v_family *y)
                  {"out_dim", y->out_dim},
                  {"text_dim", y->text_dim},
                  {"width", y->vae_width},
+                 {"decoder_width", y->vae_decoder_width},
+                 {"latent_channels", y->vae_z},
                  {"vocab", y->vocab},
                  {"dim", y->text_width},
                  {"num_layers", y->text_layers},
@@ -204,11 +206,26 @@ static void check(parts *p, const t3v_dit_config *c, bool dit, bool text, int64_
                  (long long)d->text_dim, (long long)x->text_width);
         problem(p, line);
     }
+    if (dit && p->family[1].vae_z && d->out_dim != p->family[1].vae_z) {
+        snprintf(line, sizeof line, "the transformer makes latents of %lld channels, the VAE takes %lld",
+                 (long long)d->out_dim, (long long)p->family[1].vae_z);
+        problem(p, line);
+    }
     if (text && pieces > x->vocab) {
         snprintf(line, sizeof line, "the tokenizer has %lld pieces, the text encoder %lld rows",
                  (long long)pieces, (long long)x->vocab);
         problem(p, line);
     }
+}
+
+/* The VAE that the transformer's latents are for; without one, that which is there. */
+static const char *vae_file(const parts *p)
+{
+    int64_t z = p->family[0].out_dim;
+    char *path = t3v_path_join(p->dir, t3v_vae_file_name(48));
+    if (!z && path && t3v_is_file(path)) z = 48;
+    free(path);
+    return t3v_vae_file_name(z);
 }
 
 static t3v_status model_json(const char *dir, json_t *o)
@@ -222,7 +239,7 @@ static t3v_status model_json(const char *dir, json_t *o)
     json_object_set_new(o, "problems", p.problems);
     int64_t pieces = 0;
     bool dit = add_part(&p, "dit", "diffusion_pytorch_model.safetensors", true, &p.family[0]);
-    bool vae = add_part(&p, "vae", "Wan2.1_VAE.pth", false, &p.family[1]);
+    bool vae = add_part(&p, "vae", vae_file(&p), false, &p.family[1]);
     bool text = add_part(&p, "text", "models_t5_umt5-xxl-enc-bf16.pth", false, &p.family[2]);
     bool tokenizer = add_tokenizer(&p, &pieces);
     json_object_set_new(o, "family", p.family[0].name ? json_string(p.family[0].name) : json_null());

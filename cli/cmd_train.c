@@ -66,17 +66,16 @@ static const char *const dit_keys[] = {CLI_TRAIN_KEYS, "task",   "init",  "cache
 
 /* ---- VAE ----------------------------------------------------------------------------------------- */
 
+/* The VAE of the file `init`, or one of Wan2.1's kind with base width `dim` and random weights. */
 static t3v_status fill_vae(t3v_vae *vae, const char *init, int64_t dim, uint64_t seed, t3v_arena *arena,
                            t3v_dtype compute)
 {
     t3v_params_options o = {.matrix = compute};
+    t3v_vae_config c = {.dim = dim, .decoder_dim = dim, .z = 16};
     t3v_tensor_file *f = NULL;
-    if (init) {
-        T3V_TRY(t3v_tensors_open(&f, init));
-        const t3v_tensor_entry *e = t3v_tensors_find(f, "encoder.conv1.weight");
-        if (e && e->ndim == 5) dim = e->shape[0];
-    }
-    t3v_status st = t3v_vae_open(vae, dim);
+    t3v_status st = init ? t3v_tensors_open(&f, init) : T3V_OK;
+    if (!st && init) st = t3v_vae_config_read(f, &c);
+    if (!st) st = t3v_vae_open(vae, &c);
     if (!st) st = t3v_arena_open(arena, t3v_params_bytes(&vae->params, NULL, &o));
     if (!st && f) st = t3v_params_load(&vae->params, f, &o, arena, true, NULL);
     else if (!st && (st = t3v_params_alloc(&vae->params, &o, arena)) == T3V_OK)
@@ -85,11 +84,11 @@ static t3v_status fill_vae(t3v_vae *vae, const char *init, int64_t dim, uint64_t
     return st;
 }
 
-/* Writes DIR/Wan2.1_VAE.pth again with the latent at Wan's scale. */
+/* Writes DIR's VAE again with the latent at Wan's scale. */
 static t3v_status finish_vae(t3v_task_vae *task, const char *dir, const t3v_progress *progress)
 {
     char path[4096];
-    snprintf(path, sizeof path, "%s/Wan2.1_VAE.pth", dir);
+    snprintf(path, sizeof path, "%s/%s", dir, t3v_vae_file_name(task->vae->config.z));
     t3v_vae vae = {0};
     t3v_arena arena = {0}, out = {0};
     t3v_tensor_entry *e;
@@ -124,11 +123,11 @@ static t3v_status train_vae(const json_t *j, const args *a, const cli_common *co
     T3V_TRY(t3v_json_real(j, f, "edge", false, 0, 100, &task.edge));
     T3V_TRY(t3v_json_bool(j, f, "fold", false, &fold));
     T3V_TRY(t3v_json_bool(j, f, "inflate", false, &inflate));
-    if (task.crop % 8 || task.frames % 4 != 1)
-        return t3v_fail(T3V_E_ARG, "%s: crop %lld and frames %lld; expected a multiple of 8 and 4n+1", f,
-                        (long long)task.crop, (long long)task.frames);
     t3v_dtype compute = common->bf16 ? T3V_BF16 : T3V_F32;
     t3v_status st = fill_vae(&vae, init, dim, o->seed, &arena, compute);
+    if (!st && (task.crop % vae.stride || task.frames % 4 != 1))
+        st = t3v_fail(T3V_E_ARG, "%s: crop %lld and frames %lld; expected a multiple of %lld and 4n+1", f,
+                      (long long)task.crop, (long long)task.frames, (long long)vae.stride);
     if (!st && inflate) t3v_task_vae_inflate(&vae);
     t3v_task t = t3v_task_vae_make(&task, compute);
     if (!st) st = t3v_train(&t, o, 1, a->out, a->resume, a->stop_after, settings, progress);

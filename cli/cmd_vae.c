@@ -72,15 +72,16 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 static const struct argp_option encode_options[] = {
     SHARED,
     {"input", 'i', "VIDEO", 0, "Video, or a safetensors file with `video` [3,F,H,W] in [-1,1]", 1},
-    {"output", 'o', "F", 0, "safetensors file: `latent` [16,T,h,w], normalised", 1},
+    {"output", 'o', "F", 0, "safetensors file: `latent` [z,T,h,w], normalised", 1},
     {"crop-frames", OPT_CROP_FRAMES, 0, 0, "Drop the last frames down to 4n+1", 1},
-    {"crop-size", OPT_CROP_SIZE, 0, 0, "Keep the middle: sides down to multiples of 16", 1},
+    {"crop-size", OPT_CROP_SIZE, 0, 0,
+     "Keep the middle: sides down to whole tokens (multiples of 16; Wan2.2's VAE: 32)", 1},
     {0},
 };
 
 static const struct argp_option decode_options[] = {
     SHARED,
-    {"input", 'i', "F", 0, "safetensors file with `latent` [16,T,h,w], normalised", 1},
+    {"input", 'i', "F", 0, "safetensors file with `latent` [z,T,h,w], normalised", 1},
     {"output", 'o', "VIDEO", 0, "Video, or a .safetensors file that gets `video` [3,F,H,W] in [-1,1]", 1},
     {"fps", OPT_FPS, "N", 0, "Frames per second (default: the model's)", 1},
     {"codec", OPT_CODEC, "C", 0, "Video codec (default: by extension)", 1},
@@ -154,16 +155,29 @@ static int64_t clip_bytes(int64_t frames, int64_t h, int64_t w)
     return 3 * frames * h * w * (int64_t)sizeof(float);
 }
 
-/* clip: its sizes are known. `others`: bytes that are held beside the model and the latent. */
-static t3v_status open_vae(args *a, const cli_common *common, int64_t others, t3v_model **m,
-                           t3v_vae_clip *clip)
+static t3v_status open_vae(args *a, const cli_common *common, t3v_model **m, t3v_vae_clip *clip)
 {
-    int64_t held, latent = T3V_VAE_Z * ((clip->frames - 1) / 4 + 1) * (clip->height / 8) * (clip->width / 8);
     T3V_TRY(t3v_device_open(common->device, &a->paths.device));
     T3V_TRY(t3v_model_open(m, &a->paths, T3V_PART_VAE, common->bf16 ? T3V_BF16 : T3V_F32, false));
     clip->compute = (*m)->compute;
     clip->tile_h = a->tile_h, clip->tile_w = a->tile_w;
-    return t3v_vae_room(*m, a->limit, others + 4 * latent, &held, &clip->memory_limit);
+    return T3V_OK;
+}
+
+/* Shape of a clip's latent. Returns its number of values. */
+static int64_t latent_shape(const t3v_vae *vae, const t3v_vae_clip *c, int64_t shape[4])
+{
+    shape[0] = vae->config.z, shape[1] = (c->frames - 1) / T3V_VAE_STRIDE_T + 1;
+    shape[2] = c->height / vae->stride, shape[3] = c->width / vae->stride;
+    return shape[0] * shape[1] * shape[2] * shape[3];
+}
+
+/* What the limit leaves for the VAE. clip: its sizes are known. `others`: bytes that are held beside the model and the
+ * latent. */
+static t3v_status find_room(const args *a, const t3v_model *m, int64_t others, t3v_vae_clip *clip)
+{
+    int64_t held, shape[4], n = latent_shape(&m->vae, clip, shape);
+    return t3v_vae_room(m, a->limit, others + 4 * n, &held, &clip->memory_limit);
 }
 
 /* ---- encode ---------------------------------------------------------------------------------------- */
@@ -227,8 +241,13 @@ static t3v_status next_frame(void *user, int64_t index, float *rgb)
     return T3V_OK;
 }
 
+static long long nearest(int64_t side, int64_t step)
+{
+    return side < step ? step : (side + step / 2) / step * step;
+}
+
 /* What of the source is encoded; sizes that do not fit are refused unless they may be cropped. */
-static t3v_status fit(source *s, t3v_vae_clip *clip)
+static t3v_status fit(source *s, int64_t stride, t3v_vae_clip *clip)
 {
     clip->frames = s->frames;
     s->keep_h = s->h, s->keep_w = s->w;
@@ -238,14 +257,16 @@ static t3v_status fit(source *s, t3v_vae_clip *clip)
             T3V_E_ARG,
             "%s has %lld frames; expected 4n+1, the nearest is %lld (--crop-frames drops the last ones)",
             s->a->in, (long long)s->frames, (long long)(s->frames < 3 ? 1 : (s->frames + 1) / 4 * 4 + 1));
-    if (s->a->crop_size && s->h >= 16 && s->w >= 16) s->keep_h = s->h / 16 * 16, s->keep_w = s->w / 16 * 16;
-    else if (s->h % 8 || s->w % 8)
+    int64_t token = 2 * stride;
+    if (s->a->crop_size && s->h >= token && s->w >= token)
+        s->keep_h = s->h / token * token, s->keep_w = s->w / token * token;
+    else if (s->h % stride || s->w % stride)
         return t3v_fail(
             T3V_E_ARG,
-            "%s is %lldx%lld; expected multiples of 8 (16 for the transformer), the nearest is %lldx%lld "
-            "(--crop-size keeps the middle)",
-            s->a->in, (long long)s->w, (long long)s->h, (long long)(s->w < 24 ? 16 : (s->w + 8) / 16 * 16),
-            (long long)(s->h < 24 ? 16 : (s->h + 8) / 16 * 16));
+            "%s is %lldx%lld; expected multiples of %lld (%lld for the transformer), the nearest is "
+            "%lldx%lld (--crop-size keeps the middle)",
+            s->a->in, (long long)s->w, (long long)s->h, (long long)stride, (long long)token,
+            nearest(s->w, token), nearest(s->h, token));
     s->y0 = (s->h - s->keep_h) / 2, s->x0 = (s->w - s->keep_w) / 2;
     clip->height = s->keep_h, clip->width = s->keep_w;
     return T3V_OK;
@@ -266,14 +287,14 @@ static int run_encode(int argc, char **argv)
     source s = {.a = &a};
     float *latent = NULL;
     size_t bytes;
-    int64_t th, tw, n;
+    int64_t th, tw;
     t3v_status st = open_source(&s);
-    if (!st) st = fit(&s, &clip);
-    if (!st) st = open_vae(&a, &common, s.clip ? clip_bytes(s.frames, s.h, s.w) : 0, &m, &clip);
+    if (!st) st = open_vae(&a, &common, &m, &clip);
+    if (!st) st = fit(&s, m->vae.stride, &clip);
+    if (!st) st = find_room(&a, m, s.clip ? clip_bytes(s.frames, s.h, s.w) : 0, &clip);
     if (!st) st = t3v_vae_encode_bytes(&m->vae, &clip, &bytes, &th, &tw);
     if (!st) {
-        int64_t shape[4] = {T3V_VAE_Z, (clip.frames - 1) / 4 + 1, clip.height / 8, clip.width / 8};
-        n = shape[0] * shape[1] * shape[2] * shape[3];
+        int64_t shape[4], n = latent_shape(&m->vae, &clip, shape);
         latent = malloc((size_t)n * sizeof *latent);
         st = latent ? t3v_vae_encode(&m->vae, &clip, next_frame, &s, latent)
                     : t3v_fail(T3V_E_NOMEM, "no memory for the latent");
@@ -346,16 +367,18 @@ static int run_decode(int argc, char **argv)
     float *latent = NULL;
     size_t bytes;
     int64_t shape[4], th, tw;
-    t3v_status st = read4(a.in, "latent", T3V_VAE_Z, shape, &latent);
+    t3v_status st = open_vae(&a, &common, &m, &clip);
+    if (!st) st = read4(a.in, "latent", m->vae.config.z, shape, &latent);
     for (int i = 1; i < 4 && !st; i++)
         if (shape[i] > 1 << 20)
             st = t3v_fail(T3V_E_TOO_BIG, "%s: latent has an axis of %lld", a.in, (long long)shape[i]);
     if (!st) {
-        clip.frames = 4 * shape[1] - 3, clip.height = 8 * shape[2], clip.width = 8 * shape[3];
+        clip.frames = 4 * shape[1] - 3, clip.height = m->vae.stride * shape[2];
+        clip.width = m->vae.stride * shape[3];
         int64_t others = is_safetensors(a.out)
                              ? clip_bytes(clip.frames, clip.height, clip.width)
                              : t3v_encoder_bytes(a.out, clip.frames, clip.height, clip.width);
-        st = open_vae(&a, &common, others, &m, &clip);
+        st = find_room(&a, m, others, &clip);
     }
     if (!st) st = t3v_vae_decode_bytes(&m->vae, &clip, &bytes, &th, &tw);
     if (!st) st = decode(&a, m, &m->vae, &clip, latent);

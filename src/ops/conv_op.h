@@ -37,6 +37,25 @@ t3v_tensor *t3v_upsample2x(t3v_ctx *ctx, t3v_tensor *x);
 /* [t, h, w, 2 C] -> [2 t, h, w, C]: frame 2i from the first half of the channels, 2i + 1 from the second. */
 t3v_tensor *t3v_interleave_frames(t3v_ctx *ctx, t3v_tensor *x);
 
+/* ---- blocks.c: ft x fs x fs positions of a clip [T, H, W, C] beside the channels of a coarser one [ceil(T / ft), H / fs,
+ * W / fs, m C], F32. The positions of a block are numbered r in the order time, row, column (columns: time, column, row);
+ * channel c of position r belongs to channel c m + r / g of the block, g = ft fs fs / m. When ft does not divide T, the
+ * first block lacks its first frames. */
+typedef struct t3v_block_geom {
+    int64_t ft, fs;
+    bool columns;
+} t3v_block_geom;
+
+/* Every channel of a block is the mean of the g values that belong to it; those of frames that it lacks count as 0. */
+t3v_tensor *t3v_block_mean(t3v_ctx *ctx, t3v_tensor *x, const t3v_block_geom *geom, int64_t channels);
+/* The reverse: each position gets the channels of its block that belong to it; `frames` of them. */
+t3v_tensor *t3v_block_spread(t3v_ctx *ctx, t3v_tensor *x, const t3v_block_geom *geom, int64_t channels,
+                             int64_t frames);
+/* The same, added to what y holds, not recorded; x: the frames from `first` on of a clip of `frames`. */
+void t3v_block_mean_add(t3v_ctx *ctx, const t3v_tensor *x, int64_t first, int64_t frames,
+                        const t3v_block_geom *geom, t3v_tensor *y);
+void t3v_block_spread_add(t3v_ctx *ctx, const t3v_tensor *x, const t3v_block_geom *geom, t3v_tensor *y);
+
 /* [C, T, H, W] F32 <-> [T, H, W, C] of type `out`. */
 t3v_tensor *t3v_channels_last(t3v_ctx *ctx, t3v_tensor *x, t3v_dtype out);
 t3v_tensor *t3v_channels_first(t3v_ctx *ctx, t3v_tensor *x);

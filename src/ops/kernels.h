@@ -56,6 +56,8 @@ void t3v_move_rows(void *to, int64_t to_step, const void *from, int64_t from_ste
     X(rows_upsample2x_bwd)    \
     X(rows_patchify)          \
     X(rows_unpatchify)        \
+    X(rows_blocks_gather)     \
+    X(rows_blocks_spread)     \
     X(gemm)                   \
     X(conv_packed_size)       \
     X(conv_pack)              \

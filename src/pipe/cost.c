@@ -203,8 +203,8 @@ static t3v_status vae_bytes(t3v_model *m, const t3v_job *job, const int64_t late
     size_t b = 0;
     t3v_status st = t3v_vae_room(m, limit, 4 * 3 * n + encoder_bytes(job) + others, &held, room);
     t3v_vae_clip clip = {.frames = job->frames,
-                         .height = 8 * latent[2],
-                         .width = 8 * latent[3],
+                         .height = m->vae.stride * latent[2],
+                         .width = m->vae.stride * latent[3],
                          .tile_h = job->tile_h,
                          .tile_w = job->tile_w,
                          .memory_limit = *room,

@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "vae/vae.h"
+
 const char *t3v_weights_kind_name(t3v_weights_kind kind)
 {
     static const char *const names[] = {"unknown", "dit", "vae", "text", "lora"};
@@ -55,7 +57,6 @@ static void detect_dit(const t3v_tensor_file *f, t3v_family *o)
         o->reason = "image-to-video models are not run";
     } else if (o->in_dim == 48 && o->out_dim == 48) {
         o->name = o->dim == 3072 && o->layers == 30 ? "wan2.2-ti2v-5b" : "wan-ti2v";
-        o->reason = "models of the Wan2.2 VAE (48 channels) are not run";
     } else {
         /* The experts of wan2.2-t2v-a14b have the shapes of the 14B. */
         o->name = large ? "wan2.1-t2v-14b" : small ? "wan2.1-t2v-1.3b" : "wan-t2v";
@@ -70,9 +71,13 @@ void t3v_family_detect(const t3v_tensor_file *f, t3v_family *o)
     } else if (t3v_tensors_find(f, "encoder.conv1.weight") && t3v_tensors_find(f, "decoder.conv1.weight")) {
         o->kind = T3V_WEIGHTS_VAE;
         o->vae_width = axis(f, "encoder.conv1.weight", 0);
-        int64_t z = axis(f, "conv2.weight", 1);
-        o->name = z == 48 ? "wan2.2-vae" : o->vae_width == 96 ? "wan2.1-vae" : "wan-vae";
-        if (z != 16) o->reason = "the latent has not the 16 channels of the Wan2.1 VAE";
+        o->vae_z = axis(f, "conv2.weight", 0);
+        int64_t decoder = axis(f, "decoder.head.0.gamma", 0);
+        if (decoder != o->vae_width) o->vae_decoder_width = decoder;
+        o->name = o->vae_z == 48 && o->vae_width == 160  ? "wan2.2-vae"
+                  : o->vae_z == 16 && o->vae_width == 96 ? "wan2.1-vae"
+                                                         : "wan-vae";
+        if (!t3v_vae_stride(o->vae_z)) o->reason = "the latent has neither 16 nor 48 channels";
     } else if (t3v_tensors_find(f, "token_embedding.weight") &&
                t3v_tensors_find(f, "blocks.0.attn.q.weight")) {
         o->kind = T3V_WEIGHTS_TEXT;

@@ -19,8 +19,8 @@ typedef struct t3v_family {
     const char *reason; /* why this build does not run it; NULL: it does */
     /* ---- a DiT; 0 where the weights do not tell ---- */
     int64_t dim, ffn_dim, layers, in_dim, out_dim, text_dim;
-    /* ---- a VAE: base width. A text encoder: vocabulary, width, layers, heads ---- */
-    int64_t vae_width, vocab, text_width, text_layers, text_heads;
+    /* ---- a VAE: base widths, latent channels. A text encoder: vocabulary, width, layers, heads ---- */
+    int64_t vae_width, vae_decoder_width, vae_z, vocab, text_width, text_layers, text_heads;
 } t3v_family;
 
 /* Never fails: what is not recognised is T3V_WEIGHTS_UNKNOWN. Names are the original ones (io/names.h). */

@@ -119,23 +119,23 @@ static t3v_status fill_request(run *r)
         if (!(w->output[i].path || w->output[i].sink.fn) || !w->output[i].prompt)
             return t3v_fail(T3V_E_ARG, "output %lld has no path, or no prompt", (long long)i);
 
-    /* The latent grid is rounded up to whole tokens (16 pixels) and to what the plan wants; the surplus is cropped after
-     * decoding. */
-    int64_t T = (w->frames - 1) / T3V_VAE_STRIDE_T + 1, gh = (w->height + 15) / 16, gw = (w->width + 15) / 16;
+    /* The latent grid is rounded up to whole tokens and to what the plan wants; the surplus is cropped after decoding. */
+    int64_t T = (w->frames - 1) / T3V_VAE_STRIDE_T + 1, token = 2 * t3v_model_stride(r->model);
+    int64_t gh = (w->height + token - 1) / token, gw = (w->width + token - 1) / token;
     t3v_grid grid = {T, gh, gw};
     T3V_TRY(t3v_plan_grid(d, &r->model->config, w->plan, &grid));
     w->plan = t3v_plan_text(d, w->plan, grid);
     gh = grid.h, gw = grid.w;
-    memcpy(r->latent, (int64_t[]){T3V_VAE_Z, T, 2 * gh, 2 * gw}, sizeof r->latent);
-    r->n = T3V_VAE_Z * T * 4 * gh * gw;
+    memcpy(r->latent, (int64_t[]){r->model->config.out_dim, T, 2 * gh, 2 * gw}, sizeof r->latent);
+    r->n = r->latent[0] * T * 4 * gh * gw;
     memcpy(r->result.grid, (int64_t[]){T, gh, gw}, sizeof r->result.grid);
     r->result.width = w->width;
     r->result.height = w->height;
     r->result.frames = w->frames;
     r->result.steps = w->steps;
-    if (16 * gh != w->height || 16 * gw != w->width)
+    if (token * gh != w->height || token * gw != w->width)
         t3v_info("size %lldx%lld, computed at %lldx%lld", (long long)w->width, (long long)w->height,
-                 (long long)(16 * gw), (long long)(16 * gh));
+                 (long long)(token * gw), (long long)(token * gh));
     return T3V_OK;
 }
 
@@ -590,17 +590,18 @@ static t3v_status open_writer(const run *r, int64_t index, t3v_video_writer **ou
 static t3v_status decode(run *r, int64_t index)
 {
     const t3v_job *w = &r->want;
+    int64_t stride = r->model->vae.stride;
     frame_target t = {.sink = &w->output[index].sink,
                       .frame = {.count = w->frames,
                                 .width = w->width,
                                 .height = w->height,
                                 .fps = w->fps,
-                                .row = 8 * r->latent[3],
-                                .plane = 64 * r->latent[2] * r->latent[3]}};
+                                .row = stride * r->latent[3],
+                                .plane = stride * stride * r->latent[2] * r->latent[3]}};
     if (!t.sink->fn) T3V_TRY(open_writer(r, index, &t.writer));
     t3v_vae_clip clip = {.frames = w->frames,
-                         .height = 8 * r->latent[2],
-                         .width = 8 * r->latent[3],
+                         .height = stride * r->latent[2],
+                         .width = stride * r->latent[3],
                          .tile_h = w->tile_h,
                          .tile_w = w->tile_w,
                          .memory_limit = r->vae_room,

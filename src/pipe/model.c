@@ -145,10 +145,13 @@ static t3v_status load_text(t3v_model *m, bool writable)
 
 static t3v_status load_vae(t3v_model *m, bool writable)
 {
-    int64_t dim = 0;
+    t3v_vae_config c;
     t3v_status st = t3v_model_weights(m, T3V_AT_VAE, &m->file[VAE]);
-    if (!st) st = axis_of(m->file[VAE], "encoder.conv1.weight", 5, 0, &dim);
-    if (!st) st = t3v_vae_open(&m->vae, dim);
+    if (!st) st = t3v_vae_config_read(m->file[VAE], &c);
+    if (!st && c.z != m->config.out_dim)
+        st = t3v_fail(T3V_E_SHAPE, "the VAE %s has latents of %lld channels, the model %s of %lld",
+                      m->file[VAE]->path, (long long)c.z, m->path, (long long)m->config.out_dim);
+    if (!st) st = t3v_vae_open(&m->vae, &c);
     m->vae.device = m->device;
     if (!st) st = fill(m, VAE, &m->vae.params, writable, NULL);
     return st;
@@ -201,6 +204,12 @@ t3v_status t3v_model_check(const t3v_model *m, unsigned parts)
     for (int i = 0; i < 3; i++)
         if (parts & bit_of[i]) T3V_TRY(t3v_tensors_check(m->file[i]));
     return T3V_OK;
+}
+
+int64_t t3v_model_stride(const t3v_model *m)
+{
+    int64_t s = t3v_vae_stride(m->config.out_dim);
+    return s ? s : t3v_vae_stride(16);
 }
 
 /* The DiT's shape and what a job starts from: t3v.json over the pipeline's own settings over the family's. */

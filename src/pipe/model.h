@@ -46,6 +46,8 @@ t3v_status t3v_model_adopt(t3v_model *m, const t3v_plan *plan);
 void t3v_model_unload(t3v_model *m, unsigned parts);
 /* E_IO when a file of one of the parts that are loaded was written to since: bf16 weights are read from it until the end. */
 t3v_status t3v_model_check(const t3v_model *m, unsigned parts);
+/* Pixels of a latent cell's side, of the VAE that the DiT's latents are for; a token is two cells wide. */
+int64_t t3v_model_stride(const t3v_model *m);
 void t3v_model_close(t3v_model *m); /* NULL is fine */
 
 #endif

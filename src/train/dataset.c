@@ -102,8 +102,9 @@ static t3v_status read_sizes(t3v_dataset *d, const char *label, const json_t *o)
     if (n != 2 || axes != 4)
         return t3v_fail(T3V_E_FORMAT, "%s: expected a size of 2 and a latent of 4 numbers", label);
     d->width = size[0], d->height = size[1];
-    if (d->frames % 4 != 1 || d->latent[0] != T3V_VAE_Z || d->latent[1] != (d->frames - 1) / 4 + 1 ||
-        d->latent[2] * T3V_VAE_STRIDE != d->height || d->latent[3] * T3V_VAE_STRIDE != d->width)
+    int64_t stride = t3v_vae_stride(d->latent[0]);
+    if (d->frames % 4 != 1 || !stride || d->latent[1] != (d->frames - 1) / 4 + 1 ||
+        d->latent[2] * stride != d->height || d->latent[3] * stride != d->width)
         return t3v_fail(T3V_E_FORMAT,
                         "%s: a latent of %lldx%lldx%lldx%lld is not of %lld frames of %lldx%lld", label,
                         (long long)d->latent[0], (long long)d->latent[1], (long long)d->latent[2],

@@ -684,13 +684,18 @@ static t3v_status prepare(maker *m)
                              .tile_w = job->tile_w,
                              .compute = job->compute,
                              .progress = &m->inner};
+    int64_t token = 2 * m->model->vae.stride;
+    if (m->clip.width % token || m->clip.height % token)
+        return t3v_fail(T3V_E_ARG, "clips of %lldx%lld: this model takes multiples of %lld",
+                        (long long)m->clip.width, (long long)m->clip.height, (long long)token);
     int64_t text = t3v_params_numel(&m->model->text.params) * (int64_t)t3v_dtype_size(job->compute), held;
     T3V_TRY(t3v_vae_room(m->model, job->memory_limit, text, &held, &m->clip.memory_limit));
     T3V_TRY(t3v_vae_encode_bytes(&m->model->vae, &m->clip, &bytes, &m->tile_h, &m->tile_w));
-    m->shape[0] = T3V_VAE_Z;
+    const t3v_vae *vae = &m->model->vae;
+    m->shape[0] = vae->config.z;
     m->shape[1] = (m->clip.frames - 1) / T3V_VAE_STRIDE_T + 1;
-    m->shape[2] = m->clip.height / T3V_VAE_STRIDE;
-    m->shape[3] = m->clip.width / T3V_VAE_STRIDE;
+    m->shape[2] = m->clip.height / vae->stride;
+    m->shape[3] = m->clip.width / vae->stride;
     m->numel = m->shape[0] * m->shape[1] * m->shape[2] * m->shape[3];
     m->dim = m->model->text.config.dim;
     m->unit = m->shape[1];

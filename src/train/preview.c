@@ -181,8 +181,8 @@ static t3v_status write_clip(const walk *w, int index, film *f, const char *dir,
                            .tags = tags,
                            .tag_count = 4};
     t3v_vae_clip clip = {.frames = f->frames,
-                         .height = 8 * w->shape[2],
-                         .width = 8 * w->shape[3],
+                         .height = p->model->vae.stride * w->shape[2],
+                         .width = p->model->vae.stride * w->shape[3],
                          .memory_limit = (size_t)4 << 30,
                          .compute = p->model->compute,
                          .progress = progress};
@@ -207,13 +207,14 @@ t3v_status t3v_preview_render(const t3v_preview *p, const t3v_plan *plan, int64_
 {
     char path[4096];
     const t3v_grid *g = &plan->grid;
-    walk w = {.p = p, .ctx = {.compute = p->model->compute}, .shape = {T3V_VAE_Z, g->t, 2 * g->h, 2 * g->w}};
-    w.n = T3V_VAE_Z * g->t * 4 * g->h * g->w;
+    int64_t z = p->model->config.out_dim, token = 2 * t3v_model_stride(p->model);
+    walk w = {.p = p, .ctx = {.compute = p->model->compute}, .shape = {z, g->t, 2 * g->h, 2 * g->w}};
+    w.n = z * g->t * 4 * g->h * g->w;
     film f = {.width = width,
               .height = height,
               .frames = 4 * (g->t - 1) + 1,
-              .row = 16 * g->w,
-              .plane = 256 * g->h * g->w};
+              .row = token * g->w,
+              .plane = token * token * g->h * g->w};
     f.shown = f.frames < STRIP ? f.frames : STRIP;
     t3v_arena arena = {0};
     t3v_schedule_options o = {.plan = plan, .cfg = p->cfg, .cfg_steps = {0, p->steps - 1}};

@@ -23,7 +23,8 @@ static t3v_status encode_scene(const t3v_task_dit *s, int64_t index, t3v_arena *
                                uint16_t *out)
 {
     t3v_dtype compute = s->model->compute;
-    int64_t n = s->size, h = n / 8, plane = h * h, T = (s->frames - 1) / 4 + 1;
+    const t3v_vae *vae = &s->model->vae;
+    int64_t n = s->size, z = vae->config.z, h = n / vae->stride, plane = h * h, T = (s->frames - 1) / 4 + 1;
     t3v_scene scene = t3v_scene_make(s->seed, index, false);
     t3v_arena_back(arena, 0);
     t3v_arena_back(caches, 0);
@@ -38,11 +39,11 @@ static t3v_status encode_scene(const t3v_task_dit *s, int64_t index, t3v_arena *
             t3v_scene_render(&scene, n, n, (i ? 4 * i - 3 : 0) + f, 16.0, planar->data);
             t3v_put(&ctx, x, f, t3v_channels_last(&ctx, planar, compute));
         }
-        t3v_tensor *m = t3v_vae_encode_chunk(&ctx, &s->model->vae, &stream, x);
+        t3v_tensor *m = t3v_vae_encode_chunk(&ctx, vae, &stream, x);
         for (int64_t p = 0; m && p < plane; p++)
-            for (int64_t c = 0; c < T3V_VAE_Z; c++) {
-                float mu = ((const float *)m->data)[p * 2 * T3V_VAE_Z + c];
-                out[(c * T + i) * plane + p] = t3v_f32_to_bf16((mu - t3v_vae_mean[c]) / t3v_vae_std[c]);
+            for (int64_t c = 0; c < z; c++) {
+                float mu = ((const float *)m->data)[p * 2 * z + c];
+                out[(c * T + i) * plane + p] = t3v_f32_to_bf16((mu - vae->mean[c]) / vae->std[c]);
             }
         t3v_arena_back(arena, mark);
     }
@@ -96,7 +97,8 @@ static t3v_status read_latents(t3v_task_dit *s, const char *cache, const char *k
 
 static t3v_status cached_latents(t3v_task_dit *s, const char *cache, const t3v_progress *progress)
 {
-    int64_t n = s->size / 8, T = (s->frames - 1) / 4 + 1, shape[5] = {s->clips, T3V_VAE_Z, T, n, n}, have = 0;
+    int64_t n = s->size / t3v_model_stride(s->model), T = (s->frames - 1) / 4 + 1,
+            shape[5] = {s->clips, s->model->config.out_dim, T, n, n}, have = 0;
     char key[128];
     snprintf(key, sizeof key, "seed %llu", (unsigned long long)s->seed);
     if (cache && t3v_is_file(cache)) T3V_TRY(read_latents(s, cache, key, shape, &have));
@@ -117,13 +119,13 @@ static t3v_status cached_latents(t3v_task_dit *s, const char *cache, const t3v_p
 t3v_status t3v_task_dit_open(t3v_task_dit *s, const char *plan, const char *cache,
                              const t3v_progress *progress)
 {
-    int64_t n = s->size / 8, T = (s->frames - 1) / 4 + 1;
-    if (s->size % 16 || s->size < 16 || s->frames % 4 != 1)
+    int64_t stride = t3v_model_stride(s->model), n = s->size / stride, T = (s->frames - 1) / 4 + 1;
+    if (s->size % (2 * stride) || s->size < 2 * stride || s->frames % 4 != 1)
         return t3v_fail(
             T3V_E_ARG,
-            "training clips are %lldx%lldx%lld; expected a size that is a multiple of 16 and 4n+1 frames",
-            (long long)s->size, (long long)s->size, (long long)s->frames);
-    s->latent_size = T3V_VAE_Z * T * n * n;
+            "training clips are %lldx%lldx%lld; expected a size that is a multiple of %lld and 4n+1 frames",
+            (long long)s->size, (long long)s->size, (long long)s->frames, (long long)(2 * stride));
+    s->latent_size = s->model->config.out_dim * T * n * n;
     s->latents = malloc((size_t)(s->clips * s->latent_size) * sizeof *s->latents);
     if (!s->latents) return t3v_fail(T3V_E_NOMEM, "no memory for %lld cached latents", (long long)s->clips);
     const t3v_dit_config *c = &s->model->config;
@@ -156,7 +158,8 @@ static t3v_status sample(void *self, t3v_ctx *ctx, int worker, int64_t step, int
     t3v_model *m = s->model;
     uint64_t stream = (uint64_t)step * 4096 + (uint64_t)index;
     t3v_rng rng = t3v_rng_make(s->seed + 1, stream);
-    int64_t clip = t3v_rng_below(&rng, s->clips), n = s->size / 8, T = (s->frames - 1) / 4 + 1;
+    int64_t clip = t3v_rng_below(&rng, s->clips), n = s->size / t3v_model_stride(m),
+            T = (s->frames - 1) / 4 + 1;
     char caption[512] = "";
     t3v_scene scene = t3v_scene_make(s->seed, clip, false);
     uint64_t paraphrase = t3v_rng_u32(&rng);
@@ -171,7 +174,7 @@ static t3v_status sample(void *self, t3v_ctx *ctx, int worker, int64_t step, int
     t3v_tensor *context = t3v_umt5_encode(ctx, &m->text, ids, count);
     t3v_flow_noise noise = {u, s->seed + 2, stream, *caption != 0};
     T3V_TRY(t3v_flow_sample(&s->flow, ctx, s->latents + clip * s->latent_size,
-                            (int64_t[]){T3V_VAE_Z, T, n, n}, context, &noise, scale, loss, &told));
+                            (int64_t[]){m->config.out_dim, T, n, n}, context, &noise, scale, loss, &told));
     t3v_flow_levels_add(&s->levels, &told, *loss);
     return T3V_OK;
 }

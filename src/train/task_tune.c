@@ -20,8 +20,12 @@ static t3v_status plan_look(const t3v_task_tune *s, t3v_tune_stage *g)
 {
     const int64_t *size = s->preview_size;
     int64_t w = size[0] ? size[0] : g->data->width, h = size[1] ? size[1] : g->data->height;
+    int64_t token = 2 * t3v_model_stride(s->model);
     t3v_grid grid = g->plan->grid;
-    if (size[0]) grid.h = h / 16, grid.w = w / 16;
+    if (size[0] % token || size[1] % token)
+        return t3v_fail(T3V_E_ARG, "samples of %lldx%lld: expected multiples of %lld", (long long)w,
+                        (long long)h, (long long)token);
+    if (size[0]) grid.h = h / token, grid.w = w / token;
     if (size[2]) grid.t = (size[2] - 1) / 4 + 1;
     if (memcmp(&grid, &g->plan->grid, sizeof grid) == 0) return T3V_OK;
     t3v_status st = make_plan(s, &g->look, g->plan_text, grid);
@@ -44,8 +48,9 @@ static t3v_status open_stage(t3v_task_tune *s, t3v_tune_stage *g)
     if (shape[2] % 2 || shape[3] % 2)
         return t3v_fail(T3V_E_SHAPE,
                         "%s has latents of %lldx%lld: height and width must be even; take sizes that are "
-                        "multiples of 16",
-                        d->path, (long long)shape[2], (long long)shape[3]);
+                        "multiples of %lld",
+                        d->path, (long long)shape[2], (long long)shape[3],
+                        (long long)(2 * t3v_vae_stride(shape[0])));
     t3v_grid grid = {shape[1], shape[2] / 2, shape[3] / 2};
     T3V_TRY(make_plan(s, &g->plan, g->plan_text, grid));
     T3V_TRY(t3v_model_adopt(s->model, g->plan));

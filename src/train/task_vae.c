@@ -16,8 +16,6 @@
 
 /* ---- the latent: mu + sigma * eps, and the KL divergence's gradient --------------------------------- */
 
-enum { Z = T3V_VAE_Z };
-
 typedef struct latent_attr {
     double kl; /* gradient weight of one element's KL */
 } latent_attr;
@@ -30,7 +28,7 @@ static void latent_backward(t3v_ctx *ctx, const t3v_record *r)
     const latent_attr *a = r->attr;
     const float *dz = t3v_grad(ctx, r->out[0]), *m = r->in[0]->data, *eps = r->saved[0]->data;
     float *dm = t3v_grad(ctx, r->in[0]);
-    int64_t n = t3v_rows(r->in[0]);
+    int64_t n = t3v_rows(r->in[0]), Z = t3v_cols(r->out[0]);
     for (int64_t i = 0; i < n && dm && t3v_runs(ctx); i++)
         for (int64_t c = 0; c < Z; c++) {
             float mu = m[i * 2 * Z + c], lv = m[i * 2 * Z + Z + c], v = clamp_logvar(lv), s = expf(0.5f * v);
@@ -48,7 +46,7 @@ static t3v_tensor *sample_latent(t3v_ctx *ctx, t3v_tensor *moments, double kl, u
 {
     if (ctx->status || !moments) return NULL;
     const int64_t *s = moments->shape;
-    int64_t n = t3v_rows(moments);
+    int64_t n = t3v_rows(moments), Z = t3v_cols(moments) / 2;
     t3v_tensor *z = t3v_new(ctx, T3V_F32, T3V_SHAPE(s[0], s[1], s[2], Z)),
                *eps = t3v_new_like(ctx, z, T3V_F32);
     latent_attr a = {kl};
@@ -154,7 +152,7 @@ static t3v_status sample(void *self, t3v_ctx *ctx, int worker, int64_t step, int
     (void)worker;
     t3v_task_vae *s = self;
     int64_t c = s->crop, frame = c * c * 3, chunks = (s->frames - 1) / 4 + 1,
-            lat = c / 8 * (c / 8) * Z * chunks;
+            lat = c / s->vae->stride * (c / s->vae->stride) * s->vae->config.z * chunks;
     uint64_t stream = (uint64_t)step * 4096 + (uint64_t)index;
     t3v_rng rng = t3v_rng_make(s->seed, stream);
     t3v_tensor *clip = t3v_new(ctx, T3V_F32, T3V_SHAPE(s->frames, c, c, 3));
@@ -193,7 +191,7 @@ static t3v_status sample(void *self, t3v_ctx *ctx, int worker, int64_t step, int
 static t3v_status write_vae(const t3v_vae *vae, const char *dir, float *const *values)
 {
     char path[4096];
-    snprintf(path, sizeof path, "%s/Wan2.1_VAE.pth", dir);
+    snprintf(path, sizeof path, "%s/%s", dir, t3v_vae_file_name(vae->config.z));
     t3v_arena arena;
     T3V_TRY(t3v_arena_open(&arena, (size_t)16 << 30));
     t3v_tensor_entry *e;
@@ -232,7 +230,8 @@ static t3v_status measure(t3v_task_vae *s, int64_t clips, int64_t size, const t3
     t3v_arena arena, caches;
     T3V_TRY(t3v_arena_open(&arena, (size_t)8 << 30));
     t3v_status st = t3v_arena_open(&caches, (size_t)8 << 30);
-    double sum[Z] = {0}, square[Z] = {0}, n = 0;
+    double sum[T3V_VAE_Z_MAX] = {0}, square[T3V_VAE_Z_MAX] = {0}, n = 0;
+    int64_t Z = s->vae->config.z;
     t3v_dtype compute = s->vae->encoder.conv_in.w.type;
     for (int64_t i = 0; i < clips && !st; i++) {
         if ((st = t3v_report(progress, "measure", i, clips))) break;
@@ -252,7 +251,7 @@ static t3v_status measure(t3v_task_vae *s, int64_t clips, int64_t size, const t3
             }
             t3v_tensor *m = t3v_vae_encode_chunk(&ctx, s->vae, &stream, x);
             for (int64_t j = 0; m && j < t3v_rows(m); j++, n += 1)
-                for (int c = 0; c < Z; c++) {
+                for (int64_t c = 0; c < Z; c++) {
                     double v = ((const float *)m->data)[j * 2 * Z + c];
                     sum[c] += v;
                     square[c] += v * v;
@@ -261,7 +260,7 @@ static t3v_status measure(t3v_task_vae *s, int64_t clips, int64_t size, const t3
         }
         st = ctx.status;
     }
-    for (int c = 0; c < Z; c++) {
+    for (int64_t c = 0; c < Z; c++) {
         mean[c] = sum[c] / n;
         sd[c] = sqrt(fmax(square[c] / n - mean[c] * mean[c], 1e-12));
     }
@@ -272,12 +271,13 @@ static t3v_status measure(t3v_task_vae *s, int64_t clips, int64_t size, const t3
 
 t3v_status t3v_task_vae_fold(t3v_task_vae *s, int64_t clips, int64_t size, const t3v_progress *progress)
 {
-    double mean[Z], sd[Z];
+    double mean[T3V_VAE_Z_MAX], sd[T3V_VAE_Z_MAX];
+    int64_t Z = s->vae->config.z;
     T3V_TRY(measure(s, clips, size, progress, mean, sd));
     t3v_weight *q = &s->vae->quant, *p = &s->vae->post_quant;
     /* new mu = a mu + b per channel, log-variance + 2 ln a; the decoder's first layer undoes it */
     for (int64_t c = 0; c < Z; c++) {
-        double a = t3v_vae_std[c] / sd[c], b = t3v_vae_mean[c] - a * mean[c];
+        double a = s->vae->std[c] / sd[c], b = s->vae->mean[c] - a * mean[c];
         for (int64_t j = 0; j < 2 * Z; j++) set(&q->w, c * 2 * Z + j, a * get(&q->w, c * 2 * Z + j));
         set(&q->bias, c, a * get(&q->bias, c) + b);
         set(&q->bias, Z + c, get(&q->bias, Z + c) + 2 * log(a));

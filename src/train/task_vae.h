@@ -9,7 +9,7 @@
 typedef struct t3v_task_vae {
     t3v_vae *vae;
     uint64_t seed;
-    int64_t crop, frames; /* pixels (a multiple of 8) and frames (4n + 1) of a sample */
+    int64_t crop, frames; /* pixels (a multiple of the VAE's stride) and frames (4n + 1) of a sample */
     double kl;            /* weight of the mean KL divergence of a latent element */
     double edge;          /* weight of the loss on differences of neighbours in x, y, t */
     double sums[3];       /* of the last step, for the log: pixel error, edge error, KL */

@@ -10,53 +10,60 @@
 #include "base/log.h"
 #include "vae/tiles.h"
 
-enum { MIN_TILE = 16, STRIDE = T3V_VAE_STRIDE, Z = T3V_VAE_Z };
+enum { MIN_TILE = 16 }; /* latent cells */
 
 /* What a call works with: sizes in latent cells, tiles, and where tiles meet. */
 typedef struct job {
     const t3v_vae_clip *clip;
+    const t3v_vae *vae;
     bool decoder;
-    int64_t T, h, w;
+    int64_t T, h, w, stride; /* stride: pixels of a cell's side */
     t3v_tiles ty, tx;
     bool file;                            /* the store is a file */
     size_t arena, caches, weights, other; /* bytes */
 } job;
 
-static t3v_status check(job *j, const t3v_vae_clip *c, bool decoder)
+static long long nearest(int64_t pixels, int64_t stride)
 {
-    int64_t n;
+    return pixels < 2 * stride ? stride : (pixels + stride / 2) / stride * stride;
+}
+
+static t3v_status check(job *j, const t3v_vae *vae, const t3v_vae_clip *c, bool decoder)
+{
+    int64_t n, s = vae->stride;
     if (c->frames < 1 || c->frames % T3V_VAE_STRIDE_T != 1)
         return t3v_fail(T3V_E_ARG, "%lld frames: the VAE takes 4n+1, the nearest is %lld",
                         (long long)c->frames, (long long)(c->frames < 3 ? 1 : (c->frames + 1) / 4 * 4 + 1));
-    if (c->height < STRIDE || c->width < STRIDE || c->height % STRIDE || c->width % STRIDE)
+    if (c->height < s || c->width < s || c->height % s || c->width % s)
         return t3v_fail(T3V_E_ARG,
-                        "%lldx%lld pixels: the VAE takes multiples of %d, the nearest is %lldx%lld",
-                        (long long)c->width, (long long)c->height, STRIDE,
-                        (long long)(c->width < 12 ? 8 : (c->width + 4) / 8 * 8),
-                        (long long)(c->height < 12 ? 8 : (c->height + 4) / 8 * 8));
+                        "%lldx%lld pixels: the VAE takes multiples of %lld, the nearest is %lldx%lld",
+                        (long long)c->width, (long long)c->height, (long long)s, nearest(c->width, s),
+                        nearest(c->height, s));
     if (!t3v_mul3(c->height, c->width, 3 * (int64_t)sizeof(float), &n) || !t3v_mul3(n, c->frames, 1024, &n))
         return t3v_fail(T3V_E_TOO_BIG, "a clip of %lldx%lld, %lld frames", (long long)c->width,
                         (long long)c->height, (long long)c->frames);
     const int64_t tile[2] = {c->tile_h, c->tile_w};
     for (int i = 0; i < 2; i++)
-        if (tile[i] > 0 && (tile[i] % STRIDE || tile[i] < 8 * STRIDE))
-            return t3v_fail(T3V_E_ARG, "a tile of %lld pixels: expected a multiple of %d, at least %d",
-                            (long long)tile[i], STRIDE, 8 * STRIDE);
+        if (tile[i] > 0 && (tile[i] % s || tile[i] < 8 * s))
+            return t3v_fail(T3V_E_ARG, "a tile of %lld pixels: expected a multiple of %lld, at least %lld",
+                            (long long)tile[i], (long long)s, (long long)(8 * s));
     *j = (job){.clip = c,
+               .vae = vae,
                .decoder = decoder,
                .T = (c->frames - 1) / T3V_VAE_STRIDE_T + 1,
-               .h = c->height / STRIDE,
-               .w = c->width / STRIDE};
+               .h = c->height / s,
+               .w = c->width / s,
+               .stride = s};
     return T3V_OK;
 }
 
 /* ---- one tile's stream ------------------------------------------------------------------------------- */
 
-/* Latent frame t of the tile at (y, x), denormalised, [1, th, tw, 16]. */
+/* Latent frame t of the tile at (y, x), denormalised, [1, th, tw, z]. */
 static t3v_tensor *load_latent(t3v_ctx *ctx, const job *j, const float *latent, int64_t t, int64_t y0,
                                int64_t x0)
 {
-    int64_t th = j->ty.size, tw = j->tx.size;
+    int64_t th = j->ty.size, tw = j->tx.size, Z = j->vae->config.z;
     t3v_tensor *z = t3v_new(ctx, T3V_F32, T3V_SHAPE(1, th, tw, Z));
     if (!z || !t3v_runs(ctx)) return z;
     float *out = t3v_host(ctx, z);
@@ -64,7 +71,7 @@ static t3v_tensor *load_latent(t3v_ctx *ctx, const job *j, const float *latent, 
         for (int64_t y = 0; y < th; y++) {
             const float *in = latent + ((c * j->T + t) * j->h + y0 + y) * j->w + x0;
             for (int64_t x = 0; x < tw; x++)
-                out[(y * tw + x) * Z + c] = in[x] * t3v_vae_std[c] + t3v_vae_mean[c];
+                out[(y * tw + x) * Z + c] = in[x] * j->vae->std[c] + j->vae->mean[c];
         }
     t3v_give(ctx, z);
     return z;
@@ -91,14 +98,13 @@ static void from_planes(float *pixels, const float *planes, int64_t n)
 /* The chunk of latent frame t: its tensor in, its tensor out. The same code measures and runs. */
 static t3v_tensor *chunk(t3v_ctx *ctx, const t3v_vae *vae, t3v_vae_stream *s, bool decoder, t3v_tensor *in)
 {
-    if (decoder) return t3v_vae_decode_chunk(ctx, vae, s, in);
-    return t3v_vae_encode_chunk(ctx, vae, s, t3v_cast(ctx, in, ctx->compute));
+    return decoder ? t3v_vae_decode_chunk(ctx, vae, s, in) : t3v_vae_encode_chunk(ctx, vae, s, in);
 }
 
 static t3v_tensor *new_frames(t3v_ctx *ctx, const job *j, int64_t t)
 {
     return t3v_new(ctx, T3V_F32,
-                   T3V_SHAPE(t ? T3V_VAE_STRIDE_T : 1, STRIDE * j->ty.size, STRIDE * j->tx.size, 3));
+                   T3V_SHAPE(t ? T3V_VAE_STRIDE_T : 1, j->stride * j->ty.size, j->stride * j->tx.size, 3));
 }
 
 static int64_t first_frame(int64_t t) { return t ? T3V_VAE_STRIDE_T * t - 3 : 0; }
@@ -123,7 +129,7 @@ static t3v_status measure(job *j, const t3v_vae *packed, size_t weights)
     }
     int64_t H = j->clip->height, W = j->clip->width, F = j->clip->frames;
     size_t frame = (size_t)H * (size_t)W * 3 * sizeof(float);
-    size_t tile = (size_t)(STRIDE * STRIDE * j->ty.size * j->tx.size) * 3 * sizeof(float);
+    size_t tile = (size_t)(j->stride * j->stride * j->ty.size * j->tx.size) * 3 * sizeof(float);
     bool one = j->ty.count * j->tx.count == 1;
     j->arena = work.peak, j->caches = caches.peak, j->weights = weights;
     j->other = frame + (one ? 0 : tile);
@@ -152,8 +158,8 @@ static t3v_status choose(job *j, const t3v_vae *packed, size_t weights)
     const t3v_vae_clip *c = j->clip;
     int64_t big = j->h > j->w ? j->h : j->w;
     bool asked = c->tile_h && c->tile_w;
-    T3V_TRY(set_tiles(j, packed, weights, c->tile_h > 0 ? c->tile_h / STRIDE : big,
-                      c->tile_w > 0 ? c->tile_w / STRIDE : big));
+    T3V_TRY(set_tiles(j, packed, weights, c->tile_h > 0 ? c->tile_h / j->stride : big,
+                      c->tile_w > 0 ? c->tile_w / j->stride : big));
     if (!c->memory_limit || total(j) <= c->memory_limit) return T3V_OK;
     int64_t lo = MIN_TILE, hi = big; /* lo is tried last; hi is known not to fit */
     job best = *j;
@@ -172,19 +178,19 @@ static t3v_status choose(job *j, const t3v_vae *packed, size_t weights)
     return t3v_fail(
         T3V_E_NOMEM,
         "VAE: %lldx%lld, %lld frames in tiles of %lldx%lld take %zu MiB, the limit is %zu MiB; %s",
-        (long long)c->width, (long long)c->height, (long long)c->frames, (long long)(j->tx.size * STRIDE),
-        (long long)(j->ty.size * STRIDE), (total(j) >> 20) + 1, c->memory_limit >> 20,
+        (long long)c->width, (long long)c->height, (long long)c->frames, (long long)(j->tx.size * j->stride),
+        (long long)(j->ty.size * j->stride), (total(j) >> 20) + 1, c->memory_limit >> 20,
         asked ? "use smaller tiles (--vae-tile) or raise --memory-limit" : "raise --memory-limit");
 }
 
 /* A job with its tiles and sizes. */
 static t3v_status plan(job *j, const t3v_vae *vae, const t3v_vae_clip *clip, bool decoder)
 {
-    T3V_TRY(check(j, clip, decoder));
+    T3V_TRY(check(j, vae, clip, decoder));
     t3v_vae copy = *vae; /* preparing sets pointers into the counting arena */
     t3v_arena count = {0};
     t3v_ctx ctx = {.arena = &count, .compute = clip->compute};
-    int64_t side = MIN_TILE * STRIDE;
+    int64_t side = MIN_TILE * vae->stride;
     t3v_status st = t3v_arena_count_in(&count, t3v_device_space(vae->device));
     if (!st)
         st = t3v_vae_prepare(&ctx, &copy, decoder, clip->height < side ? clip->height : side,
@@ -200,8 +206,8 @@ static t3v_status bytes_of(const t3v_vae *vae, const t3v_vae_clip *clip, bool de
     job j;
     T3V_TRY(plan(&j, vae, clip, decoder));
     *bytes = total(&j);
-    if (th) *th = STRIDE * j.ty.size;
-    if (tw) *tw = STRIDE * j.tx.size;
+    if (th) *th = j.stride * j.ty.size;
+    if (tw) *tw = j.stride * j.tx.size;
     return T3V_OK;
 }
 
@@ -229,11 +235,11 @@ static double res_macs(const t3v_vae_res *r, int64_t n)
     return macs(&r->conv1.w, n) + macs(&r->conv2.w, n) + (r->shortcut.w.ndim ? macs(&r->shortcut.w, n) : 0);
 }
 
-/* Of `frames` frames of height x width pixels. */
-static double tile_flop(const t3v_vae *v, int64_t frames, int64_t height, int64_t width)
+/* Of `frames` frames of h x w cells. */
+static double tile_flop(const t3v_vae *v, int64_t frames, int64_t h, int64_t w)
 {
     const t3v_vae_half *d = &v->decoder;
-    int64_t t = (frames - 1) / 4 + 1, area = height / 8 * (width / 8), c = d->conv_in.w.shape[0];
+    int64_t t = (frames - 1) / 4 + 1, area = h * w, c = d->conv_in.w.shape[0];
     double sum = macs(&v->post_quant.w, t * area) + macs(&d->conv_in.w, t * area);
     sum += res_macs(&d->middle0, t * area) + res_macs(&d->middle2, t * area);
     sum += 4.0 * (double)(c * c) * (double)(t * area) + 2.0 * (double)(c * t) * (double)area * (double)area;
@@ -254,8 +260,7 @@ t3v_status t3v_vae_decode_flop(const t3v_vae *vae, const t3v_vae_clip *clip, dou
 {
     job j;
     T3V_TRY(plan(&j, vae, clip, true));
-    *flop = (double)(j.ty.count * j.tx.count) *
-            tile_flop(vae, clip->frames, STRIDE * j.ty.size, STRIDE * j.tx.size);
+    *flop = (double)(j.ty.count * j.tx.count) * tile_flop(vae, clip->frames, j.ty.size, j.tx.size);
     return T3V_OK;
 }
 
@@ -277,7 +282,7 @@ static t3v_status open_run(run *r, t3v_vae *vae, const t3v_vae_clip *clip, bool 
     *r = (run){.vae = vae, .store.fd = -1};
     job *j = &r->job;
     T3V_TRY(plan(j, vae, clip, decoder));
-    int64_t th = STRIDE * j->ty.size, tw = STRIDE * j->tx.size;
+    int64_t th = j->stride * j->ty.size, tw = j->stride * j->tx.size;
     bool one = j->ty.count * j->tx.count == 1;
     t3v_debug("vae tiles=%lldx%lld of %lldx%lld store=%s bytes=%zu", (long long)j->tx.count,
               (long long)j->ty.count, (long long)tw, (long long)th,
@@ -338,11 +343,11 @@ static t3v_status decode_tile(run *r, int64_t i, int64_t k, const float *latent,
 {
     const job *j = &r->job;
     int64_t y0 = t3v_tiles_start(&j->ty, i), x0 = t3v_tiles_start(&j->tx, k);
-    int64_t th = STRIDE * j->ty.size, tw = STRIDE * j->tx.size, n = th * tw;
+    int64_t th = j->stride * j->ty.size, tw = j->stride * j->tx.size, n = th * tw;
     t3v_vae_stream s = {.arena = &r->caches};
     t3v_arena_back(&r->caches, 0);
-    t3v_tiles_weights(&j->ty, i, STRIDE, r->wy);
-    t3v_tiles_weights(&j->tx, k, STRIDE, r->wx);
+    t3v_tiles_weights(&j->ty, i, j->stride, r->wy);
+    t3v_tiles_weights(&j->tx, k, j->stride, r->wx);
     for (int64_t t = 0; t < j->T; t++) {
         t3v_arena_back(&r->work, 0);
         t3v_tensor *y = chunk(&r->ctx, r->vae, &s, true, load_latent(&r->ctx, j, latent, t, y0, x0));
@@ -350,8 +355,8 @@ static t3v_status decode_tile(run *r, int64_t i, int64_t k, const float *latent,
         if (!pixels) return r->ctx.status;
         for (int64_t f = 0; f < y->shape[0]; f++) {
             to_planes(r->tile ? r->tile : r->frame, pixels + f * n * 3, n);
-            T3V_TRY(r->tile ? t3v_store_add(&r->store, first_frame(t) + f, STRIDE * y0, STRIDE * x0, th, tw,
-                                            r->wy, r->wx, r->tile)
+            T3V_TRY(r->tile ? t3v_store_add(&r->store, first_frame(t) + f, j->stride * y0, j->stride * x0, th,
+                                            tw, r->wy, r->wx, r->tile)
                             : out(user, first_frame(t) + f, r->frame));
         }
         T3V_TRY(step(r));
@@ -382,8 +387,8 @@ static t3v_status encode_tile(run *r, int64_t i, int64_t k, t3v_frame_in in, voi
 {
     const job *j = &r->job;
     int64_t y0 = t3v_tiles_start(&j->ty, i), x0 = t3v_tiles_start(&j->tx, k), lh = j->ty.size,
-            lw = j->tx.size;
-    int64_t th = STRIDE * lh, tw = STRIDE * lw, n = th * tw;
+            lw = j->tx.size, Z = j->vae->config.z;
+    int64_t th = j->stride * lh, tw = j->stride * lw, n = th * tw;
     t3v_vae_stream s = {.arena = &r->caches};
     t3v_arena_back(&r->caches, 0);
     t3v_tiles_weights(&j->ty, i, 1, r->wy);
@@ -394,7 +399,7 @@ static t3v_status encode_tile(run *r, int64_t i, int64_t k, t3v_frame_in in, voi
         for (int64_t f = 0; x && f < x->shape[0]; f++) {
             int64_t index = first_frame(t) + f;
             float *planes = r->tile ? r->tile : r->frame;
-            T3V_TRY(r->tile ? t3v_store_get(&r->store, index, STRIDE * y0, STRIDE * x0, th, tw, planes)
+            T3V_TRY(r->tile ? t3v_store_get(&r->store, index, j->stride * y0, j->stride * x0, th, tw, planes)
                             : in(user, index, planes));
             from_planes((float *)t3v_host(&r->ctx, x) + f * n * 3, planes, n);
         }
@@ -407,7 +412,7 @@ static t3v_status encode_tile(run *r, int64_t i, int64_t k, t3v_frame_in in, voi
                 const float *mu = moments + y * lw * 2 * Z + c;
                 float *to = latent + ((c * j->T + t) * j->h + y0 + y) * j->w + x0;
                 for (int64_t p = 0; p < lw; p++)
-                    to[p] += r->wy[y] * r->wx[p] * ((mu[p * 2 * Z] - t3v_vae_mean[c]) / t3v_vae_std[c]);
+                    to[p] += r->wy[y] * r->wx[p] * ((mu[p * 2 * Z] - r->vae->mean[c]) / r->vae->std[c]);
             }
         T3V_TRY(step(r));
     }
@@ -430,7 +435,7 @@ t3v_status t3v_vae_encode(t3v_vae *vae, const t3v_vae_clip *clip, t3v_frame_in i
     run r;
     t3v_status st = open_run(&r, vae, clip, false);
     const job *j = &r.job;
-    if (!st) memset(latent, 0, (size_t)(Z * j->T * j->h * j->w) * sizeof *latent);
+    if (!st) memset(latent, 0, (size_t)(vae->config.z * j->T * j->h * j->w) * sizeof *latent);
     if (!st && r.tile) st = store_frames(&r, in, user);
     for (int64_t i = 0; !st && i < j->ty.count; i++)
         for (int64_t k = 0; !st && k < j->tx.count; k++) st = encode_tile(&r, i, k, in, user, latent);

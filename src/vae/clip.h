@@ -7,7 +7,7 @@
 #include "vae/vae.h"
 
 typedef struct t3v_vae_clip {
-    int64_t frames, height, width; /* pixels: 4n + 1; multiples of 8 */
+    int64_t frames, height, width; /* pixels: 4n + 1; multiples of the VAE's stride */
     int64_t tile_h, tile_w;        /* pixels of a tile; 0: chosen so that memory_limit holds; < 0: one tile */
     size_t memory_limit;           /* bytes for everything the call takes; 0: no limit */
     t3v_dtype compute;
@@ -28,7 +28,7 @@ t3v_status t3v_vae_decode_flop(const t3v_vae *vae, const t3v_vae_clip *clip, dou
 typedef t3v_status (*t3v_frame_out)(void *user, int64_t index, const float *rgb);
 typedef t3v_status (*t3v_frame_in)(void *user, int64_t index, float *rgb);
 
-/* latent [16, T, h, w] F32, normalised (what the DiT makes). */
+/* latent [z, T, h, w] F32, normalised (what the DiT makes). */
 t3v_status t3v_vae_decode(t3v_vae *vae, const t3v_vae_clip *clip, const float *latent, t3v_frame_out out,
                           void *user);
 t3v_status t3v_vae_encode(t3v_vae *vae, const t3v_vae_clip *clip, t3v_frame_in in, void *user, float *latent);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The VAE's parameter list and its chunk-wise forward pass. */
+/* The VAEs' parameter lists and their chunk-wise forward pass. */
 #include "vae/vae.h"
 
 #include <math.h>
@@ -8,12 +8,25 @@
 
 #include "ops/kernels.h"
 
-/* Wan2.1, wan/modules/vae.py (Apache-2.0): see NOTICE. */
-const float t3v_vae_mean[T3V_VAE_Z] = {-0.7571f, -0.7089f, -0.9113f, 0.1075f,  -0.1745f, 0.9653f,
-                                       -0.1517f, 1.5508f,  0.4134f,  -0.0715f, 0.5517f,  -0.3632f,
-                                       -0.1922f, -0.9497f, 0.2503f,  -0.2921f};
-const float t3v_vae_std[T3V_VAE_Z] = {2.8184f, 1.4541f, 2.3275f, 2.6558f, 1.2196f, 1.7708f, 2.6052f, 2.0743f,
-                                      3.2687f, 2.1526f, 2.8652f, 1.5579f, 1.6382f, 1.1253f, 2.8251f, 1.9160f};
+/* Data of wan/modules/vae.py of Wan2.1 and vae2_2.py of Wan2.2 (Apache-2.0): see NOTICE. */
+static const float mean21[16] = {-0.7571f, -0.7089f, -0.9113f, 0.1075f,  -0.1745f, 0.9653f,
+                                 -0.1517f, 1.5508f,  0.4134f,  -0.0715f, 0.5517f,  -0.3632f,
+                                 -0.1922f, -0.9497f, 0.2503f,  -0.2921f};
+static const float std21[16] = {2.8184f, 1.4541f, 2.3275f, 2.6558f, 1.2196f, 1.7708f, 2.6052f, 2.0743f,
+                                3.2687f, 2.1526f, 2.8652f, 1.5579f, 1.6382f, 1.1253f, 2.8251f, 1.9160f};
+static const float mean22[48] = {-0.2289f, -0.0052f, -0.1323f, -0.2339f, -0.2799f, 0.0174f,  0.1838f,
+                                 0.1557f,  -0.1382f, 0.0542f,  0.2813f,  0.0891f,  0.1570f,  -0.0098f,
+                                 0.0375f,  -0.1825f, -0.2246f, -0.1207f, -0.0698f, 0.5109f,  0.2665f,
+                                 -0.2108f, -0.2158f, 0.2502f,  -0.2055f, -0.0322f, 0.1109f,  0.1567f,
+                                 -0.0729f, 0.0899f,  -0.2799f, -0.1230f, -0.0313f, -0.1649f, 0.0117f,
+                                 0.0723f,  -0.2839f, -0.2083f, -0.0520f, 0.3748f,  0.0152f,  0.1957f,
+                                 0.1433f,  -0.2944f, 0.3573f,  -0.0548f, -0.1681f, -0.0667f};
+static const float std22[48] = {0.4765f, 1.0364f, 0.4514f, 1.1677f, 0.5313f, 0.4990f, 0.4818f, 0.5013f,
+                                0.8158f, 1.0344f, 0.5894f, 1.0901f, 0.6885f, 0.6165f, 0.8454f, 0.4978f,
+                                0.5759f, 0.3523f, 0.7135f, 0.6804f, 0.5833f, 1.4146f, 0.8986f, 0.5659f,
+                                0.7069f, 0.5338f, 0.4889f, 0.4917f, 0.4069f, 0.4999f, 0.6866f, 0.4093f,
+                                0.5709f, 0.6065f, 0.6415f, 0.4944f, 0.5726f, 1.2042f, 0.5458f, 1.6887f,
+                                0.3971f, 1.0600f, 0.3943f, 0.5537f, 0.5444f, 0.4089f, 0.7468f, 0.7744f};
 
 /* ---- parameters ----------------------------------------------------------------------------------- */
 
@@ -85,47 +98,115 @@ static t3v_status add_head(t3v_params *p, t3v_vae_half *h, int64_t in, int64_t o
 
 static const int64_t mult[4] = {1, 2, 4, 4};
 
-static t3v_status list_params(t3v_vae *v)
+enum { LAYER_NAME = 64 };
+
+/* The next layer's, in a list such as encoder.downsamples: Wan2.2 numbers the layers of each stage. */
+static void layer_name(char name[LAYER_NAME], const t3v_vae *v, const t3v_vae_half *h, const char *list,
+                       int stage)
 {
-    char name[T3V_NAME_MAX];
-    t3v_params *p = &v->params;
-    t3v_vae_half *e = &v->encoder, *d = &v->decoder;
-    int64_t dim = v->dim, c = dim;
-    T3V_TRY(add_conv(p, &e->conv_in, dim, 3, 3, 3, "encoder.conv1"));
-    for (int i = 0; i < 4; i++) {
-        for (int j = 0; j < 2; j++, c = dim * mult[i]) {
-            snprintf(name, sizeof name, "encoder.downsamples.%d", e->layers);
-            T3V_TRY(add_res(p, &e->layer[e->layers++].res, c, dim * mult[i], name));
-        }
-        if (i == 3) break;
-        snprintf(name, sizeof name, "encoder.downsamples.%d", e->layers);
-        T3V_TRY(add_resample(p, &e->layer[e->layers++], i == 0 ? T3V_VAE_DOWN2 : T3V_VAE_DOWN3, c, c, name));
-    }
-    T3V_TRY(add_middle(p, e, c, "encoder"));
-    T3V_TRY(add_head(p, e, c, 2 * T3V_VAE_Z, "encoder"));
-    T3V_TRY(add_pointwise(p, &v->quant, 2 * T3V_VAE_Z, 2 * T3V_VAE_Z, false, "conv1"));
-    T3V_TRY(add_pointwise(p, &v->post_quant, T3V_VAE_Z, T3V_VAE_Z, false, "conv2"));
-    T3V_TRY(add_conv(p, &d->conv_in, c, T3V_VAE_Z, 3, 3, "decoder.conv1"));
-    T3V_TRY(add_middle(p, d, c, "decoder"));
-    for (int i = 3; i >= 0; i--) { /* each upsampling halves the channels, so a stage may begin narrower */
-        for (int j = 0; j < 3; j++, c = dim * mult[i]) {
-            snprintf(name, sizeof name, "decoder.upsamples.%d", d->layers);
-            T3V_TRY(add_res(p, &d->layer[d->layers++].res, c, dim * mult[i], name));
-        }
-        if (i == 0) break;
-        snprintf(name, sizeof name, "decoder.upsamples.%d", d->layers);
-        T3V_TRY(add_resample(p, &d->layer[d->layers++], i == 1 ? T3V_VAE_UP2 : T3V_VAE_UP3, c, c / 2, name));
-        c /= 2;
-    }
-    return add_head(p, d, c, 3, "decoder");
+    if (v->patch == 1) snprintf(name, LAYER_NAME, "%s.%d", list, h->layers);
+    else
+        snprintf(name, LAYER_NAME, "%s.%d.%s.%d", list, stage, strchr(list, '.') + 1,
+                 h->layers - h->stage[stage].first);
 }
 
-t3v_status t3v_vae_open(t3v_vae *v, int64_t dim)
+/* The next `blocks` residual blocks of a stage, from c channels to `width`. */
+static t3v_status add_blocks(t3v_vae *v, t3v_vae_half *h, const char *list, int stage, int blocks, int64_t c,
+                             int64_t width)
 {
-    *v = (t3v_vae){.dim = dim};
-    if (dim < 2 || dim > 4096 || dim % 2)
-        return t3v_fail(T3V_E_ARG, "VAE: base width %lld, expected an even number from 2 to 4096",
-                        (long long)dim);
+    char name[LAYER_NAME];
+    h->stage[stage] = (t3v_vae_stage){.first = h->layers, .geom = {1, 1, false}};
+    for (int j = 0; j < blocks; j++, c = width) {
+        layer_name(name, v, h, list, stage);
+        T3V_TRY(add_res(&v->params, &h->layer[h->layers++].res, c, width, name));
+    }
+    h->stage[stage].end = h->layers;
+    return T3V_OK;
+}
+
+/* A stage's last layer. */
+static t3v_status end_stage(t3v_vae *v, t3v_vae_half *h, const char *list, int stage, t3v_vae_kind kind,
+                            int64_t in, int64_t out)
+{
+    char name[LAYER_NAME];
+    t3v_vae_stage *s = &h->stage[stage];
+    layer_name(name, v, h, list, stage);
+    T3V_TRY(add_resample(&v->params, &h->layer[h->layers++], kind, in, out, name));
+    s->end = h->layers;
+    s->geom = (t3v_block_geom){kind == T3V_VAE_DOWN3 || kind == T3V_VAE_UP3 ? 2 : 1, 2, false};
+    return T3V_OK;
+}
+
+static t3v_status list_params(t3v_vae *v)
+{
+    t3v_params *p = &v->params;
+    t3v_vae_half *e = &v->encoder, *d = &v->decoder;
+    int64_t dim = v->config.dim, z = v->config.z, pixels = 3 * v->patch * v->patch, c = dim;
+    bool shortcuts = v->patch > 1;
+    T3V_TRY(add_conv(p, &e->conv_in, dim, pixels, 3, 3, "encoder.conv1"));
+    for (int i = 0; i < 4; i++) {
+        T3V_TRY(add_blocks(v, e, "encoder.downsamples", i, 2, c, dim * mult[i]));
+        c = dim * mult[i];
+        if (i < 3)
+            T3V_TRY(end_stage(v, e, "encoder.downsamples", i, i == 0 ? T3V_VAE_DOWN2 : T3V_VAE_DOWN3, c, c));
+        e->stage[i].shortcut = shortcuts;
+    }
+    T3V_TRY(add_middle(p, e, c, "encoder"));
+    T3V_TRY(add_head(p, e, c, 2 * z, "encoder"));
+    T3V_TRY(add_pointwise(p, &v->quant, 2 * z, 2 * z, false, "conv1"));
+    T3V_TRY(add_pointwise(p, &v->post_quant, z, z, false, "conv2"));
+    dim = v->config.decoder_dim;
+    c = 4 * dim;
+    T3V_TRY(add_conv(p, &d->conv_in, c, z, 3, 3, "decoder.conv1"));
+    T3V_TRY(add_middle(p, d, c, "decoder"));
+    for (int i = 0; i < 4; i++) {
+        int64_t width = dim * mult[3 - i];
+        T3V_TRY(add_blocks(v, d, "decoder.upsamples", i, 3, c, width));
+        c = width;
+        if (i == 3) break;
+        if (!shortcuts)
+            c /= 2; /* Wan2.1's upsampling halves the channels, so its stages may begin narrower */
+        T3V_TRY(end_stage(v, d, "decoder.upsamples", i, i == 2 ? T3V_VAE_UP2 : T3V_VAE_UP3, width, c));
+        d->stage[i].shortcut = shortcuts;
+    }
+    return add_head(p, d, c, pixels, "decoder");
+}
+
+t3v_status t3v_vae_config_read(const t3v_tensor_file *f, t3v_vae_config *c)
+{
+    static const struct {
+        const char *name;
+        int ndim, axis;
+    } at[3] = {{"encoder.conv1.weight", 5, 0}, {"decoder.head.0.gamma", 4, 0}, {"conv2.weight", 5, 0}};
+    int64_t *value[3] = {&c->dim, &c->decoder_dim, &c->z};
+    for (int i = 0; i < 3; i++) {
+        const t3v_tensor_entry *e;
+        T3V_TRY(t3v_tensors_get(f, at[i].name, &e));
+        if (e->ndim != at[i].ndim)
+            return t3v_fail(T3V_E_SHAPE, "%s: %s has %d axes, expected %d", f->path, at[i].name, e->ndim,
+                            at[i].ndim);
+        *value[i] = e->shape[at[i].axis];
+    }
+    return T3V_OK;
+}
+
+int64_t t3v_vae_stride(int64_t z) { return z == 16 ? 8 : z == 48 ? 16 : 0; }
+
+const char *t3v_vae_file_name(int64_t z) { return z == 48 ? "Wan2.2_VAE.pth" : "Wan2.1_VAE.pth"; }
+
+t3v_status t3v_vae_open(t3v_vae *v, const t3v_vae_config *c)
+{
+    *v = (t3v_vae){.config = *c, .stride = t3v_vae_stride(c->z), .patch = c->z == 48 ? 2 : 1};
+    const int64_t dim[2] = {c->dim, c->decoder_dim};
+    if (!v->stride)
+        return t3v_fail(T3V_E_UNSUPPORTED, "VAE: %lld latent channels, expected 16 (Wan2.1) or 48 (Wan2.2)",
+                        (long long)c->z);
+    for (int i = 0; i < 2; i++)
+        if (dim[i] < 2 || dim[i] > 4096 || dim[i] % 2)
+            return t3v_fail(T3V_E_ARG, "VAE: base width %lld, expected an even number from 2 to 4096",
+                            (long long)dim[i]);
+    v->mean = v->patch > 1 ? mean22 : mean21;
+    v->std = v->patch > 1 ? std22 : std21;
     t3v_status st = list_params(v);
     if (st) t3v_vae_close(v);
     return st;
@@ -146,7 +227,7 @@ static t3v_status prepare_res(t3v_ctx *ctx, t3v_vae_res *r, int64_t h, int64_t w
 t3v_status t3v_vae_prepare(t3v_ctx *ctx, t3v_vae *v, bool decoder, int64_t height, int64_t width)
 {
     t3v_vae_half *h = decoder ? &v->decoder : &v->encoder;
-    int64_t y = decoder ? height / 8 : height, x = decoder ? width / 8 : width;
+    int64_t scale = decoder ? v->stride : v->patch, y = height / scale, x = width / scale;
     T3V_TRY(t3v_conv_prepare(ctx, &h->conv_in, 1, y, x));
     for (int i = 0; i < h->layers; i++) {
         t3v_vae_layer *l = &h->layer[i];
@@ -161,8 +242,8 @@ t3v_status t3v_vae_prepare(t3v_ctx *ctx, t3v_vae *v, bool decoder, int64_t heigh
         if (up) T3V_TRY(t3v_conv_prepare(ctx, &l->resample, 1, y, x));
     }
     T3V_TRY(t3v_conv_prepare(ctx, &h->conv_out, 1, y, x));
-    T3V_TRY(prepare_res(ctx, &h->middle0, height / 8, width / 8));
-    return prepare_res(ctx, &h->middle2, height / 8, width / 8);
+    T3V_TRY(prepare_res(ctx, &h->middle0, height / v->stride, width / v->stride));
+    return prepare_res(ctx, &h->middle2, height / v->stride, width / v->stride);
 }
 
 /* ---- layers --------------------------------------------------------------------------------------- */
@@ -334,63 +415,130 @@ static t3v_tensor *run_layers(t3v_ctx *ctx, t3v_vae_stream *s, const t3v_vae_hal
     return x;
 }
 
+/* x + its stage's shortcut, recorded. Channels of the output: those of y. */
+static t3v_tensor *add_shortcut(t3v_ctx *ctx, const t3v_vae_stage *g, bool up, t3v_tensor *in, t3v_tensor *y)
+{
+    if (ctx->status || !y) return NULL;
+    t3v_tensor *side = up ? t3v_block_spread(ctx, in, &g->geom, t3v_cols(y), y->shape[0])
+                          : t3v_block_mean(ctx, in, &g->geom, t3v_cols(y));
+    return t3v_gate_residual(ctx, y, side, NULL);
+}
+
+/* A stage as run_layers runs its layers; what the shortcut needs of x is kept below them. */
+static t3v_tensor *run_stage(t3v_ctx *ctx, t3v_vae_stream *s, const t3v_vae_half *h, const t3v_vae_stage *g,
+                             size_t mark, t3v_tensor *x)
+{
+    if (ctx->status || !x) return NULL;
+    if (!g->shortcut) return run_layers(ctx, s, h, g->first, g->end, mark, x);
+    t3v_vae_kind last = h->layer[g->end - 1].kind;
+    bool up = last == T3V_VAE_UP2 || last == T3V_VAE_UP3, widens = h->layer[g->first].res.shortcut.w.ndim > 0;
+    t3v_tensor *in = x, *side = NULL, *y;
+    if (ctx->tape) return add_shortcut(ctx, g, up, x, run_layers(ctx, s, h, g->first, g->end, mark, x));
+    if (!up) { /* the means are made first, as layers that keep the width overwrite their input */
+        int64_t width = h->layer[g->end - 1].kind == T3V_VAE_RES ? h->layer[g->end - 1].res.conv2.w.shape[0]
+                                                                 : h->layer[g->end - 1].resample.w.shape[0];
+        side = t3v_block_mean(ctx, x, &g->geom, width);
+    }
+    size_t inner = t3v_arena_mark(ctx->arena);
+    if (up && !widens && (x = t3v_new_like(ctx, in, T3V_F32)) && t3v_runs(ctx))
+        t3v_k(ctx)->move(x->data, in->data, (size_t)t3v_numel(in) * sizeof(float));
+    y = run_layers(ctx, s, h, g->first, g->end, inner, x);
+    if (up) t3v_block_spread_add(ctx, in, &g->geom, y);
+    else if (y && t3v_runs(ctx)) t3v_k(ctx)->rows_axpy(y->data, 1.0f, side->data, t3v_numel(y));
+    return y == in ? y : sink(ctx, mark, y);
+}
+
+static t3v_tensor *run_stages(t3v_ctx *ctx, t3v_vae_stream *s, const t3v_vae_half *h, int first, int last,
+                              size_t mark, t3v_tensor *x)
+{
+    for (int i = first; i < last; i++) x = run_stage(ctx, s, h, &h->stage[i], mark, x);
+    return x;
+}
+
+/* The pixels of a patch are channels of what the convolutions see. */
+static const t3v_block_geom patch = {1, 2, true};
+
 t3v_tensor *t3v_vae_decode_chunk(t3v_ctx *ctx, const t3v_vae *v, t3v_vae_stream *s, t3v_tensor *z)
 {
     const t3v_vae_half *d = &v->decoder;
     if (ctx->status || !z) return NULL;
     s->next = 0;
-    int64_t frames = s->slot[0].kept ? 4 : 1, height = 8 * z->shape[1], width = 8 * z->shape[2];
+    int64_t frames = s->slot[0].kept ? 4 : 1, height = v->stride * z->shape[1],
+            width = v->stride * z->shape[2];
     t3v_tensor *out = t3v_new(ctx, T3V_F32, T3V_SHAPE(frames, height, width, 3));
     size_t mark = t3v_arena_mark(ctx->arena);
     t3v_tensor *x = t3v_linear(ctx, &v->post_quant, z, T3V_F32);
     x = causal(ctx, s, &d->conv_in, x, NULL, T3V_F32);
     x = middle(ctx, s, d, x);
 
-    /* After the last doubling in time every layer is causal with a cache, so frames can go through the rest, where
-     * they are largest, one by one. */
-    int last3 = 0;
-    for (int i = 0; i < d->layers; i++)
-        if (d->layer[i].kind == T3V_VAE_UP3) last3 = i + 1;
-    x = run_layers(ctx, s, d, 0, last3, mark, x);
+    /* After the last doubling in time, which ends the second stage, every layer is causal with a cache, so frames can go
+     * through the rest, where they are largest, one by one. */
+    x = run_stages(ctx, s, d, 0, 2, mark, x);
     int64_t step = ctx->tape ? frames : 1;
     int slot = s->next;
     for (int64_t f = 0; f < frames && !ctx->status; f += step) {
         size_t inner = t3v_arena_mark(ctx->arena);
         s->next = slot;
         t3v_tensor *frame = t3v_view(ctx, x, f, step);
-        t3v_tensor *y = run_layers(ctx, s, d, last3, d->layers, t3v_arena_mark(ctx->arena), frame);
-        t3v_put(ctx, out, f, causal(ctx, s, &d->conv_out, y, &d->gamma_out, T3V_F32));
+        t3v_tensor *y = run_stages(ctx, s, d, 2, 4, t3v_arena_mark(ctx->arena), frame);
+        y = causal(ctx, s, &d->conv_out, y, &d->gamma_out, T3V_F32);
+        if (v->patch > 1) y = t3v_block_spread(ctx, y, &patch, 3, step);
+        t3v_put(ctx, out, f, y);
         if (!ctx->tape) t3v_arena_back(ctx->arena, inner);
     }
     if (!ctx->tape) t3v_arena_back(ctx->arena, mark);
     return ctx->status ? NULL : out;
 }
 
+/* Pixels to the input of the second stage. */
+static t3v_tensor *encode_front(t3v_ctx *ctx, const t3v_vae *v, t3v_vae_stream *s, size_t mark, t3v_tensor *x)
+{
+    const t3v_vae_half *e = &v->encoder;
+    if (v->patch > 1) x = t3v_block_mean(ctx, t3v_cast(ctx, x, T3V_F32), &patch, 12);
+    x = causal(ctx, s, &e->conv_in, x, NULL, T3V_F32);
+    return run_stage(ctx, s, e, &e->stage[0], mark, x);
+}
+
+/* Frames [t, H, W, 3] through the first two stages, one by one up to the first halving in time. */
+static t3v_tensor *encode_frames(t3v_ctx *ctx, const t3v_vae *v, t3v_vae_stream *s, t3v_tensor *x)
+{
+    const t3v_vae_half *e = &v->encoder;
+    const t3v_vae_stage *g = &e->stage[1];
+    int64_t frames = x->shape[0], down = 2 * v->patch, c = 2 * v->config.dim;
+    int64_t height = x->shape[1] / down, width = x->shape[2] / down;
+    size_t mark = t3v_arena_mark(ctx->arena);
+    if (ctx->tape) return run_stage(ctx, s, e, g, mark, encode_front(ctx, v, s, mark, x));
+    t3v_tensor *side = NULL, *half;
+    if (g->shortcut) {
+        side = t3v_new(ctx, T3V_F32, T3V_SHAPE((frames + 1) / 2, height / 2, width / 2, c));
+        if (t3v_runs(ctx)) t3v_k(ctx)->clear(side->data, (size_t)t3v_numel(side) * sizeof(float));
+    }
+    size_t after = t3v_arena_mark(ctx->arena);
+    half = t3v_new(ctx, T3V_F32, T3V_SHAPE(frames, height, width, c));
+    for (int64_t f = 0; f < frames && !ctx->status; f++) {
+        size_t inner = t3v_arena_mark(ctx->arena);
+        s->next = 0;
+        t3v_tensor *y = encode_front(ctx, v, s, inner, t3v_view(ctx, x, f, 1));
+        if (side) t3v_block_mean_add(ctx, y, f, frames, &g->geom, side);
+        t3v_put(ctx, half, f, run_layers(ctx, s, e, g->first, g->end - 1, inner, y));
+        t3v_arena_back(ctx->arena, inner);
+    }
+    x = run_layers(ctx, s, e, g->end - 1, g->end, after, half);
+    if (side && x && t3v_runs(ctx)) t3v_k(ctx)->rows_axpy(x->data, 1.0f, side->data, t3v_numel(x));
+    return sink(ctx, mark, x);
+}
+
 t3v_tensor *t3v_vae_encode_chunk(t3v_ctx *ctx, const t3v_vae *v, t3v_vae_stream *s, t3v_tensor *x)
 {
     const t3v_vae_half *e = &v->encoder;
     if (ctx->status || !x) return NULL;
-    int64_t frames = x->shape[0], height = x->shape[1], width = x->shape[2];
-    t3v_tensor *out = t3v_new(ctx, T3V_F32, T3V_SHAPE(1, height / 8, width / 8, 2 * T3V_VAE_Z));
+    s->next = 0;
+    t3v_tensor *out = t3v_new(ctx, T3V_F32,
+                              T3V_SHAPE(1, x->shape[1] / v->stride, x->shape[2] / v->stride,
+                                        2 * v->config.z));
     size_t mark = t3v_arena_mark(ctx->arena);
-
-    /* Before the first halving in time frames can go one by one, as in the decoder. */
-    int first3 = 0;
-    while (e->layer[first3].kind != T3V_VAE_DOWN3) first3++;
-    int64_t step = ctx->tape ? frames : 1;
-    t3v_tensor *half = ctx->tape
-                           ? NULL
-                           : t3v_new(ctx, T3V_F32, T3V_SHAPE(frames, height / 2, width / 2, 2 * v->dim));
-    for (int64_t f = 0; f < frames && !ctx->status; f += step) {
-        size_t inner = t3v_arena_mark(ctx->arena);
-        s->next = 0;
-        t3v_tensor *y = causal(ctx, s, &e->conv_in, t3v_view(ctx, x, f, step), NULL, T3V_F32);
-        y = run_layers(ctx, s, e, 0, first3, inner, y);
-        if (ctx->tape) half = y;
-        else t3v_put(ctx, half, f, y);
-        if (!ctx->tape) t3v_arena_back(ctx->arena, inner);
-    }
-    x = run_layers(ctx, s, e, first3, e->layers, t3v_arena_mark(ctx->arena), half);
+    x = encode_frames(ctx, v, s, x);
+    x = run_stages(ctx, s, e, 2, 4, mark, x);
     x = middle(ctx, s, e, x);
     x = causal(ctx, s, &e->conv_out, x, &e->gamma_out, T3V_F32);
     t3v_put(ctx, out, 0, t3v_linear(ctx, &v->quant, x, T3V_F32));

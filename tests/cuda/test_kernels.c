@@ -309,6 +309,24 @@ static void patches(job *j)
     else j->k->rows_unpatchify(latent, lt, rows, rt, order, coin(j), C, T, H, W, n0, n1);
 }
 
+static void blocks(job *j)
+{
+    t3v_blocks b = {.ft = pick(j, 1, 2),
+                    .fs = pick(j, 1, 2),
+                    .t = pick(j, 1, 3),
+                    .h = pick(j, 1, 4),
+                    .w = pick(j, 1, 4),
+                    .c = pick(j, 1, 9),
+                    .columns = coin(j)};
+    b.m = coin(j) ? 1 : b.ft * (coin(j) ? b.fs : b.fs * b.fs);
+    b.frames = b.ft * b.t - pick(j, 0, b.ft - 1);
+    int64_t plane = b.h * b.fs * b.w * b.fs * b.c, first = pick(j, 0, b.frames - 1),
+            n = pick(j, 1, b.frames - first);
+    float *fine = F(b.frames * plane), *coarse = F(b.t * b.h * b.w * b.c * b.m);
+    if (coin(j)) j->k->rows_blocks_spread(fine, coarse, &b, 0.5f);
+    else j->k->rows_blocks_gather(coarse, fine + first * plane, &b, first, n, 0.25f);
+}
+
 static void gemm(job *j)
 {
     static const t3v_dtype types[5][3] = {{T3V_F32, T3V_F32, T3V_F32},
@@ -405,6 +423,7 @@ static void test_elements(void **state)
     BOTH(sums, 12);
     BOTH(layouts, 24);
     BOTH(patches, 24);
+    BOTH(blocks, 40);
 }
 
 static void test_products(void **state)

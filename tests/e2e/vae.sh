@@ -64,3 +64,15 @@ fails 2 "nearest is 96x64" "$t3v" encode --model $tiny -i "$dir/odd.y4m" -o "$di
     grep -q '"frames":5,"height":64,"width":96'
 fails 1 "no tensor\|latent" "$t3v" decode --model $tiny -i "$dir/v.safetensors" -o "$dir/x.y4m" --quiet
 fails 2 "vae-tile" "$t3v" decode --model $tiny -i "$dir/c.safetensors" -o "$dir/x.y4m" --vae-tile 1
+
+# The Wan2.2 VAE: the file says what it is; 16 pixels a cell, odd tiles, a model of the other kind is refused.
+"$t3v" init --config tiny-ti2v -o "$dir/m22" --quiet >"$dir/said"
+"$t3v" data synth --count 1 --seed 2 --size 176x144 --frames 9 --format y4m -o "$dir/e" --quiet
+clip=$(ls "$dir"/e/*.y4m)
+"$t3v" encode --model "$dir/m22" -i "$clip" -o "$dir/e.safetensors" --quiet
+grep -aq '"shape":\[48,3,9,11\]' "$dir/e.safetensors"
+"$t3v" decode --model "$dir/m22" -i "$dir/e.safetensors" -o "$dir/e.y4m" --quiet --json --vae-tile 144x144 | grep -q '"height":144,"width":176,"tile":\[144,96\]'
+head -1 "$dir/e.y4m" | grep -aq 'W176 H144 F24'
+fails 1 "latents of 48 channels" "$t3v" decode --model $tiny --vae "$dir/m22/Wan2.2_VAE.pth" -i "$dir/e.safetensors" -o "$dir/x.y4m"
+fails 2 "expected multiples of 16 (32 for the transformer), the nearest is 96x64" "$t3v" encode --model "$dir/m22" -i "$dir/odd.y4m" --crop-frames -o "$dir/x.safetensors"
+"$t3v" inspect --json "$dir/m22/Wan2.2_VAE.pth" | grep -q '"latent_channels": *48'

@@ -206,7 +206,7 @@ static t3v_tensor *encode(t3v_ctx *ctx, const t3v_vae *vae, t3v_tensor *video)
         for (int64_t p = 0; p < h * w; p++)
             for (int64_t c = 0; c < 16; c++)
                 ((float *)z->data)[(c * T + i) * h * w + p] =
-                    (((const float *)m->data)[p * 32 + c] - t3v_vae_mean[c]) / t3v_vae_std[c];
+                    (((const float *)m->data)[p * 32 + c] - vae->mean[c]) / vae->std[c];
     }
     return z;
 }
@@ -216,7 +216,7 @@ static t3v_tensor *decode(t3v_ctx *ctx, const t3v_vae *vae, t3v_tensor *z)
     t3v_vae_stream s = {.arena = &caches};
     t3v_arena_back(&caches, 0);
     t3v_tensor *x = t3v_channels_last(ctx, z, T3V_F32);
-    t3v_rows_affine(x->data, T3V_F32, x->data, T3V_F32, t3v_vae_std, t3v_vae_mean, t3v_rows(x), 16);
+    t3v_rows_affine(x->data, T3V_F32, x->data, T3V_F32, vae->std, vae->mean, t3v_rows(x), 16);
     int64_t T = z->shape[1];
     t3v_tensor *out = t3v_new(ctx, T3V_F32, T3V_SHAPE(4 * T - 3, 8 * z->shape[2], 8 * z->shape[3], 3));
     for (int64_t i = 0; i < T; i++)

@@ -102,10 +102,14 @@ static void every_size_maps(void **state)
     expect_bijection(&text.params, T3V_NAMES_TEXT, "gguf", "umt5-xxl");
     t3v_umt5_close(&text);
     t3v_vae vae;
-    if (t3v_vae_open(&vae, 96)) fail_msg("%s", t3v_error_text());
-    assert_int_equal(vae.params.count, 194);
-    expect_bijection(&vae.params, T3V_NAMES_VAE, "diffusers", "Wan2.1's VAE");
-    t3v_vae_close(&vae);
+    static const t3v_vae_config vaes[2] = {{96, 96, 16}, {160, 256, 48}};
+    for (int i = 0; i < 2; i++) {
+        if (t3v_vae_open(&vae, &vaes[i])) fail_msg("%s", t3v_error_text());
+        assert_int_equal(vae.params.count, i ? 196 : 194);
+        expect_bijection(&vae.params, T3V_NAMES_VAE, i ? "diffusers 2.2" : "diffusers",
+                         i ? "Wan2.2's VAE" : "Wan2.1's VAE");
+        t3v_vae_close(&vae);
+    }
 }
 
 static void odd_names(void **state)

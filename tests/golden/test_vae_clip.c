@@ -14,47 +14,8 @@
 #include "base/cpu.h"
 #include "io/params.h"
 #include "tensor/randomise.h"
-#include "vae/clip.h"
 #include "vae/tiles.h"
-
-/* [3, frames, h, w] in memory, as the callbacks' other end. */
-typedef struct clip {
-    float *rgb;
-    int64_t frames, plane, next;
-} clip;
-
-static t3v_status put(void *user, int64_t index, const float *rgb)
-{
-    clip *c = user;
-    assert_int_equal(index, c->next++);
-    for (int64_t k = 0; k < 3; k++)
-        memcpy(c->rgb + (k * c->frames + index) * c->plane, rgb + k * c->plane,
-               (size_t)c->plane * sizeof *rgb);
-    return T3V_OK;
-}
-
-static t3v_status get(void *user, int64_t index, float *rgb)
-{
-    clip *c = user;
-    assert_int_equal(index, c->next++);
-    for (int64_t k = 0; k < 3; k++)
-        memcpy(rgb + k * c->plane, c->rgb + (k * c->frames + index) * c->plane,
-               (size_t)c->plane * sizeof *rgb);
-    return T3V_OK;
-}
-
-static void must(t3v_status st)
-{
-    if (st) fail_msg("%s", t3v_error_text());
-}
-
-static double relative(const float *a, const float *b, int64_t n)
-{
-    double d = 0, m = 0;
-    for (int64_t i = 0; i < n; i++)
-        d += ((double)a[i] - b[i]) * ((double)a[i] - b[i]), m += (double)b[i] * b[i];
-    return sqrt(d / (m + 1e-30));
-}
+#include "vae_clips.h"
 
 /* A VAE with the weights of `path`, or random ones. */
 typedef struct model {
@@ -68,7 +29,7 @@ static void open_model(model *m, const char *path, int64_t dim, t3v_dtype comput
     t3v_params_options o = {.matrix = compute};
     *m = (model){0};
     if (path) must(t3v_tensors_open(&m->file, path));
-    must(t3v_vae_open(&m->vae, dim));
+    must(t3v_vae_open(&m->vae, &(t3v_vae_config){dim, dim, 16}));
     must(t3v_arena_open(&m->arena, t3v_params_bytes(&m->vae.params, m->file, &o)));
     if (path) {
         must(t3v_params_load(&m->vae.params, m->file, &o, &m->arena, true, NULL));
@@ -83,34 +44,6 @@ static void close_model(model *m)
     t3v_vae_close(&m->vae);
     t3v_arena_close(&m->arena);
     t3v_tensors_close(m->file);
-}
-
-static float *read_all(const t3v_tensor_file *f, const char *name, int64_t shape[4])
-{
-    const t3v_tensor_entry *e;
-    must(t3v_tensors_get(f, name, &e));
-    memcpy(shape, e->shape + e->ndim - 4, 4 * sizeof *shape);
-    float *p = malloc((size_t)e->numel * sizeof *p);
-    must(t3v_tensor_copy(e, p, T3V_F32));
-    return p;
-}
-
-static float *decode(model *m, const t3v_vae_clip *how, const float *latent)
-{
-    clip c = {.frames = how->frames, .plane = how->height * how->width};
-    c.rgb = malloc((size_t)(3 * c.frames * c.plane) * sizeof *c.rgb);
-    must(t3v_vae_decode(&m->vae, how, latent, put, &c));
-    assert_int_equal(c.next, how->frames);
-    return c.rgb;
-}
-
-static float *encode(model *m, const t3v_vae_clip *how, float *rgb)
-{
-    clip c = {.rgb = rgb, .frames = how->frames, .plane = how->height * how->width};
-    float *latent = malloc((size_t)(16 * ((how->frames + 3) / 4) * (c.plane / 64)) * sizeof *latent);
-    must(t3v_vae_encode(&m->vae, how, get, &c, latent));
-    assert_int_equal(c.next, how->frames);
-    return latent;
 }
 
 static void official(void **state)
@@ -134,7 +67,7 @@ static void official(void **state)
             float *x = read_all(f, row[i].from, in), *want = read_all(f, row[i].to, out);
             const int64_t *video = row[i].decode ? out : in;
             t3v_vae_clip how = {.frames = video[1], .height = video[2], .width = video[3], .compute = type};
-            float *y = row[i].decode ? decode(&m, &how, x) : encode(&m, &how, x);
+            float *y = row[i].decode ? decode_clip(&m.vae, &how, x) : encode_clip(&m.vae, &how, x);
             int64_t n = out[0] * out[1] * out[2] * out[3];
             for (int64_t p = 0; row[i].decode && p < n; p++) want[p] = fmaxf(-1, fminf(1, want[p]));
             double d = relative(y, want, n);
@@ -169,8 +102,8 @@ static void threads_agree(void **state)
     float *z = noise(nl), *rgb[2], *latent[2];
     for (int t = 0; t < 2; t++) {
         t3v_threads_set(t + 1);
-        rgb[t] = decode(&m, &how, z);
-        latent[t] = encode(&m, &how, rgb[t]);
+        rgb[t] = decode_clip(&m.vae, &how, z);
+        latent[t] = encode_clip(&m.vae, &how, rgb[t]);
     }
     assert_memory_equal(rgb[0], rgb[1], (size_t)n * sizeof(float));
     assert_memory_equal(latent[0], latent[1], (size_t)nl * sizeof(float));
@@ -220,28 +153,28 @@ static void seams(void **state)
     open_model(&m, NULL, 4, T3V_F32);
     const t3v_vae_clip one = {.frames = 5, .height = 160, .width = 192, .compute = T3V_F32};
     int64_t n = 3 * one.frames * one.height * one.width, nl = 16 * 2 * 20 * 24;
-    float *z = noise(nl), *whole = decode(&m, &one, z);
+    float *z = noise(nl), *whole = decode_clip(&m.vae, &one, z);
     t3v_vae_clip small = one, large = one, file;
     small.tile_h = small.tile_w = 64;
     large.tile_h = large.tile_w = 128;
-    float *s = decode(&m, &small, z), *l = decode(&m, &large, z);
+    float *s = decode_clip(&m.vae, &small, z), *l = decode_clip(&m.vae, &large, z);
     must(t3v_vae_decode_bytes(&m.vae, &small, &need, NULL, NULL));
     file = small;
     file.memory_limit = need - 1;
-    float *f = decode(&m, &file, z);
+    float *f = decode_clip(&m.vae, &file, z);
     double ds = relative(s, whole, n), dl = relative(l, whole, n), df = worst_of(f, s, n);
     print_message("    tiles of 64: %.3g (worst pixel %.2g), of 128: %.3g (%.2g); file and memory %.1e\n", ds,
                   worst_of(s, whole, n), dl, worst_of(l, whole, n), df);
     assert_true(ds > 1e-4 && ds < 0.6 && dl < 0.5 * ds);
     assert_true(df > 0 && df < 2.1 / 32000);
-    float *a = encode(&m, &one, whole), *b = encode(&m, &large, whole);
+    float *a = encode_clip(&m.vae, &one, whole), *b = encode_clip(&m.vae, &large, whole);
     double de = relative(b, a, nl);
     large.memory_limit = 1;
     assert_int_equal(t3v_vae_encode_bytes(&m.vae, &large, &need, NULL, NULL), T3V_E_NOMEM);
     large.memory_limit = 0;
     must(t3v_vae_encode_bytes(&m.vae, &large, &need, NULL, NULL));
     large.memory_limit = need - 1;
-    float *c = encode(&m, &large, whole);
+    float *c = encode_clip(&m.vae, &large, whole);
     print_message("    encode, tiles of 128: %.3g; file and memory %.1e\n", de, relative(c, b, nl));
     assert_true(de > 1e-4 && de < 0.3 && relative(c, b, nl) < 1e-3);
     free(a), free(b), free(c), free(f), free(s), free(l), free(z), free(whole);

@@ -244,6 +244,15 @@ static t3v_tensor *channel_norm(t3v_ctx *ctx, t3v_tensor **in)
 {
     return t3v_cat_norm(ctx, NULL, in[0], in[1], false);
 }
+/* Means over blocks and copies back, with a first block that lacks a frame; patches by columns. */
+static t3v_tensor *blocks(t3v_ctx *ctx, t3v_tensor **in)
+{
+    static const t3v_block_geom whole = {2, 2, false}, flat = {1, 2, true};
+    t3v_tensor *y = t3v_block_mean(ctx, in[0], &whole, 4);
+    y = t3v_block_spread(ctx, y, &whole, 2, 3);
+    return t3v_block_spread(ctx, t3v_block_mean(ctx, y, &flat, 8), &flat, 4, 3);
+}
+
 static t3v_tensor *layout(t3v_ctx *ctx, t3v_tensor **in)
 {
     t3v_tensor *x = t3v_upsample2x(ctx, t3v_interleave_frames(ctx, in[0]));
@@ -315,6 +324,8 @@ static void gradients(void **state)
     expect_gradient("cat_norm without front", channel_norm, &in);
     X(2, 2, 3, 8);
     expect_gradient("interleave, upsample, layouts, columns", layout, &in);
+    X(3, 4, 2, 2);
+    expect_gradient("block_mean, block_spread", blocks, &in);
 }
 
 static void text_gradient(void **state)

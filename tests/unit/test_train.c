@@ -586,7 +586,7 @@ static void run_vae(const char *dir, bool resume, int64_t stop_after)
     t3v_arena memory;
     t3v_params_options p = {.matrix = T3V_F32};
     assert_int_equal(t3v_arena_open(&memory, (size_t)64 << 20), T3V_OK);
-    assert_int_equal(t3v_vae_open(&vae, 4), T3V_OK);
+    assert_int_equal(t3v_vae_open(&vae, &(t3v_vae_config){4, 4, 16}), T3V_OK);
     assert_int_equal(t3v_params_alloc(&vae.params, &p, &memory), T3V_OK);
     t3v_params_randomise(&vae.params, 1);
     t3v_task_vae task = {.vae = &vae, .seed = 2, .crop = 16, .frames = 5, .kl = 1e-4, .edge = 1};

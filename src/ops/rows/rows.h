@@ -184,6 +184,19 @@ void t3v_rows_upsample2x(void *y, const void *x, t3v_dtype t, int64_t T, int64_t
 void t3v_rows_upsample2x_bwd(void *dx, t3v_dtype dxt, bool accumulate, const void *dy, t3v_dtype dyt,
                              int64_t T, int64_t H, int64_t W, int64_t C);
 
+/* A fine clip of `frames` frames [h fs, w fs, c] beside a coarse one [t, h, w, c m]. In the block of a coarse cell the position
+ * (a, b, d) in frame, row, column has the number r = (a fs + b) fs + d (columns: (a fs + d) fs + b); its channel k goes
+ * with channel k m + r / g of the cell, g = ft fs fs / m. The first block lacks its first `skip` = ft t - frames frames. */
+typedef struct t3v_blocks {
+    int64_t ft, fs, t, h, w, c, m, frames;
+    bool columns;
+} t3v_blocks;
+/* coarse += scale * the sum of what goes with each channel, over the fine frames [first, first + n); fine: those. */
+void t3v_rows_blocks_gather(float *coarse, const float *fine, const t3v_blocks *b, int64_t first, int64_t n,
+                            float scale);
+/* fine += scale * the coarse channel that goes with each. */
+void t3v_rows_blocks_spread(float *fine, const float *coarse, const t3v_blocks *b, float scale);
+
 /* Order of the 4*C elements of a token's row (2x2 patch, kh row, kw column of it). */
 typedef enum t3v_patch_order {
     T3V_PATCH_IN,  /* (c*2 + kh)*2 + kw: what the patch embedding multiplies */

@@ -295,6 +295,46 @@ struct patch {
         rows_put(to, back ? cell : i, v[0]);
     }
 };
+
+/* One number of the fine clip from its cell's group. */
+struct blocks_fine {
+    float *fine;
+    const float *coarse;
+    t3v_blocks b;
+    float scale;
+    template <int W> __device__ void run(int64_t e) const
+    {
+        int64_t k = e % b.c, i = e / b.c, row = b.w * b.fs, height = b.h * b.fs;
+        int64_t f = i / (height * row) + b.ft * b.t - b.frames, y = i / row % height, x = i % row;
+        int64_t a = f % b.ft, u = b.columns ? x % b.fs : y % b.fs, v = b.columns ? y % b.fs : x % b.fs;
+        int64_t cell = (f / b.ft * b.h + y / b.fs) * b.w + x / b.fs;
+        int64_t group = ((a * b.fs + u) * b.fs + v) * b.m / (b.ft * b.fs * b.fs);
+        fine[e] += scale * coarse[(cell * b.c + k) * b.m + group];
+    }
+};
+
+/* One channel of a coarse cell from those that go with it. */
+struct blocks_coarse {
+    float *coarse;
+    const float *fine;
+    t3v_blocks b;
+    int64_t first, n;
+    float scale;
+    template <int W> __device__ void run(int64_t e) const
+    {
+        int64_t group = e % b.m, k = e / b.m % b.c, i = e / (b.m * b.c);
+        int64_t t = i / (b.h * b.w), y0 = i / b.w % b.h * b.fs, x0 = i % b.w * b.fs;
+        int64_t size = b.ft * b.fs * b.fs, row = b.w * b.fs;
+        float sum = coarse[e];
+        for (int64_t r = 0; r < size; r++) {
+            int64_t u = r / b.fs % b.fs, v = r % b.fs, y = b.columns ? v : u, x = b.columns ? u : v;
+            int64_t f = t * b.ft + r / (b.fs * b.fs) - (b.ft * b.t - b.frames) - first;
+            if (r * b.m / size != group || f < 0 || f >= n) continue;
+            sum += scale * fine[((f * b.h * b.fs + y0 + y) * row + x0 + x) * b.c + k];
+        }
+        coarse[e] = sum;
+    }
+};
 } // namespace
 
 extern "C" void t3v_cuda_rows_act(t3v_rows_fn f, void *y, t3v_dtype yt, const void *x, t3v_dtype xt,
@@ -445,4 +485,20 @@ extern "C" void t3v_cuda_rows_unpatchify(void *latent, t3v_dtype lt, const void 
     t3v_cuda_keep(each_run(patch{{rows, rt}, {latent, lt, accumulate}, order, true, C, T, H, W, n0},
                            4 * C * (n1 - n0), false),
                   "a join of patches");
+}
+
+extern "C" void t3v_cuda_rows_blocks_gather(float *coarse, const float *fine, const t3v_blocks *b,
+                                            int64_t first, int64_t n, float scale)
+{
+    t3v_cuda_keep(each_run(blocks_coarse{coarse, fine, *b, first, n, scale}, b->t * b->h * b->w * b->c * b->m,
+                           false),
+                  "sums of blocks");
+}
+
+extern "C" void t3v_cuda_rows_blocks_spread(float *fine, const float *coarse, const t3v_blocks *b,
+                                            float scale)
+{
+    t3v_cuda_keep(each_run(blocks_fine{fine, coarse, *b, scale},
+                           b->frames * b->h * b->fs * b->w * b->fs * b->c, false),
+                  "copies of blocks");
 }

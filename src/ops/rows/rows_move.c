@@ -130,3 +130,41 @@ void t3v_rows_gelu_erf_bwd(float *dx, const float *dy, const float *x, int64_t n
     for (int64_t i = 0; i < n; i++)
         dx[i] += (float)(dy[i] * (normal_cdf((double)x[i]) + (double)x[i] * normal_pdf((double)x[i])));
 }
+
+/* Channel, in its cell's group of m, of position (frame, y, x) of a block. */
+static int64_t group_of(const t3v_blocks *b, int64_t frame, int64_t y, int64_t x)
+{
+    int64_t r = b->columns ? (frame * b->fs + x) * b->fs + y : (frame * b->fs + y) * b->fs + x;
+    return r * b->m / (b->ft * b->fs * b->fs);
+}
+
+void t3v_rows_blocks_gather(float *coarse, const float *fine, const t3v_blocks *b, int64_t first, int64_t n,
+                            float scale)
+{
+    int64_t fs = b->fs, row = b->w * fs, plane = b->h * fs * row, cells = b->t * b->h * b->w;
+    int64_t skip = b->ft * b->t - b->frames;
+#pragma omp parallel for schedule(static) if (cells * b->c > 4096)
+    for (int64_t i = 0; i < cells; i++) {
+        int64_t t = i / (b->h * b->w), y0 = i / b->w % b->h * fs, x0 = i % b->w * fs;
+        for (int64_t p = 0; p < b->ft * fs * fs; p++) {
+            int64_t a = p / (fs * fs), y = p / fs % fs, x = p % fs, f = t * b->ft + a - skip - first;
+            if (f < 0 || f >= n) continue;
+            const float *from = fine + (f * plane + (y0 + y) * row + x0 + x) * b->c;
+            float *to = coarse + i * b->c * b->m + group_of(b, a, y, x);
+            for (int64_t k = 0; k < b->c; k++) to[k * b->m] += scale * from[k];
+        }
+    }
+}
+
+void t3v_rows_blocks_spread(float *fine, const float *coarse, const t3v_blocks *b, float scale)
+{
+    int64_t fs = b->fs, row = b->w * fs, height = b->h * fs, n = b->frames * height * row;
+    int64_t skip = b->ft * b->t - b->frames;
+#pragma omp parallel for schedule(static) if (n * b->c > 4096)
+    for (int64_t i = 0; i < n; i++) {
+        int64_t f = i / (height * row) + skip, y = i / row % height, x = i % row;
+        const float *from = coarse + ((f / b->ft * b->h + y / fs) * b->w + x / fs) * b->c * b->m +
+                            group_of(b, f % b->ft, y % fs, x % fs);
+        for (int64_t k = 0; k < b->c; k++) fine[i * b->c + k] += scale * from[k * b->m];
+    }
+}
