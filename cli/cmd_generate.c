@@ -52,6 +52,9 @@ enum {
     OPT_PROMPTS,
     OPT_DIR,
     OPT_CFG_STEPS,
+    OPT_IMAGE,
+    OPT_LOW,
+    OPT_CLIP,
     OPT_DENSE,
     OPT_REUSE,
 };
@@ -64,6 +67,11 @@ static const struct argp_option options[] = {
     {"prompts", OPT_PROMPTS, "F.json", 0,
      "A list of {prompt_en, data_file} instead; clips that exist are skipped", 1},
     {"out-dir", OPT_DIR, "DIR", 0, "Where the clips of --prompts go", 1},
+    {"image", OPT_IMAGE, "FILE", 0,
+     "What the video starts from: a picture, or a video's first frame; it covers --size and is cut in the "
+     "middle. "
+     "Without --size the video gets its shape",
+     1},
     {"negative", OPT_NEGATIVE, "TEXT", 0, "What it must not show (default: the model's)", 1},
     {"size", OPT_SIZE, "WxH", 0, "Pixels, even, from 16", 1},
     {"frames", OPT_FRAMES, "N", 0, "4n+1", 1},
@@ -74,7 +82,10 @@ static const struct argp_option options[] = {
     {"steps", OPT_STEPS, "N", 0, "Denoising steps", 2},
     {"sampler", OPT_SAMPLER, "NAME", 0, "unipc, euler or dpm++", 2},
     {"shift", OPT_SHIFT, "F", 0, "Shift of the noise levels", 2},
-    {"cfg", OPT_CFG, "F", 0, "Guidance scale; 1 takes one pass a step instead of two", 2},
+    {"cfg", OPT_CFG, "F|LOW,HIGH", 0,
+     "Guidance scale; 1 takes one pass a step instead of two. Two numbers: of the experts for low and high "
+     "noise",
+     2},
     {"cfg-steps", OPT_CFG_STEPS, "A-B", 0,
      "Guidance in steps A to B alone, from 0; the others take one pass. all: in every step", 2},
     {"dense-steps", OPT_DENSE, "N", 0,
@@ -91,6 +102,9 @@ static const struct argp_option options[] = {
     {"lora-merge", OPT_LORA_MERGE, 0, 0,
      "Add LoRA files to copies of the weights at the start: more memory, less work in each step", 2},
     {"vae", OPT_VAE, "FILE", 0, "VAE, when it is not in the model directory", 2},
+    {"model-low", OPT_LOW, "FILE", 0, "Expert for low noise, when --model is the one for high noise alone",
+     2},
+    {"clip", OPT_CLIP, "FILE", 0, "Image encoder, when it is not in the model directory", 2},
     {"text-encoder", OPT_TEXT, "FILE", 0, "Text encoder, when it is not in the model directory", 2},
     {"tokenizer", OPT_TOKENIZER, "FILE", 0, "spiece.model, when it is not in the model directory", 2},
     {0, 0, 0, 0, "Running:", 3},
@@ -112,12 +126,22 @@ static void parse_lora(args *a, char *arg, struct argp_state *state)
     if (!cli_lora(arg, a->lora_path[i], &a->lora[i])) argp_error(state, "--lora: the path is too long");
 }
 
+/* "F", or "LOW,HIGH" as the official code orders them. */
+static bool parse_cfg(char *arg, t3v_job *j)
+{
+    char *comma = strchr(arg, ',');
+    if (!comma) return cli_float(arg, 0, 1000, &j->cfg);
+    *comma = 0;
+    bool ok = cli_float(arg, 0, 1000, &j->cfg_low) && cli_float(comma + 1, 0, 1000, &j->cfg);
+    *comma = ',';
+    return ok;
+}
+
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
     args *a = state->input;
     t3v_job *j = &a->job;
     int64_t n = 0;
-    double f;
     switch (key) {
     case OPT_MODEL: j->model = arg; return 0;
     case OPT_VAE: j->vae = arg; return 0;
@@ -164,9 +188,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
             argp_error(state, "--shift %s: expected a number above 0", arg);
         return 0;
     case OPT_CFG:
-        if (!cli_float(arg, 0, 1000, &f)) argp_error(state, "--cfg %s: expected a number from 0", arg);
-        j->cfg = f;
+        if (!parse_cfg(arg, j)) argp_error(state, "--cfg %s: expected a number from 0, or LOW,HIGH", arg);
         return 0;
+    case OPT_IMAGE: j->image = arg; return 0;
+    case OPT_LOW: j->model_low = arg; return 0;
+    case OPT_CLIP: j->clip = arg; return 0;
     case OPT_SEED:
         if (!cli_int(arg, 0, INT64_MAX, &n)) argp_error(state, "--seed %s: expected a number from 0", arg);
         j->seed = (uint64_t)n;
@@ -246,6 +272,10 @@ static void print_result(const cli_common *common, const args *a, const t3v_resu
                               "seconds_text", r->seconds_text, "seconds_denoise", r->seconds_denoise,
                               "seconds_decode", r->seconds_decode);
         if (a->job.dry_run) json_object_set_new(j, "seconds", json_real(seconds_of_all(a, r)));
+        if (r->steps_low > 0) {
+            json_object_set_new(j, "steps_low", json_integer((json_int_t)r->steps_low));
+            json_object_set_new(j, "both_experts", json_boolean(r->both_experts));
+        }
         if (r->density > 0) {
             json_object_set_new(j, "density", json_real(r->density));
             json_object_set_new(j, "density_counted", json_real(r->density_counted));
@@ -261,6 +291,10 @@ static void print_result(const cli_common *common, const args *a, const t3v_resu
                (long long)(r->grid[0] * r->grid[1] * r->grid[2]), (long long)r->grid[0],
                (long long)r->grid[1], (long long)r->grid[2], (long long)r->passes, (long long)r->steps,
                r->flop / 1e12, (double)r->peak_bytes / 0x1p30);
+        if (r->steps_low > 0)
+            printf("experts  %lld of the steps for high noise, %lld for low; %s in memory\n",
+                   (long long)(r->steps - r->steps_low), (long long)r->steps_low,
+                   r->both_experts ? "both" : "one at a time");
         print_estimate(a, r);
     } else if (path && strcmp(path, "-") != 0) {
         printf("%s\n", path);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* t3v init: a model directory with random weights, written tensor by tensor. */
+#define _GNU_SOURCE
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,6 +26,7 @@ typedef struct config {
     t3v_umt5_config text; /* of the part text; vocab 0: the tokenizer's */
     t3v_umt5_config full; /* of text-full; layers 0: the same */
     t3v_vae_config vae;
+    bool experts;          /* two transformers, for high noise and for low */
     t3v_defaults defaults; /* width 0: the family's */
 } config;
 
@@ -39,22 +41,22 @@ typedef struct config {
         .buckets = 32                                                                                \
     }
 
+#define TINY_TEXT                                                                        \
+    {                                                                                    \
+        .dim = 32, .dim_attn = 32, .heads = 4, .dim_ffn = 48, .layers = 2, .buckets = 32 \
+    }
+/* What tiny models run unless told otherwise. */
+#define TINY_RUN                                                                                  \
+    .width = 64, .height = 64, .frames = 5, .steps = 4, .shift = 3, .cfg = 4, .sampler = "unipc", \
+    .plan = "full"
+
 static const config configs[] = {
     {.name = "wan2.1-t2v-1.3b", .text = SMALL_TEXT, .full = UMT5_XXL, .vae = {96, 96, 16}},
     {.name = "wan2.1-t2v-14b", .text = SMALL_TEXT, .full = UMT5_XXL, .vae = {96, 96, 16}},
-    {.name = "wan2.2-ti2v-5b",
-     .text = SMALL_TEXT,
-     .full = UMT5_XXL,
-     .vae = {160, 256, 48},
-     .defaults = {.width = 1280,
-                  .height = 704,
-                  .frames = 121,
-                  .steps = 50,
-                  .fps = 24,
-                  .shift = 5,
-                  .cfg = 5,
-                  .sampler = "unipc",
-                  .plan = "full"}},
+    {.name = "wan2.1-i2v-14b", .text = SMALL_TEXT, .full = UMT5_XXL, .vae = {96, 96, 16}},
+    {.name = "wan2.2-ti2v-5b", .text = SMALL_TEXT, .full = UMT5_XXL, .vae = {160, 256, 48}},
+    {.name = "wan2.2-t2v-a14b", .text = SMALL_TEXT, .full = UMT5_XXL, .vae = {96, 96, 16}, .experts = true},
+    {.name = "wan2.2-i2v-a14b", .text = SMALL_TEXT, .full = UMT5_XXL, .vae = {96, 96, 16}, .experts = true},
     {.name = "starter",
      .text = {.dim = 128, .dim_attn = 128, .heads = 4, .dim_ffn = 256, .layers = 3, .buckets = 32},
      .vae = {16, 16, 16},
@@ -67,32 +69,29 @@ static const config configs[] = {
                   .cfg = 4,
                   .sampler = "unipc",
                   .plan = "full"}},
-    {.name = "tiny",
-     .text = {.dim = 32, .dim_attn = 32, .heads = 4, .dim_ffn = 48, .layers = 2, .buckets = 32},
+    {.name = "tiny", .text = TINY_TEXT, .vae = {6, 6, 16}, .defaults = {TINY_RUN, .fps = 16}},
+    {.name = "tiny-i2v", .text = TINY_TEXT, .vae = {6, 6, 16}, .defaults = {TINY_RUN, .fps = 16}},
+    {.name = "tiny-ti2v", .text = TINY_TEXT, .vae = {4, 6, 48}, .defaults = {TINY_RUN, .fps = 24}},
+    {.name = "tiny-t2v-a14b",
+     .text = TINY_TEXT,
      .vae = {6, 6, 16},
-     .defaults = {.width = 64,
-                  .height = 64,
-                  .frames = 5,
-                  .steps = 4,
-                  .fps = 16,
-                  .shift = 3,
-                  .cfg = 4,
-                  .sampler = "unipc",
-                  .plan = "full"}},
-    {.name = "tiny-ti2v",
-     .text = {.dim = 32, .dim_attn = 32, .heads = 4, .dim_ffn = 48, .layers = 2, .buckets = 32},
-     .vae = {4, 6, 48},
-     .defaults = {.width = 64,
-                  .height = 64,
-                  .frames = 5,
-                  .steps = 4,
-                  .fps = 24,
-                  .shift = 3,
-                  .cfg = 4,
-                  .sampler = "unipc",
-                  .plan = "full"}},
+     .experts = true,
+     .defaults = {TINY_RUN, .fps = 16, .boundary = 0.875, .cfg_low = 3}},
+    {.name = "tiny-i2v-a14b",
+     .text = TINY_TEXT,
+     .vae = {6, 6, 16},
+     .experts = true,
+     .defaults = {TINY_RUN, .fps = 16, .boundary = 0.9, .cfg_low = 3}},
 };
 enum { CONFIGS = sizeof configs / sizeof *configs };
+#define CONFIG_NAMES                                                                                      \
+    "wan2.1-t2v-1.3b, wan2.1-t2v-14b, wan2.1-i2v-14b, wan2.2-ti2v-5b, wan2.2-t2v-a14b, wan2.2-i2v-a14b, " \
+    "starter, tiny, tiny-i2v, tiny-ti2v, tiny-t2v-a14b or tiny-i2v-a14b"
+
+/* Where a transformer's files go, below the model's directory. */
+static const char *const alone[] = {"", NULL}, *const both[] = {"high_noise_model/", "low_noise_model/",
+                                                                NULL};
+static const char dit_file[] = "diffusion_pytorch_model.safetensors";
 
 /* ---- options --------------------------------------------------------------------------------------- */
 
@@ -111,8 +110,7 @@ typedef struct args {
 enum { OPT_CONFIG = 0x100, OPT_PARTS, OPT_DTYPE, OPT_SEED, OPT_TOKENIZER, OPT_FORCE };
 
 static const struct argp_option options[] = {
-    {"config", OPT_CONFIG, "NAME", 0,
-     "wan2.1-t2v-1.3b, wan2.1-t2v-14b, wan2.2-ti2v-5b, starter, tiny or tiny-ti2v", 0},
+    {"config", OPT_CONFIG, "NAME", 0, CONFIG_NAMES, 0},
     {"parts", OPT_PARTS, "LIST", 0,
      "Of dit, vae, text, text-full, tokenizer (default: dit,vae,text,tokenizer)", 0},
     {"dtype", OPT_DTYPE, "bf16|f32", 0, "Type of the weights in the files (default: bf16)", 0},
@@ -149,10 +147,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         for (int i = 0; i < CONFIGS; i++)
             if (strcmp(arg, configs[i].name) == 0) a->config = &configs[i];
         if (!a->config || t3v_dit_config_named(arg, &a->dit))
-            argp_error(state,
-                       "--config %s: expected wan2.1-t2v-1.3b, wan2.1-t2v-14b, wan2.2-ti2v-5b, starter, tiny "
-                       "or tiny-ti2v",
-                       arg);
+            argp_error(state, "--config %s: expected " CONFIG_NAMES, arg);
         return 0;
     case OPT_PARTS:
         if (!parse_parts(arg, &a->parts))
@@ -196,19 +191,21 @@ static const struct argp argp = {
 
 /* One file of weights to be made. */
 typedef struct part {
-    const char *name, *file;
+    const char *name, *dir, *file; /* dir: "", or ends with a slash */
     unsigned bit;
     bool pth;
     char *path;
     t3v_params params; /* borrowed from the models below */
 } part;
 
+enum { PARTS = 4 };
+
 typedef struct job {
     const args *a;
     t3v_dit dit;
     t3v_umt5 text;
     t3v_vae vae;
-    part part[3];
+    part part[PARTS];
     int64_t done, total; /* bytes of weights */
     const t3v_progress *progress;
 } job;
@@ -309,11 +306,13 @@ static t3v_status check_space(const job *j)
 /* What stays as it is and what cannot be replaced is found out before anything is written. */
 static t3v_status plan_parts(job *j)
 {
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < PARTS; i++) {
         part *p = &j->part[i];
         if (!p->bit) continue;
-        if (!(p->path = t3v_path_join(j->a->out, p->file)))
+        if (asprintf(&p->path, "%s/%s%s", j->a->out, p->dir, p->file) < 0) {
+            p->path = NULL;
             return t3v_fail(T3V_E_NOMEM, "no memory for a path");
+        }
         if (!j->a->force && t3v_is_file(p->path))
             return t3v_fail(T3V_E_IO, "%s is there already; --force replaces it", p->path);
         j->total += t3v_params_numel(&p->params) * (int64_t)t3v_dtype_size(j->a->dtype);
@@ -325,12 +324,17 @@ static t3v_status plan_parts(job *j)
 static t3v_status write_settings(const args *a)
 {
     const config *c = a->config;
-    char *path = t3v_path_join(a->out, "config.json"), *own = t3v_path_join(a->out, "t3v.json");
-    t3v_status st = path && own ? T3V_OK : t3v_fail(T3V_E_NOMEM, "no memory for a path");
+    char *own = t3v_path_join(a->out, "t3v.json");
+    t3v_status st = own ? T3V_OK : t3v_fail(T3V_E_NOMEM, "no memory for a path");
     bool dit = a->parts & DIT;
-    if (!st && (dit || !t3v_is_file(path))) st = t3v_dit_config_write(path, &a->dit);
+    for (const char *const *d = c->experts ? both : alone; *d && !st; d++) {
+        char *dir = t3v_path_join(a->out, *d), *path = dir ? t3v_path_join(dir, "config.json") : NULL;
+        st = path ? make_dir(dir) : t3v_fail(T3V_E_NOMEM, "no memory for a path");
+        if (!st && (dit || !t3v_is_file(path))) st = t3v_dit_config_write(path, &a->dit);
+        free(dir);
+        free(path);
+    }
     if (!st && c->defaults.width && (dit || !t3v_is_file(own))) st = t3v_defaults_write(own, &c->defaults);
-    free(path);
     free(own);
     return st;
 }
@@ -355,11 +359,13 @@ static t3v_status init(const args *a, const t3v_progress *progress)
     if (!st && a->parts & (TEXT | TEXT_FULL | TOKENIZER)) st = get_tokenizer(a, own, &bytes, &n, &pieces);
     if (!st && a->parts & DIT) {
         st = t3v_dit_open(&j.dit, &a->dit);
-        j.part[0] = (part){"dit", "diffusion_pytorch_model.safetensors", DIT, false, NULL, j.dit.params};
+        const char *const *d = c->experts ? both : alone;
+        j.part[0] = (part){"dit", d[0], dit_file, DIT, false, NULL, j.dit.params};
+        if (d[1]) j.part[3] = (part){"low-noise dit", d[1], dit_file, DIT, false, NULL, j.dit.params};
     }
     if (!st && a->parts & VAE) {
         st = t3v_vae_open(&j.vae, &c->vae);
-        j.part[1] = (part){"vae", t3v_vae_file_name(c->vae.z), VAE, true, NULL, j.vae.params};
+        j.part[1] = (part){"vae", "", t3v_vae_file_name(c->vae.z), VAE, true, NULL, j.vae.params};
     }
     if (!st && a->parts & (TEXT | TEXT_FULL)) {
         t3v_umt5_config t = a->parts & TEXT_FULL && c->full.layers ? c->full : c->text;
@@ -368,16 +374,16 @@ static t3v_status init(const args *a, const t3v_progress *progress)
             st = t3v_fail(T3V_E_SHAPE, "the tokenizer has %lld pieces, the text encoder of %s only %lld rows",
                           (long long)pieces, c->name, (long long)t.vocab);
         if (!st) st = t3v_umt5_open(&j.text, &t);
-        j.part[2] = (part){"text", "models_t5_umt5-xxl-enc-bf16.pth", TEXT, true, NULL, j.text.params};
+        j.part[2] = (part){"text", "", "models_t5_umt5-xxl-enc-bf16.pth", TEXT, true, NULL, j.text.params};
     }
     if (!st) st = plan_parts(&j);
     if (!st && a->parts & TOKENIZER && (a->tokenizer || !t3v_is_file(own)))
         st = write_tokenizer(a, own, bytes, n);
     if (!st) st = write_settings(a);
-    for (int i = 0; i < 3 && !st; i++)
+    for (int i = 0; i < PARTS && !st; i++)
         if (j.part[i].bit)
             st = write_part(&j, &j.part[i], (uint64_t)a->seed + (uint64_t)i * 0x9e3779b97f4a7c15u);
-    for (int i = 0; i < 3; i++) free(j.part[i].path);
+    for (int i = 0; i < PARTS; i++) free(j.part[i].path);
     t3v_dit_close(&j.dit);
     t3v_vae_close(&j.vae);
     t3v_umt5_close(&j.text);

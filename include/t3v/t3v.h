@@ -63,8 +63,11 @@ struct t3v_result;
 /* What to generate. Zero (or NULL, or a negative number where zero means something) takes the default of the model:
  * t3v.json beside the weights, else the model family's. */
 typedef struct t3v_job {
-    const char *model;                          /* directory in the original Wan2.1 layout */
-    const char *vae, *text_encoder, *tokenizer; /* files, when they are not in that directory */
+    const char *model; /* directory in the original Wan2.1 layout */
+    /* files, when they are not in that directory; model_low: the expert for low noise of a model with two */
+    const char *vae, *text_encoder, *tokenizer, *model_low, *clip;
+    const char
+        *image; /* a picture, or a video whose first frame counts: where the clip starts from; NULL: none */
     const t3v_output *output;
     int64_t outputs;
     const char *negative;
@@ -76,6 +79,7 @@ typedef struct t3v_job {
     const char *sampler; /* euler, unipc, dpm++ */
     double shift;
     double cfg;            /* < 0: default; 1: no guidance, one pass a step */
+    double cfg_low;        /* of the expert for low noise; < 0: cfg if that is given, else the default */
     const char *cfg_steps; /* guidance in these steps alone: "A-B", from 0; "all" */
     int64_t dense_steps;   /* the first steps that use plan "full" instead of `plan`; < 0: default */
     /* Which steps reuse what the blocks added before: "off", "steps:LIST" (those that run),
@@ -103,9 +107,9 @@ typedef struct t3v_job {
     void *made_user;
 } t3v_job;
 
-#define T3V_JOB_INIT                                                            \
-    {                                                                           \
-        .cfg = -1.0, .dense_steps = -1, .save_every = -1.0, .compute = T3V_BF16 \
+#define T3V_JOB_INIT                                                                             \
+    {                                                                                            \
+        .cfg = -1.0, .cfg_low = -1.0, .dense_steps = -1, .save_every = -1.0, .compute = T3V_BF16 \
     }
 
 /* What was done (the last clip's), or would be done. */
@@ -113,6 +117,8 @@ typedef struct t3v_result {
     int64_t width, height, frames; /* of the video */
     int64_t grid[3];               /* tokens T, H, W */
     int64_t steps;
+    int64_t steps_low; /* of these by the expert for low noise; 0: there is one transformer */
+    bool both_experts; /* both stay in memory, as there is room and more than one clip to make */
     /* through the transformer's blocks, of one clip: to be made, or made by this run */
     int64_t passes;
     int64_t peak_bytes; /* estimated by --dry-run, measured (VmHWM) otherwise */

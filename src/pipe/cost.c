@@ -102,14 +102,14 @@ static t3v_status text_bytes(t3v_model *m, const t3v_job *job, int64_t *bytes, i
     return st;
 }
 
-/* The DiT's phase: weights, LoRA factors, prompts, and a forward pass, laid out in a counting arena. */
-static t3v_status dit_bytes(t3v_model *m, const t3v_job *job, const t3v_schedule *s, const int64_t latent[4],
-                            int64_t *bytes)
+/* The DiT's phase: *weights with LoRA factors; *work: prompts, and a forward pass, laid out in a counting arena. */
+static t3v_status dit_bytes(t3v_model *m, t3v_lora_for expert, const t3v_job *job, const t3v_schedule *s,
+                            const int64_t latent[4], int64_t *weights, int64_t *work)
 {
     t3v_tensor_file *f = NULL;
     t3v_dit dit = {0};
     t3v_loras loras = {0};
-    t3v_loras_how how = {.merge = job->merge_loras, .compute = job->compute};
+    t3v_loras_how how = {.expert = expert, .merge = job->merge_loras, .compute = job->compute};
     t3v_arena arena = {0};
     t3v_status st = t3v_model_weights(m, T3V_AT_DIT, &f);
     if (!st) st = t3v_dit_config_complete(&m->config, f);
@@ -125,8 +125,13 @@ static t3v_status dit_bytes(t3v_model *m, const t3v_job *job, const t3v_schedule
     }
     if (!st) {
         t3v_dit_prompt prompt;
+        t3v_dit_image image;
+        const t3v_dit_config *c = &m->config;
         t3v_tensor *context = t3v_new(&ctx, T3V_F32, T3V_SHAPE(m->config.text_len, m->config.text_dim));
-        t3v_tensor *x = t3v_new(&ctx, T3V_F32, 4, latent);
+        t3v_tensor *x = t3v_new(&ctx, T3V_F32, T3V_SHAPE(c->in_dim, latent[1], latent[2], latent[3]));
+        if (c->clip_dim)
+            t3v_dit_image_make(&ctx, &dit, t3v_new(&ctx, T3V_F32, T3V_SHAPE(T3V_DIT_CLIP_ROWS, c->clip_dim)),
+                               &image);
         int64_t tokens = latent[1] * (latent[2] / 2) * (latent[3] / 2);
         for (int b = 0; b < T3V_BRANCHES && !ctx.status; b++) {
             if (t3v_schedule_asks(s, b)) t3v_dit_prompt_make(&ctx, &dit, context, &prompt);
@@ -142,16 +147,21 @@ static t3v_status dit_bytes(t3v_model *m, const t3v_job *job, const t3v_schedule
             if (i && s->step[i].plan == s->step[i - 1].plan) continue;
             size_t mark = t3v_arena_mark(&arena);
             t3v_attend_met met = {0};
-            t3v_dit_call call = {.plan = s->step[i].plan, .prompt = &prompt, .met = &met};
+            t3v_dit_call call = {.plan = s->step[i].plan,
+                                 .prompt = &prompt,
+                                 .image = c->clip_dim ? &image : NULL,
+                                 .first_given = job->image && t3v_dit_image_used(c) == T3V_DIT_IMAGE_FRAME,
+                                 .met = &met};
             t3v_dit_forward(&ctx, &dit, x, &call);
             t3v_arena_back(&arena, mark);
         }
         st = ctx.status;
     }
-    int64_t n = latent[0] * latent[1] * latent[2] * latent[3];
-    if (!st)
-        *bytes = (int64_t)(arena.peak + loras.arena.peak) + weight_bytes(&dit.params, f, job->compute) +
-                 4 * 3 * n + T3V_PROGRAM_BYTES;
+    int64_t cells = latent[1] * latent[2] * latent[3];
+    if (!st) {
+        *weights = (int64_t)loras.arena.peak + weight_bytes(&dit.params, f, job->compute);
+        *work = (int64_t)arena.peak + 4 * cells * (m->config.in_dim + 2 * latent[0]) + T3V_PROGRAM_BYTES;
+    }
     t3v_loras_detach(&loras, &dit);
     t3v_arena_close(&arena);
     t3v_dit_close(&dit);
@@ -193,7 +203,7 @@ t3v_status t3v_vae_room(const t3v_model *m, int64_t limit, int64_t others, int64
     return T3V_OK;
 }
 
-/* The VAE's phase, and in a dry run the work of a clip. `others` stay beside it; tiles are chosen in *room, the rest of
+/* The VAE's phases, and in a dry run the work of decoding a clip. `others` stay beside it; tiles are chosen in *room, the rest of
  * the limit. */
 static t3v_status vae_bytes(t3v_model *m, const t3v_job *job, const int64_t latent[4], int64_t others,
                             int64_t limit, int64_t *bytes, size_t *room, double *flop)
@@ -210,6 +220,15 @@ static t3v_status vae_bytes(t3v_model *m, const t3v_job *job, const int64_t late
                          .memory_limit = *room,
                          .compute = job->compute};
     if (!st) st = t3v_vae_decode_bytes(&m->vae, &clip, &b, &h, &w);
+    if (!st &&
+        job->image) { /* encoding it, with three pictures: as read, as it covers the clip, and between */
+        size_t encode = 0;
+        t3v_vae_clip still = clip;
+        if (t3v_dit_image_used(&m->config) == T3V_DIT_IMAGE_FRAME) still.frames = 1;
+        st = t3v_vae_encode_bytes(&m->vae, &still, &encode, NULL, NULL);
+        encode += 3 * 3 * sizeof(float) * (size_t)(clip.height * clip.width);
+        if (encode > b) b = encode;
+    }
     *bytes = (int64_t)b + held;
     if (!st && job->dry_run) st = t3v_vae_decode_flop(&m->vae, &clip, flop);
     if (!st && (h < clip.height || w < clip.width))
@@ -259,13 +278,28 @@ static void estimate_seconds(t3v_result *r, double vae_flop, t3v_dtype compute)
     r->seconds_decode = vae_flop / (vae_share * flops);
 }
 
-t3v_status t3v_cost_check(t3v_model *m, const t3v_job *job, const t3v_schedule *s, const int64_t latent[4],
-                          t3v_result *result, size_t *vae_room)
+/* The DiTs' phase. Two stay in memory together when that saves loading them for every clip, and leaves the VAE room. */
+static t3v_status experts_bytes(t3v_model *m, t3v_model *low, const t3v_job *job, const t3v_schedule *s,
+                                const int64_t latent[4], int64_t limit, t3v_result *r, int64_t *bytes)
+{
+    int64_t weights = 0, work = 0, low_weights = 0, low_work = 0;
+    T3V_TRY(dit_bytes(m, t3v_lora_for_expert(T3V_EXPERT_HIGH, low), job, s, latent, &weights, &work));
+    if (low) T3V_TRY(dit_bytes(low, T3V_LORA_FOR_LOW, job, s, latent, &low_weights, &low_work));
+    for (int i = 0; i < s->steps; i++) r->steps_low += s->step[i].expert == T3V_EXPERT_LOW;
+    if (low_work > work) work = low_work;
+    r->both_experts = job->outputs > 1 && r->steps_low > 0 &&
+                      weights + low_weights + work <= limit - limit / 4;
+    *bytes = work + (r->both_experts ? weights + low_weights : low_weights > weights ? low_weights : weights);
+    return T3V_OK;
+}
+
+t3v_status t3v_cost_check(t3v_model *m, t3v_model *low, const t3v_job *job, const t3v_schedule *s,
+                          const int64_t latent[4], t3v_result *result, size_t *vae_room)
 {
     int64_t dit = 0, vae = 0, text = 0, own = 0, tokens = latent[1] * (latent[2] / 2) * (latent[3] / 2);
     int64_t limit = job->memory_limit > 0 ? job->memory_limit : available(m->device);
     T3V_TRY(text_bytes(m, job, &text, &own));
-    T3V_TRY(dit_bytes(m, job, s, latent, &dit));
+    T3V_TRY(experts_bytes(m, low, job, s, latent, limit, result, &dit));
     result->passes = t3v_schedule_runs(s);
     result->flop = 0;
     for (int i = 0; i < s->steps; i++)

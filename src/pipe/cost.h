@@ -10,11 +10,11 @@
 /* Code, libraries, oneDNN's kernels and scratch, measured with two threads. */
 enum { T3V_PROGRAM_BYTES = 32 << 20 };
 
-/* Fills result->peak_bytes, ->passes and ->flop, of a dry run the seconds of the phases, which takes some 50 ms, and
- * *vae_room: the bytes that the VAE's decoder may take. E_NOMEM when the peak passes the job's memory limit, or what the
- * machine has available if it sets none. */
-t3v_status t3v_cost_check(t3v_model *m, const t3v_job *job, const t3v_schedule *s, const int64_t latent[4],
-                          t3v_result *result, size_t *vae_room);
+/* Fills result->peak_bytes, ->passes, ->flop, ->steps_low and ->both_experts, of a dry run the seconds of the phases, which
+ * takes some 50 ms, and *vae_room: the bytes that the VAE may take. low: holds the second transformer, or NULL. E_NOMEM when
+ * the peak passes the job's memory limit, or what the machine has available if it sets none. */
+t3v_status t3v_cost_check(t3v_model *m, t3v_model *low, const t3v_job *job, const t3v_schedule *s,
+                          const int64_t latent[4], t3v_result *result, size_t *vae_room);
 
 /* What a memory limit of the whole program (0: none) leaves for t3v_vae_decode or _encode: *room bytes (0: no limit).
  * *held is what stays beside them: the loaded VAE's weights, the program, and `others`. E_NOMEM when that is all. */

@@ -51,10 +51,8 @@ static void detect_dit(const t3v_tensor_file *f, t3v_family *o)
         o->reason = "first-and-last-frame models are not run";
     } else if (t3v_tensors_find(f, "blocks.0.cross_attn.k_img.weight")) {
         o->name = large ? "wan2.1-i2v-14b" : "wan-i2v";
-        o->reason = "image-to-video models are not run";
     } else if (o->in_dim == 36) {
         o->name = large ? "wan2.2-i2v-a14b" : "wan-i2v";
-        o->reason = "image-to-video models are not run";
     } else if (o->in_dim == 48 && o->out_dim == 48) {
         o->name = o->dim == 3072 && o->layers == 30 ? "wan2.2-ti2v-5b" : "wan-ti2v";
     } else {

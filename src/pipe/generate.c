@@ -15,6 +15,7 @@
 #include "io/safetensors.h"
 #include "ops/kernels.h"
 #include "pipe/cost.h"
+#include "pipe/image.h"
 #include "pipe/lora_attach.h"
 #include "pipe/model.h"
 #include "pipe/noise.h"
@@ -38,17 +39,21 @@ typedef struct run {
     const t3v_job *job;
     const t3v_device *device; /* NULL: the CPU */
     t3v_job want;             /* the job with its defaults filled in */
-    t3v_model *model;
+    t3v_model *model, *low;   /* low: holds the expert for low noise; NULL: there is one transformer */
     t3v_model_paths paths;
+    t3v_image image; /* that the clip starts from; empty: none */
+    float *first;    /* its latent frame, where that is put into the latent; else NULL */
+    float *clip; /* its features [T3V_DIT_CLIP_ROWS, clip_dim], where the model looks at them; else NULL */
     t3v_plan *plan, *dense; /* dense: of the first steps, when the job has such */
     t3v_sampler *sampler;
     t3v_schedule schedule;
-    t3v_loras loras;
+    t3v_loras loras[T3V_EXPERTS];
     int64_t latent[4]; /* 16, T, h, w */
     int64_t n;         /* elements of a latent */
     t3v_arena memory;  /* of the forward passes */
     context *contexts; /* of the outputs' prompts, then the negative's: [outputs + 1] */
-    float *x, *v[T3V_BRANCHES];
+    float *x;          /* the latent, and after its channels those of the image, which stay as they are */
+    float *v[T3V_BRANCHES];
     /* [tokens, dim] in the forward passes' memory; NULL: the schedule keeps none */
     void *residual[T3V_BRANCHES];
     void *kept[T3V_BRANCHES]; /* what attention keeps from step to step, `kept_bytes`; NULL: nothing */
@@ -84,12 +89,16 @@ static t3v_status fill_request(run *r)
     if (!w->width || !w->height) {
         w->width = d->width;
         w->height = d->height;
+        if (r->image.rgb) t3v_image_fit(&r->image, 2 * t3v_model_stride(r->model), &w->width, &w->height);
     }
     if (!w->frames) w->frames = d->frames;
     if (!(w->fps > 0)) w->fps = d->fps;
     if (!w->steps) w->steps = d->steps;
     if (!w->sampler) w->sampler = d->sampler;
-    if (!(w->shift > 0)) w->shift = d->shift;
+    bool small = w->width * w->height <= 832 * 480;
+    if (!(w->shift > 0)) w->shift = small && d->shift_small > 0 ? d->shift_small : d->shift;
+    if (w->cfg_low < 0)
+        w->cfg_low = w->cfg >= 0 || d->cfg_low < 0 ? (w->cfg >= 0 ? w->cfg : d->cfg) : d->cfg_low;
     if (w->cfg < 0) w->cfg = d->cfg;
     if (!w->cfg_steps) w->cfg_steps = d->cfg_steps;
     if (w->dense_steps < 0) w->dense_steps = d->dense_steps;
@@ -109,9 +118,10 @@ static t3v_status fill_request(run *r)
     if (w->dense_steps > w->steps)
         return t3v_fail(T3V_E_ARG, "dense-steps %lld: the run has %lld steps", (long long)w->dense_steps,
                         (long long)w->steps);
-    if (r->job->cfg_steps && w->cfg == 1.0 && strcmp(w->cfg_steps, "all") != 0)
+    if (r->job->cfg_steps && w->cfg == 1.0 && (!r->low || w->cfg_low == 1.0) &&
+        strcmp(w->cfg_steps, "all") != 0)
         return t3v_fail(T3V_E_ARG, "cfg-steps %s: there is no guidance at --cfg 1", w->cfg_steps);
-    if (!isfinite(w->cfg) || !isfinite(w->shift))
+    if (!isfinite(w->cfg) || !isfinite(w->cfg_low) || !isfinite(w->shift))
         return t3v_fail(T3V_E_ARG, "cfg and shift must be finite numbers");
     t3v_noise_rng rng;
     T3V_TRY(t3v_noise_parse(w->rng, &rng));
@@ -139,6 +149,30 @@ static t3v_status fill_request(run *r)
     return T3V_OK;
 }
 
+/* Opens the image, if there is one, and says no where it and the model do not go together. */
+static t3v_status read_image(run *r)
+{
+    t3v_dit_image_use use = t3v_dit_image_used(&r->model->config);
+    if (r->job->image && use == T3V_DIT_NO_IMAGE)
+        return t3v_fail(T3V_E_ARG, "--image %s: the model makes videos from text alone", r->job->image);
+    if (!r->job->image && use == T3V_DIT_IMAGE_CHANNELS)
+        return t3v_fail(T3V_E_ARG, "the model makes videos from an image: --image is needed");
+    return r->job->image ? t3v_image_read(&r->image, r->job->image) : T3V_OK;
+}
+
+/* What TeaCache asks: the change of each step, by the transformer that makes it. */
+static t3v_status step_changes(const run *r, double *change)
+{
+    double low[T3V_STEPS_MAX];
+    T3V_TRY(t3v_teacache_change(r->model, r->sampler, change));
+    if (!r->low) return T3V_OK;
+    T3V_TRY(t3v_teacache_change(r->low, r->sampler, low));
+    for (int i = 0; i < t3v_sampler_steps(r->sampler); i++)
+        if (t3v_expert_of(t3v_sampler_timestep(r->sampler, i), r->model->defaults.boundary) == T3V_EXPERT_LOW)
+            change[i] = low[i];
+    return T3V_OK;
+}
+
 static t3v_status make_schedule(run *r)
 {
     const t3v_job *w = &r->want;
@@ -154,11 +188,13 @@ static t3v_status make_schedule(run *r)
                               .dense = r->dense,
                               .dense_steps = w->dense_steps,
                               .cfg = w->cfg,
+                              .cfg_low = w->cfg_low,
+                              .boundary = r->low ? r->model->defaults.boundary : 0,
                               .polynomial = t3v_teacache_polynomial(c->dim),
                               .change = change};
     T3V_TRY(t3v_cfg_steps_parse(w->cfg_steps, w->steps, o.cfg_steps));
     T3V_TRY(t3v_reuse_parse(w->reuse, w->steps, &o.reuse));
-    if (o.reuse.how == T3V_REUSE_TEACACHE) T3V_TRY(t3v_teacache_change(r->model, r->sampler, change));
+    if (o.reuse.how == T3V_REUSE_TEACACHE) T3V_TRY(step_changes(r, change));
     return t3v_schedule_make(&r->schedule, r->sampler, &o);
 }
 
@@ -221,7 +257,38 @@ static t3v_status encode_prompts(run *r)
     return st;
 }
 
-/* ---- 3. resuming ---------------------------------------------------------------------------------- */
+/* ---- 3. the image ----------------------------------------------------------------------------------- */
+
+/* The VAE's latent of the image: the first frame of the clip's, or channels beside it. */
+static t3v_status encode_image(run *r)
+{
+    if (!r->image.rgb) return T3V_OK;
+    const t3v_job *w = &r->want;
+    bool frame = t3v_dit_image_used(&r->model->config) == T3V_DIT_IMAGE_FRAME;
+    int64_t cells = r->latent[1] * r->latent[2] * r->latent[3];
+    float *latent = r->x + r->n + T3V_DIT_MASK * cells;
+    if (frame) {
+        latent = r->first = malloc((size_t)(r->n / r->latent[1]) * sizeof *r->first);
+        if (!latent) return t3v_fail(T3V_E_NOMEM, "no memory for the image's latent");
+    } else {
+        t3v_image_mask(r->latent, r->x + r->n);
+    }
+    T3V_TRY(t3v_model_load(r->model, T3V_PART_VAE, false));
+    t3v_vae_clip clip = {.frames = frame ? 1 : w->frames,
+                         .height = r->model->vae.stride * r->latent[2],
+                         .width = r->model->vae.stride * r->latent[3],
+                         .tile_h = w->tile_h,
+                         .tile_w = w->tile_w,
+                         .memory_limit = r->vae_room,
+                         .compute = w->compute,
+                         .progress = &w->progress};
+    t3v_status st = t3v_image_encode(r->model, &r->image, &clip, latent);
+    t3v_model_unload(r->model, T3V_PART_VAE);
+    t3v_image_free(&r->image);
+    return st;
+}
+
+/* ---- 4. resuming ---------------------------------------------------------------------------------- */
 
 static uint64_t seed_of(const run *r, int64_t index)
 {
@@ -233,12 +300,13 @@ static char *state_key(const run *r, int64_t index)
 {
     const t3v_job *w = &r->want;
     char *key = NULL;
-    if (asprintf(&key, "%s|%s|%s|%s|%lldx%lldx%lld|%s %lld %.17g %.17g %s %lld %s|%llu %s %s|%s", w->model,
+    if (asprintf(&key, "%s|%s|%s|%s|%lldx%lldx%lld|%s %lld %.17g %.17g %s %lld %s|%llu %s %s|%s|%s %.17g %.17g|%s", w->model,
                  w->output[index].prompt, guided(r) ? w->negative : "", w->plan, (long long)w->width,
                  (long long)w->height, (long long)w->frames, w->sampler, (long long)w->steps, w->shift,
                  w->cfg, w->cfg_steps, (long long)w->dense_steps, w->reuse,
                  (unsigned long long)seed_of(r, index), w->rng, w->noise ? w->noise : "",
-                 t3v_dtype_name(w->compute)) < 0)
+                 t3v_dtype_name(w->compute), r->low ? r->low->path : "", r->model->defaults.boundary,
+                 w->cfg_low, w->image ? w->image : "") < 0)
         return NULL;
     for (int64_t i = 0; i < w->loras; i++) {
         char *longer = NULL;
@@ -406,7 +474,7 @@ static void drop_state(const run *r, int64_t index)
     free(path);
 }
 
-/* ---- 4. denoising --------------------------------------------------------------------------------- */
+/* ---- 5. denoising --------------------------------------------------------------------------------- */
 
 static t3v_status first_noise(run *r, int64_t index)
 {
@@ -423,16 +491,48 @@ static t3v_status first_noise(run *r, int64_t index)
     return T3V_OK;
 }
 
+static t3v_model *model_of(const run *r, t3v_expert e) { return e == T3V_EXPERT_LOW ? r->low : r->model; }
+
+static void drop_expert(run *r, t3v_expert e)
+{
+    t3v_model *m = model_of(r, e);
+    if (!m) return;
+    t3v_loras_detach(&r->loras[e], &m->dit);
+    t3v_model_unload(m, T3V_PART_DIT);
+}
+
+/* Loads the transformer of an expert; the other one leaves unless both have room. */
+static t3v_status use_expert(run *r, t3v_expert e)
+{
+    t3v_model *m = model_of(r, e);
+    if (!r->result.both_experts) drop_expert(r, e == T3V_EXPERT_LOW ? T3V_EXPERT_HIGH : T3V_EXPERT_LOW);
+    T3V_TRY(t3v_model_load(m, T3V_PART_DIT, false));
+    T3V_TRY(t3v_model_adopt(m, r->plan));
+    if (r->loras[e].attached) return T3V_OK;
+    t3v_loras_how how = {.expert = t3v_lora_for_expert(e, r->low),
+                         .merge = r->want.merge_loras,
+                         .compute = r->want.compute};
+    return t3v_loras_attach(&r->loras[e], r->want.lora, r->want.loras, &how, &m->dit);
+}
+
+/* What one transformer makes of the prompts and the image, for all its steps. */
+typedef struct conditions {
+    t3v_dit_prompt prompt[T3V_BRANCHES];
+    t3v_dit_image image;
+} conditions;
+
 /* One forward pass: the branch's velocity. */
-static t3v_status predict(run *r, int i, int branch, const t3v_dit_prompt *prompt,
-                          const t3v_progress *progress)
+static t3v_status predict(run *r, int i, int branch, const conditions *c, const t3v_progress *progress)
 {
     size_t mark = t3v_arena_mark(&r->memory);
     t3v_ctx ctx = {.arena = &r->memory, .compute = r->want.compute};
-    t3v_tensor *x = t3v_wrap(&ctx, r->x, T3V_F32, 4, r->latent);
+    const int64_t *l = r->latent;
+    t3v_tensor *x = t3v_wrap(&ctx, r->x, T3V_F32, T3V_SHAPE(r->model->config.in_dim, l[1], l[2], l[3]));
     const t3v_step *s = &r->schedule.step[i];
     t3v_dit_call call = {.plan = s->plan,
-                         .prompt = prompt,
+                         .prompt = &c->prompt[branch],
+                         .image = r->clip ? &c->image : NULL,
+                         .first_given = r->first != NULL,
                          .timestep = s->timestep,
                          .progress = progress,
                          .state = r->kept[branch],
@@ -441,7 +541,7 @@ static t3v_status predict(run *r, int i, int branch, const t3v_dit_prompt *promp
                          .moment = {i, r->schedule.steps, s->sigma, branch},
                          .reuse = s->pass[branch] == T3V_PASS_REUSE,
                          .residual = s->pass[branch] == T3V_PASS_RUN ? NULL : r->residual[branch]};
-    t3v_tensor *y = t3v_dit_forward(&ctx, &r->model->dit, x, &call);
+    t3v_tensor *y = t3v_dit_forward(&ctx, &model_of(r, s->expert)->dit, x, &call);
     const float *v = t3v_take(&ctx, y);
     if (v) memcpy(r->v[branch], v, (size_t)r->n * sizeof(float));
     t3v_arena_back(&r->memory, mark);
@@ -462,21 +562,28 @@ static bool inner_report(void *user, const char *phase, int64_t done, int64_t to
            p->outer->fn(p->outer->user, "denoise", p->pass * total + done, p->passes * total);
 }
 
-static t3v_status prepare_prompt(run *r, t3v_ctx *ctx, int64_t index, t3v_dit_prompt *out)
+static t3v_status prepare(run *r, t3v_ctx *ctx, const t3v_dit *dit, int64_t index, conditions *out)
 {
-    const context *c = &r->contexts[index];
-    t3v_tensor *rows = t3v_wrap(ctx, c->data, T3V_F32, T3V_SHAPE(c->rows, c->dim));
-    return rows ? t3v_dit_prompt_make(ctx, &r->model->dit, rows, out) : ctx->status;
+    for (int b = 0; b < T3V_BRANCHES; b++) {
+        if (!t3v_schedule_asks(&r->schedule, b)) continue;
+        const context *c = &r->contexts[b == T3V_BRANCH_COND ? index : r->want.outputs];
+        t3v_tensor *rows = t3v_wrap(ctx, c->data, T3V_F32, T3V_SHAPE(c->rows, c->dim));
+        if (!rows) return ctx->status;
+        T3V_TRY(t3v_dit_prompt_make(ctx, dit, rows, &out->prompt[b]));
+    }
+    if (!r->clip) return T3V_OK;
+    t3v_tensor *clip = t3v_wrap(ctx, r->clip, T3V_F32, T3V_SHAPE(T3V_DIT_CLIP_ROWS, dit->config.clip_dim));
+    return clip ? t3v_dit_image_make(ctx, dit, clip, &out->image) : ctx->status;
 }
 
-/* Step i of the schedule: x moves on. prompt: one for each branch. */
-static t3v_status take_step(run *r, int i, const t3v_dit_prompt *prompt, inner_progress *in)
+/* Step i of the schedule: x moves on. */
+static t3v_status take_step(run *r, int i, const conditions *c, inner_progress *in)
 {
     const t3v_step *s = &r->schedule.step[i];
     t3v_progress inner = {inner_report, in};
     for (int b = 0; b < T3V_BRANCHES; b++) {
         if (s->pass[b] == T3V_PASS_NONE) continue;
-        T3V_TRY(predict(r, i, b, &prompt[b], &inner));
+        T3V_TRY(predict(r, i, b, c, &inner));
         if (s->pass[b] == T3V_PASS_REUSE) continue;
         in->pass++;
         r->result.passes++;
@@ -491,8 +598,22 @@ static t3v_status take_step(run *r, int i, const t3v_dit_prompt *prompt, inner_p
                         "`t3v inspect` looks at them, --precision f32 avoids overflow",
                         i + 1);
     T3V_TRY(t3v_sampler_step(r->sampler, i, r->x, v, r->n));
+    if (r->first) t3v_image_put(r->first, r->latent, r->x);
     r->done_step = i + 1;
     return T3V_OK;
+}
+
+/* Makes ready for step i and those of the same transformer: it, and what it makes of the prompts and the image, in the
+ * memory from `mark` on. What attention keeps is of other weights after a switch, and forgotten. */
+static t3v_status enter_expert(run *r, t3v_ctx *ctx, int64_t index, int i, size_t mark, conditions *out)
+{
+    t3v_expert e = r->schedule.step[i].expert;
+    t3v_arena_back(ctx->arena, mark);
+    T3V_TRY(use_expert(r, e));
+    for (int b = 0; b < T3V_BRANCHES; b++)
+        if (r->kept[b] && t3v_schedule_switches(&r->schedule, i))
+            t3v_k(ctx)->clear(r->kept[b], r->kept_bytes);
+    return prepare(r, ctx, &model_of(r, e)->dit, index, out);
 }
 
 static t3v_status denoise(run *r, int64_t index)
@@ -500,12 +621,10 @@ static t3v_status denoise(run *r, int64_t index)
     size_t mark = t3v_arena_mark(&r->memory);
     t3v_ctx ctx = {.arena = &r->memory, .compute = r->want.compute};
     const t3v_schedule *s = &r->schedule;
-    t3v_dit_prompt prompt[T3V_BRANCHES];
+    conditions cond = {0};
     const t3v_dit_config *c = &r->model->config;
     r->kept_bytes = t3v_schedule_state(s, c->heads, c->dim / c->heads, (int)t3v_dtype_size(r->want.compute));
     for (int b = 0; b < T3V_BRANCHES; b++) {
-        if (t3v_schedule_asks(s, b))
-            T3V_TRY(prepare_prompt(r, &ctx, b == T3V_BRANCH_COND ? index : r->want.outputs, &prompt[b]));
         t3v_tensor_entry kept = residual_entry(r, b);
         r->residual[b] = t3v_schedule_keeps(s, b) ? t3v_data(&ctx, kept.nbytes, 1) : NULL;
         r->kept[b] = r->kept_bytes && t3v_schedule_asks(s, b) ? t3v_data(&ctx, (int64_t)r->kept_bytes, 1)
@@ -519,11 +638,16 @@ static t3v_status denoise(run *r, int64_t index)
     r->saved_step = -1;
     if (r->want.resume && !r->want.output[index].sink.fn) T3V_TRY(load_state(r, index));
     if (r->done_step == 0) T3V_TRY(first_noise(r, index));
+    if (r->first && r->done_step == 0) t3v_image_put(r->first, r->latent, r->x);
+    size_t kept = t3v_arena_mark(&r->memory);
+    int first = r->done_step;
     inner_progress in = {.outer = &r->want.progress, .passes = t3v_schedule_runs(s)};
     in.pass = t3v_schedule_runs(&(t3v_schedule){s->step, r->done_step});
     double saved = now();
-    for (int i = r->done_step; i < s->steps; i++) {
-        t3v_status st = take_step(r, i, prompt, &in);
+    for (int i = first; i < s->steps; i++) {
+        t3v_status st = T3V_OK;
+        if (i == first || t3v_schedule_switches(s, i)) st = enter_expert(r, &ctx, index, i, kept, &cond);
+        if (!st) st = take_step(r, i, &cond, &in);
         if (st) return keep_state(r, index, st);
         if (now() - saved < r->want.save_every) continue;
         T3V_TRY(save_state(r, index));
@@ -536,7 +660,7 @@ static t3v_status denoise(run *r, int64_t index)
     return t3v_model_check(r->model, T3V_PART_DIT);
 }
 
-/* ---- 5. decoding ---------------------------------------------------------------------------------- */
+/* ---- 6. decoding ---------------------------------------------------------------------------------- */
 
 /* Where decoded frames go: the writer of a file, or the output's own sink. */
 typedef struct frame_target {
@@ -632,8 +756,7 @@ static t3v_status finish_output(run *r, int64_t index)
 {
     if (r->want.save_latent) T3V_TRY(write_latent(r, r->want.save_latent));
     if (index + 1 == r->want.outputs) { /* the DiT's memory goes back before the VAE asks for its own */
-        t3v_loras_detach(&r->loras, &r->model->dit);
-        t3v_model_unload(r->model, T3V_PART_DIT);
+        for (int e = 0; e < T3V_EXPERTS; e++) drop_expert(r, e);
         t3v_arena_close(&r->memory);
     }
     T3V_TRY(t3v_model_load(r->model, T3V_PART_VAE, false));
@@ -648,11 +771,6 @@ static t3v_status one_output(run *r, int64_t index)
         return T3V_OK;
     }
     double start = now();
-    T3V_TRY(t3v_model_load(r->model, T3V_PART_DIT, false));
-    T3V_TRY(t3v_model_adopt(r->model, r->plan));
-    t3v_loras_how how = {.merge = r->want.merge_loras, .compute = r->want.compute};
-    if (!r->loras.attached)
-        T3V_TRY(t3v_loras_attach(&r->loras, r->want.lora, r->want.loras, &how, &r->model->dit));
     T3V_TRY(denoise(r, index));
     r->result.seconds_denoise = now() - start;
     start = now();
@@ -691,20 +809,23 @@ static t3v_status run_all(run *r)
     T3V_TRY(t3v_device_open(where, &r->device));
     r->paths.device = r->device;
     T3V_TRY(t3v_model_open(&r->model, &r->paths, 0, r->job->compute, false));
+    if (r->model->where.experts) T3V_TRY(t3v_model_open_low(&r->low, r->model));
+    T3V_TRY(read_image(r));
     T3V_TRY(fill_request(r));
     T3V_TRY(make_schedule(r));
-    T3V_TRY(t3v_cost_check(r->model, &r->want, &r->schedule, r->latent, &r->result, &r->vae_room));
+    T3V_TRY(t3v_cost_check(r->model, r->low, &r->want, &r->schedule, r->latent, &r->result, &r->vae_room));
     if (r->want.dry_run) return T3V_OK;
     for (int64_t i = 0; i < r->want.outputs;
          i++) /* hours later would be too late to learn that nothing can be written */
         if (!r->want.output[i].sink.fn) T3V_TRY(check_writable(r->want.output[i].path));
     T3V_TRY(encode_prompts(r));
-    r->x = malloc((size_t)r->n * sizeof *r->x);
+    r->x = malloc((size_t)(r->n / r->latent[0] * r->model->config.in_dim) * sizeof *r->x);
     bool whole = r->x;
     for (int b = 0; b < T3V_BRANCHES; b++) whole = (r->v[b] = malloc((size_t)r->n * sizeof(float))) && whole;
     if (!whole) return t3v_fail(T3V_E_NOMEM, "no memory for latents of %lld numbers", (long long)r->n);
     T3V_TRY(t3v_arena_open_in(&r->memory, (size_t)r->result.peak_bytes + ((size_t)1 << 30),
                               t3v_device_space(r->device)));
+    T3V_TRY(encode_image(r));
     for (int64_t i = 0; i < r->want.outputs; i++) {
         t3v_status st = one_output(r, i);
         const char *path = r->want.output[i].path;
@@ -727,11 +848,17 @@ t3v_status t3v_generate(const t3v_job *job, t3v_result *result)
     r->paths = (t3v_model_paths){.model = job->model,
                                  .vae = job->vae,
                                  .text_encoder = job->text_encoder,
-                                 .tokenizer = job->tokenizer};
+                                 .tokenizer = job->tokenizer,
+                                 .model_low = job->model_low,
+                                 .clip = job->clip};
     t3v_status st = run_all(r);
     if (result) *result = r->result;
-    if (r->model) t3v_loras_detach(&r->loras, &r->model->dit);
+    for (int e = 0; e < T3V_EXPERTS; e++) drop_expert(r, e);
     t3v_model_close(r->model);
+    t3v_model_close(r->low);
+    t3v_image_free(&r->image);
+    free(r->first);
+    free(r->clip);
     t3v_sampler_close(&r->sampler);
     t3v_plan_free(r->plan);
     t3v_plan_free(r->dense);

@@ -4,6 +4,7 @@
 #define T3V_PIPE_LORA_ATTACH_H
 
 #include "dit/dit.h"
+#include "pipe/schedule.h"
 #include "t3v/t3v.h"
 
 typedef struct t3v_loras {
@@ -19,6 +20,12 @@ typedef struct t3v_loras_how {
     bool merge;          /* pairs are added to the weights, but where those are of a packed type */
     t3v_dtype compute;   /* the type of what belongs to packed weights */
 } t3v_loras_how;
+
+/* The DiT's part in a run: `low` is that expert's model, NULL where there is one transformer. */
+static inline t3v_lora_for t3v_lora_for_expert(t3v_expert e, const void *low)
+{
+    return !low ? T3V_LORA_FOR_ALL : e == T3V_EXPERT_LOW ? T3V_LORA_FOR_LOW : T3V_LORA_FOR_HIGH;
+}
 
 /* Files for the other expert are left out. Low-rank pairs become updates of their layers in the layers' types; full
  * differences (".diff", ".diff_b"), and with how->merge pairs too, are added in F32 to copies of the parameters. On a DiT

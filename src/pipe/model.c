@@ -249,6 +249,25 @@ t3v_status t3v_model_open(t3v_model **out, const t3v_model_paths *paths, unsigne
     return st;
 }
 
+t3v_status t3v_model_open_low(t3v_model **out, const t3v_model *m)
+{
+    const char *path;
+    *out = NULL;
+    T3V_TRY(t3v_location_get(&m->where, T3V_AT_DIT_LOW, &path));
+    t3v_model *low = calloc(1, sizeof *low);
+    bool ok = low && (low->path = strdup(path)) && (low->where.path[T3V_AT_DIT] = strdup(path)) &&
+              (low->where.root = strdup(m->where.root));
+    if (!ok) {
+        t3v_model_close(low);
+        return t3v_fail(T3V_E_NOMEM, "no memory to open %s", path);
+    }
+    low->device = m->device;
+    low->compute = m->compute;
+    low->config = m->config;
+    *out = low;
+    return T3V_OK;
+}
+
 void t3v_model_close(t3v_model *m)
 {
     if (!m) return;

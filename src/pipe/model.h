@@ -35,6 +35,8 @@ typedef struct t3v_model {
 /* Reads the configuration and loads `parts`. writable: every parameter gets memory of its own (training). */
 t3v_status t3v_model_open(t3v_model **out, const t3v_model_paths *paths, unsigned parts, t3v_dtype compute,
                           bool writable);
+/* A model whose transformer is the expert for low noise of `m`, of the same shape; it has no other parts. */
+t3v_status t3v_model_open_low(t3v_model **out, const t3v_model *m);
 /* Loads parts that are missing, or gives the memory of parts back. */
 t3v_status t3v_model_load(t3v_model *m, unsigned parts, bool writable);
 /* Opens the text encoder without its weights' memory, for counting; t3v_model_unload ends it. */

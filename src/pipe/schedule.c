@@ -27,6 +27,11 @@ static bool reuses(const t3v_schedule_options *o, int64_t i, int64_t steps, doub
     }
 }
 
+t3v_expert t3v_expert_of(double timestep, double boundary)
+{
+    return timestep >= 1000 * boundary ? T3V_EXPERT_HIGH : T3V_EXPERT_LOW;
+}
+
 /* The passes of a branch, of which those asked for are marked RUN. */
 static void mark_branch(t3v_schedule *s, int branch, const t3v_schedule_options *o)
 {
@@ -54,7 +59,7 @@ t3v_status t3v_schedule_make(t3v_schedule *out, const t3v_sampler *sampler, cons
     if (!out->step) return t3v_fail(T3V_E_NOMEM, "no memory for %d steps", n);
     for (int i = 0; i < n; i++) {
         double t = t3v_sampler_timestep(sampler, i);
-        t3v_expert expert = t >= 1000 * o->boundary ? T3V_EXPERT_HIGH : T3V_EXPERT_LOW;
+        t3v_expert expert = t3v_expert_of(t, o->boundary);
         double cfg = expert == T3V_EXPERT_LOW ? o->cfg_low : o->cfg;
         bool guided = cfg != 1.0 && i >= o->cfg_steps[0] && i <= o->cfg_steps[1];
         out->step[i] = (t3v_step){.sigma = t3v_sampler_sigma(sampler, i),

@@ -23,6 +23,9 @@ typedef enum t3v_expert {
     T3V_EXPERTS
 } t3v_expert;
 
+/* That of a timestep: the first from 1000 * boundary on. */
+t3v_expert t3v_expert_of(double timestep, double boundary);
+
 typedef struct t3v_step {
     double sigma, timestep;
     double cfg;           /* v = v_neg + cfg (v_pos - v_neg); 1 where the negative branch is not asked */
@@ -50,8 +53,8 @@ typedef struct t3v_schedule_options {
     const t3v_plan *dense; /* the plan of the first dense_steps steps */
     int64_t dense_steps;
     double cfg;           /* 1: no guidance */
-    double boundary;      /* timesteps from 1000 * boundary on are the first expert's; 0: there is one */
-    double cfg_low;       /* the same for the second */
+    double boundary;      /* of t3v_expert_of; 0: there is one transformer */
+    double cfg_low;       /* guidance of the second expert */
     int64_t cfg_steps[2]; /* guidance in steps [first, last] */
     t3v_reuse reuse;
     const double *polynomial; /* TEACACHE: [5], highest power first */
