@@ -10,6 +10,7 @@
 
 #include "base/log.h"
 #include "cli.h"
+#include "clip/vision.h"
 #include "dit/configs.h"
 #include "io/file.h"
 #include "io/pth.h"
@@ -26,6 +27,7 @@ typedef struct config {
     t3v_umt5_config text; /* of the part text; vocab 0: the tokenizer's */
     t3v_umt5_config full; /* of text-full; layers 0: the same */
     t3v_vae_config vae;
+    t3v_clip_config clip;  /* of the whole tower; dim 0: none */
     bool experts;          /* two transformers, for high noise and for low */
     t3v_defaults defaults; /* width 0: the family's */
 } config;
@@ -45,6 +47,11 @@ typedef struct config {
     {                                                                                    \
         .dim = 32, .dim_attn = 32, .heads = 4, .dim_ffn = 48, .layers = 2, .buckets = 32 \
     }
+/* A short tower whose rows are as wide as the DiT expects them. */
+#define SMALL_CLIP                                                                 \
+    {                                                                              \
+        .dim = 1280, .heads = 16, .mlp = 128, .layers = 2, .patch = 14, .side = 16 \
+    }
 /* What tiny models run unless told otherwise. */
 #define TINY_RUN                                                                                  \
     .width = 64, .height = 64, .frames = 5, .steps = 4, .shift = 3, .cfg = 4, .sampler = "unipc", \
@@ -53,7 +60,7 @@ typedef struct config {
 static const config configs[] = {
     {.name = "wan2.1-t2v-1.3b", .text = SMALL_TEXT, .full = UMT5_XXL, .vae = {96, 96, 16}},
     {.name = "wan2.1-t2v-14b", .text = SMALL_TEXT, .full = UMT5_XXL, .vae = {96, 96, 16}},
-    {.name = "wan2.1-i2v-14b", .text = SMALL_TEXT, .full = UMT5_XXL, .vae = {96, 96, 16}},
+    {.name = "wan2.1-i2v-14b", .text = SMALL_TEXT, .full = UMT5_XXL, .vae = {96, 96, 16}, .clip = SMALL_CLIP},
     {.name = "wan2.2-ti2v-5b", .text = SMALL_TEXT, .full = UMT5_XXL, .vae = {160, 256, 48}},
     {.name = "wan2.2-t2v-a14b", .text = SMALL_TEXT, .full = UMT5_XXL, .vae = {96, 96, 16}, .experts = true},
     {.name = "wan2.2-i2v-a14b", .text = SMALL_TEXT, .full = UMT5_XXL, .vae = {96, 96, 16}, .experts = true},
@@ -70,7 +77,11 @@ static const config configs[] = {
                   .sampler = "unipc",
                   .plan = "full"}},
     {.name = "tiny", .text = TINY_TEXT, .vae = {6, 6, 16}, .defaults = {TINY_RUN, .fps = 16}},
-    {.name = "tiny-i2v", .text = TINY_TEXT, .vae = {6, 6, 16}, .defaults = {TINY_RUN, .fps = 16}},
+    {.name = "tiny-i2v",
+     .text = TINY_TEXT,
+     .vae = {6, 6, 16},
+     .clip = {.dim = 32, .heads = 2, .mlp = 48, .layers = 3, .patch = 4, .side = 4},
+     .defaults = {TINY_RUN, .fps = 16}},
     {.name = "tiny-ti2v", .text = TINY_TEXT, .vae = {4, 6, 48}, .defaults = {TINY_RUN, .fps = 24}},
     {.name = "tiny-t2v-a14b",
      .text = TINY_TEXT,
@@ -95,7 +106,7 @@ static const char dit_file[] = "diffusion_pytorch_model.safetensors";
 
 /* ---- options --------------------------------------------------------------------------------------- */
 
-enum { DIT = 1, VAE = 2, TEXT = 4, TEXT_FULL = 8, TOKENIZER = 16 };
+enum { DIT = 1, VAE = 2, TEXT = 4, TEXT_FULL = 8, TOKENIZER = 16, CLIP = 32 };
 
 typedef struct args {
     const config *config;
@@ -104,7 +115,7 @@ typedef struct args {
     t3v_dtype dtype;
     int64_t seed;
     bool force;
-    const char *tokenizer, *out;
+    const char *list, *tokenizer, *out; /* list: as --parts gives it */
 } args;
 
 enum { OPT_CONFIG = 0x100, OPT_PARTS, OPT_DTYPE, OPT_SEED, OPT_TOKENIZER, OPT_FORCE };
@@ -112,7 +123,9 @@ enum { OPT_CONFIG = 0x100, OPT_PARTS, OPT_DTYPE, OPT_SEED, OPT_TOKENIZER, OPT_FO
 static const struct argp_option options[] = {
     {"config", OPT_CONFIG, "NAME", 0, CONFIG_NAMES, 0},
     {"parts", OPT_PARTS, "LIST", 0,
-     "Of dit, vae, text, text-full, tokenizer (default: dit,vae,text,tokenizer)", 0},
+     "Of dit, vae, text, text-full, tokenizer, clip (default: all but text-full; clip where the model looks "
+     "at images with it)",
+     0},
     {"dtype", OPT_DTYPE, "bf16|f32", 0, "Type of the weights in the files (default: bf16)", 0},
     {"seed", OPT_SEED, "N", 0, "Which random weights (default: 0)", 0},
     {"tokenizer", OPT_TOKENIZER, "FILE", 0, "A spiece.model (default: the one in DIR, else one piece a byte)",
@@ -128,11 +141,13 @@ static bool parse_parts(const char *list, unsigned *out)
         const char *name;
         unsigned part;
     } names[] = {
-        {"dit", DIT}, {"vae", VAE}, {"text", TEXT}, {"text-full", TEXT_FULL}, {"tokenizer", TOKENIZER}};
+        {"dit", DIT},  {"vae", VAE}, {"text", TEXT}, {"text-full", TEXT_FULL}, {"tokenizer", TOKENIZER},
+        {"clip", CLIP}};
+    const size_t count = sizeof names / sizeof *names;
     for (*out = 0;; list++) {
         size_t n = strcspn(list, ","), i = 0;
-        while (i < 5 && (strlen(names[i].name) != n || strncmp(list, names[i].name, n) != 0)) i++;
-        if (i == 5) return false;
+        while (i < count && (strlen(names[i].name) != n || strncmp(list, names[i].name, n) != 0)) i++;
+        if (i == count) return false;
         *out |= names[i].part;
         list += n;
         if (!*list) return true;
@@ -150,8 +165,10 @@ static error_t parse(int key, char *arg, struct argp_state *state)
             argp_error(state, "--config %s: expected " CONFIG_NAMES, arg);
         return 0;
     case OPT_PARTS:
+        a->list = arg;
         if (!parse_parts(arg, &a->parts))
-            argp_error(state, "--parts %s: expected a list of dit, vae, text, text-full, tokenizer", arg);
+            argp_error(state, "--parts %s: expected a list of dit, vae, text, text-full, tokenizer, clip",
+                       arg);
         return 0;
     case OPT_DTYPE:
         if (strcmp(arg, "bf16") == 0) a->dtype = T3V_BF16;
@@ -168,6 +185,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case ARGP_KEY_ARG: argp_error(state, "unexpected argument '%s'", arg); return 0;
     case ARGP_KEY_END:
         if (!a->config || !a->out) argp_error(state, "--config and -o are needed");
+        if (!a->parts) a->parts = DIT | VAE | TEXT | TOKENIZER | (a->config->clip.dim ? CLIP : 0);
+        if (a->parts & CLIP && !a->config->clip.dim)
+            argp_error(state, "--parts %s: %s has no clip", a->list, a->config->name);
         return 0;
     default: return ARGP_ERR_UNKNOWN;
     }
@@ -178,7 +198,8 @@ static const struct argp argp = {
     parse,
     NULL,
     "Writes a model with random weights in Wan's layout, to train, measure or test with."
-    "\vThe part text is a small encoder of the right width. For the Wan configurations, text-full is the "
+    "\vThe parts text and clip are small encoders of the right width. For the Wan configurations, text-full "
+    "is the "
     "whole UMT5-XXL "
     "(5.7 billion weights, 11 GB in bf16); for the others it is the same as text. Numbers depend on the seed "
     "alone. "
@@ -198,13 +219,14 @@ typedef struct part {
     t3v_params params; /* borrowed from the models below */
 } part;
 
-enum { PARTS = 4 };
+enum { PARTS = 5 };
 
 typedef struct job {
     const args *a;
     t3v_dit dit;
     t3v_umt5 text;
     t3v_vae vae;
+    t3v_clip clip;
     part part[PARTS];
     int64_t done, total; /* bytes of weights */
     const t3v_progress *progress;
@@ -376,6 +398,12 @@ static t3v_status init(const args *a, const t3v_progress *progress)
         if (!st) st = t3v_umt5_open(&j.text, &t);
         j.part[2] = (part){"text", "", "models_t5_umt5-xxl-enc-bf16.pth", TEXT, true, NULL, j.text.params};
     }
+    if (!st && a->parts & CLIP) {
+        st = t3v_clip_open(&j.clip, &c->clip);
+        j.part[4] = (part){"clip",       "",   "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth",
+                           CLIP,         true, NULL,
+                           j.clip.params};
+    }
     if (!st) st = plan_parts(&j);
     if (!st && a->parts & TOKENIZER && (a->tokenizer || !t3v_is_file(own)))
         st = write_tokenizer(a, own, bytes, n);
@@ -386,6 +414,7 @@ static t3v_status init(const args *a, const t3v_progress *progress)
     for (int i = 0; i < PARTS; i++) free(j.part[i].path);
     t3v_dit_close(&j.dit);
     t3v_vae_close(&j.vae);
+    t3v_clip_close(&j.clip);
     t3v_umt5_close(&j.text);
     free(bytes);
     free(own);
@@ -394,7 +423,7 @@ static t3v_status init(const args *a, const t3v_progress *progress)
 
 static int run(int argc, char **argv)
 {
-    args a = {.parts = DIT | VAE | TEXT | TOKENIZER, .dtype = T3V_BF16};
+    args a = {.dtype = T3V_BF16};
     cli_common common;
     int rc = cli_parse(&argp, argc, argv, &common, &a);
     if (rc >= 0) return rc;

@@ -18,7 +18,8 @@ declare -A may=(
     [text]="base tensor cuda ops attn io"
     [dit]="base tensor cuda ops attn io"
     [vae]="base tensor cuda ops attn io"
-    [pipe]="base tensor ops attn io video sched text dit vae dist cuda"
+    [clip]="base tensor ops io"
+    [pipe]="base tensor ops attn io video sched text dit vae clip dist cuda"
     [train]="base tensor ops attn io video sched text dit vae dist cuda pipe eval data"
 )
 bad=0

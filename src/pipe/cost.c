@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/threads.h"
 #include "io/file.h"
+#include "pipe/image.h"
 #include "pipe/lora_attach.h"
 #include "vae/clip.h"
 
@@ -58,8 +59,7 @@ static int64_t available(const t3v_device *device)
     return kb * 1024;
 }
 
-/* Bytes of the parameters, converted or mapped (mapped pages are resident once used). */
-static int64_t weight_bytes(const t3v_params *p, const t3v_tensor_file *f, t3v_dtype compute)
+int64_t t3v_weight_bytes(const t3v_params *p, const t3v_tensor_file *f, t3v_dtype compute)
 {
     t3v_params_options o = {.matrix = compute, .map = true, .packed = true};
     int64_t sum = (int64_t)t3v_params_bytes(p, f, &o);
@@ -90,7 +90,7 @@ static t3v_status text_bytes(t3v_model *m, const t3v_job *job, int64_t *bytes, i
     }
     if (!st) {
         int64_t converted = (int64_t)t3v_params_bytes(p, m->file[1], &o),
-                all = weight_bytes(p, m->file[1], job->compute);
+                all = t3v_weight_bytes(p, m->file[1], job->compute);
         const t3v_tensor_entry *e = t3v_tensors_find(m->file[1], "token_embedding.weight");
         t3v_param *q = t3v_params_find(p, "token_embedding.weight");
         if (e && q && t3v_param_in_place(q, e, &o)) all -= e->nbytes;
@@ -159,7 +159,7 @@ static t3v_status dit_bytes(t3v_model *m, t3v_lora_for expert, const t3v_job *jo
     }
     int64_t cells = latent[1] * latent[2] * latent[3];
     if (!st) {
-        *weights = (int64_t)loras.arena.peak + weight_bytes(&dit.params, f, job->compute);
+        *weights = (int64_t)loras.arena.peak + t3v_weight_bytes(&dit.params, f, job->compute);
         *work = (int64_t)arena.peak + 4 * cells * (m->config.in_dim + 2 * latent[0]) + T3V_PROGRAM_BYTES;
     }
     t3v_loras_detach(&loras, &dit);
@@ -191,7 +191,7 @@ static int64_t encoder_bytes(const t3v_job *job)
 
 t3v_status t3v_vae_room(const t3v_model *m, int64_t limit, int64_t others, int64_t *held, size_t *room)
 {
-    *held = weight_bytes(&m->vae.params, m->file[2], m->compute) + T3V_PROGRAM_BYTES + others;
+    *held = t3v_weight_bytes(&m->vae.params, m->file[2], m->compute) + T3V_PROGRAM_BYTES + others;
     *room = 0;
     if (!limit) return T3V_OK;
     if (*held >= limit)
@@ -296,7 +296,8 @@ static t3v_status experts_bytes(t3v_model *m, t3v_model *low, const t3v_job *job
 t3v_status t3v_cost_check(t3v_model *m, t3v_model *low, const t3v_job *job, const t3v_schedule *s,
                           const int64_t latent[4], t3v_result *result, size_t *vae_room)
 {
-    int64_t dit = 0, vae = 0, text = 0, own = 0, tokens = latent[1] * (latent[2] / 2) * (latent[3] / 2);
+    int64_t dit = 0, vae = 0, text = 0, clip = 0, own = 0,
+            tokens = latent[1] * (latent[2] / 2) * (latent[3] / 2);
     int64_t limit = job->memory_limit > 0 ? job->memory_limit : available(m->device);
     T3V_TRY(text_bytes(m, job, &text, &own));
     T3V_TRY(experts_bytes(m, low, job, s, latent, limit, result, &dit));
@@ -309,6 +310,8 @@ t3v_status t3v_cost_check(t3v_model *m, t3v_model *low, const t3v_job *job, cons
             if (step->pass[b] == T3V_PASS_RUN || step->pass[b] == T3V_PASS_KEEP)
                 result->flop += t3v_dit_flop(&m->config, step->plan, tokens, m->config.text_len, &moment);
         }
+    if (job->image && m->config.clip_dim) T3V_TRY(t3v_image_look_bytes(m, &clip));
+    if (clip > text) text = clip;
     result->peak_bytes = dit > text ? dit : text;
     T3V_TRY(refuse_above(dit > own ? dit : own, limit, job));
     /* With more than one output the DiT stays while the VAE decodes. */

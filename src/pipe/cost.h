@@ -19,6 +19,8 @@ t3v_status t3v_cost_check(t3v_model *m, t3v_model *low, const t3v_job *job, cons
 /* What a memory limit of the whole program (0: none) leaves for t3v_vae_decode or _encode: *room bytes (0: no limit).
  * *held is what stays beside them: the loaded VAE's weights, the program, and `others`. E_NOMEM when that is all. */
 t3v_status t3v_vae_room(const t3v_model *m, int64_t limit, int64_t others, int64_t *held, size_t *room);
+/* Bytes of the parameters, converted or mapped (mapped pages are resident once used). */
+int64_t t3v_weight_bytes(const t3v_params *p, const t3v_tensor_file *f, t3v_dtype compute);
 /* Bytes of the encoder for a file of this name; 0 for formats that need none. */
 int64_t t3v_encoder_bytes(const char *path, int64_t frames, int64_t height, int64_t width);
 

@@ -43,7 +43,8 @@ typedef struct run {
     t3v_model_paths paths;
     t3v_image image; /* that the clip starts from; empty: none */
     float *first;    /* its latent frame, where that is put into the latent; else NULL */
-    float *clip; /* its features [T3V_DIT_CLIP_ROWS, clip_dim], where the model looks at them; else NULL */
+    int64_t clip_rows;
+    float *clip;            /* its features [clip_rows, clip_dim], where the model looks at them; else NULL */
     t3v_plan *plan, *dense; /* dense: of the first steps, when the job has such */
     t3v_sampler *sampler;
     t3v_schedule schedule;
@@ -259,7 +260,7 @@ static t3v_status encode_prompts(run *r)
 
 /* ---- 3. the image ----------------------------------------------------------------------------------- */
 
-/* The VAE's latent of the image: the first frame of the clip's, or channels beside it. */
+/* The VAE's latent of the image: the first frame of the clip's, or channels beside it; and CLIP's features. */
 static t3v_status encode_image(run *r)
 {
     if (!r->image.rgb) return T3V_OK;
@@ -283,7 +284,9 @@ static t3v_status encode_image(run *r)
                          .compute = w->compute,
                          .progress = &w->progress};
     t3v_status st = t3v_image_encode(r->model, &r->image, &clip, latent);
+    if (!st) st = t3v_model_check(r->model, T3V_PART_VAE);
     t3v_model_unload(r->model, T3V_PART_VAE);
+    if (!st && r->model->config.clip_dim) st = t3v_image_look(r->model, &r->image, &r->clip, &r->clip_rows);
     t3v_image_free(&r->image);
     return st;
 }
@@ -300,10 +303,11 @@ static char *state_key(const run *r, int64_t index)
 {
     const t3v_job *w = &r->want;
     char *key = NULL;
-    if (asprintf(&key, "%s|%s|%s|%s|%lldx%lldx%lld|%s %lld %.17g %.17g %s %lld %s|%llu %s %s|%s|%s %.17g %.17g|%s", w->model,
-                 w->output[index].prompt, guided(r) ? w->negative : "", w->plan, (long long)w->width,
-                 (long long)w->height, (long long)w->frames, w->sampler, (long long)w->steps, w->shift,
-                 w->cfg, w->cfg_steps, (long long)w->dense_steps, w->reuse,
+    if (asprintf(&key,
+                 "%s|%s|%s|%s|%lldx%lldx%lld|%s %lld %.17g %.17g %s %lld %s|%llu %s %s|%s|%s %.17g %.17g|%s",
+                 w->model, w->output[index].prompt, guided(r) ? w->negative : "", w->plan,
+                 (long long)w->width, (long long)w->height, (long long)w->frames, w->sampler,
+                 (long long)w->steps, w->shift, w->cfg, w->cfg_steps, (long long)w->dense_steps, w->reuse,
                  (unsigned long long)seed_of(r, index), w->rng, w->noise ? w->noise : "",
                  t3v_dtype_name(w->compute), r->low ? r->low->path : "", r->model->defaults.boundary,
                  w->cfg_low, w->image ? w->image : "") < 0)
@@ -362,10 +366,22 @@ static t3v_tensor_entry residual_entry(const run *r, int branch)
 
 static const char *const kept_name[T3V_BRANCHES] = {"attention", "attention_negative"};
 
+static t3v_model *model_of(const run *r, t3v_expert e) { return e == T3V_EXPERT_LOW ? r->low : r->model; }
+
+/* t3v_model_check of the transformers that are loaded. */
+static t3v_status check_weights(const run *r)
+{
+    for (int e = 0; e < T3V_EXPERTS; e++) {
+        const t3v_model *m = model_of(r, e);
+        if (m && m->parts & T3V_PART_DIT) T3V_TRY(t3v_model_check(m, T3V_PART_DIT));
+    }
+    return T3V_OK;
+}
+
 static t3v_status save_state(run *r, int64_t index)
 {
     if (r->want.output[index].sink.fn || r->saved_step == r->done_step) return T3V_OK;
-    T3V_TRY(t3v_model_check(r->model, T3V_PART_DIT));
+    T3V_TRY(check_weights(r));
     char text[32], *path = state_path(r, index), *key = state_key(r, index);
     size_t size = t3v_sampler_state_size(r->sampler, r->n);
     void *history = malloc(size ? size : 1);
@@ -491,8 +507,6 @@ static t3v_status first_noise(run *r, int64_t index)
     return T3V_OK;
 }
 
-static t3v_model *model_of(const run *r, t3v_expert e) { return e == T3V_EXPERT_LOW ? r->low : r->model; }
-
 static void drop_expert(run *r, t3v_expert e)
 {
     t3v_model *m = model_of(r, e);
@@ -505,6 +519,7 @@ static void drop_expert(run *r, t3v_expert e)
 static t3v_status use_expert(run *r, t3v_expert e)
 {
     t3v_model *m = model_of(r, e);
+    T3V_TRY(check_weights(r));
     if (!r->result.both_experts) drop_expert(r, e == T3V_EXPERT_LOW ? T3V_EXPERT_HIGH : T3V_EXPERT_LOW);
     T3V_TRY(t3v_model_load(m, T3V_PART_DIT, false));
     T3V_TRY(t3v_model_adopt(m, r->plan));
@@ -572,7 +587,7 @@ static t3v_status prepare(run *r, t3v_ctx *ctx, const t3v_dit *dit, int64_t inde
         T3V_TRY(t3v_dit_prompt_make(ctx, dit, rows, &out->prompt[b]));
     }
     if (!r->clip) return T3V_OK;
-    t3v_tensor *clip = t3v_wrap(ctx, r->clip, T3V_F32, T3V_SHAPE(T3V_DIT_CLIP_ROWS, dit->config.clip_dim));
+    t3v_tensor *clip = t3v_wrap(ctx, r->clip, T3V_F32, T3V_SHAPE(r->clip_rows, dit->config.clip_dim));
     return clip ? t3v_dit_image_make(ctx, dit, clip, &out->image) : ctx->status;
 }
 
@@ -657,7 +672,7 @@ static t3v_status denoise(run *r, int64_t index)
     r->result.density_counted = r->met.all > 0 ? r->met.counted / r->met.all : 0;
     T3V_TRY(t3v_report(&r->want.progress, "denoise", 1, 1));
     t3v_arena_back(&r->memory, mark);
-    return t3v_model_check(r->model, T3V_PART_DIT);
+    return check_weights(r);
 }
 
 /* ---- 6. decoding ---------------------------------------------------------------------------------- */

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "clip/vision.h"
+#include "pipe/cost.h"
 #include "video/video.h"
 
 t3v_status t3v_image_read(t3v_image *out, const char *path)
@@ -69,6 +71,71 @@ t3v_status t3v_image_encode(t3v_model *m, const t3v_image *image, const t3v_vae_
     free(first);
     return st;
 }
+
+/* ---- CLIP ------------------------------------------------------------------------------------------ */
+
+static t3v_status open_tower(const t3v_model *m, t3v_tensor_file **f, t3v_clip *clip)
+{
+    t3v_clip_config c;
+    T3V_TRY(t3v_model_weights(m, T3V_AT_CLIP, f));
+    t3v_status st = t3v_clip_config_read(*f, &c);
+    if (!st && c.dim != m->config.clip_dim)
+        st = t3v_fail(T3V_E_SHAPE, "the image encoder %s is %lld wide, the model takes %lld", (*f)->path,
+                      (long long)c.dim, (long long)m->config.clip_dim);
+    if (!st) st = t3v_clip_open(clip, &c);
+    return st;
+}
+
+t3v_status t3v_image_look(const t3v_model *m, const t3v_image *image, float **features, int64_t *rows)
+{
+    t3v_tensor_file *f = NULL;
+    t3v_clip clip = {0};
+    t3v_arena weights = {0}, work = {0};
+    t3v_params_options o = {.matrix = m->compute, .map = true};
+    t3v_ctx ctx = {.arena = &work, .compute = m->compute};
+    *features = NULL;
+    t3v_status st = open_tower(m, &f, &clip);
+    if (!st) st = t3v_arena_open(&weights, t3v_params_bytes(&clip.params, f, &o));
+    if (!st) st = t3v_params_load(&clip.params, f, &o, &weights, false, NULL);
+    if (!st) st = t3v_arena_open(&work, (size_t)4 << 30);
+    if (!st) {
+        t3v_tensor *y = t3v_clip_features(&ctx, &clip, image->rgb, image->height, image->width);
+        size_t bytes = y ? (size_t)t3v_numel(y) * sizeof **features : 0;
+        st = ctx.status;
+        if (!st && !(*features = malloc(bytes)))
+            st = t3v_fail(T3V_E_NOMEM, "no memory for the image's features");
+        if (!st) memcpy(*features, y->data, bytes);
+        *rows = t3v_clip_rows(&clip.config);
+    }
+    t3v_arena_close(&work);
+    t3v_arena_close(&weights);
+    t3v_clip_close(&clip);
+    t3v_tensors_close(f);
+    return st;
+}
+
+t3v_status t3v_image_look_bytes(const t3v_model *m, int64_t *bytes)
+{
+    t3v_tensor_file *f = NULL;
+    t3v_clip clip = {0};
+    t3v_arena work = {0};
+    t3v_ctx ctx = {.arena = &work, .compute = m->compute};
+    t3v_status st = open_tower(m, &f, &clip);
+    if (!st) st = t3v_arena_count(&work);
+    if (!st) {
+        for (int64_t i = 0; i < clip.params.count; i++)
+            clip.params.item[i].tensor->type = clip.params.item[i].matrix ? m->compute : T3V_F32;
+        t3v_clip_features(&ctx, &clip, NULL, 1, 1);
+        st = ctx.status;
+        *bytes = t3v_weight_bytes(&clip.params, f, m->compute) + (int64_t)work.peak + T3V_PROGRAM_BYTES;
+    }
+    t3v_arena_close(&work);
+    t3v_clip_close(&clip);
+    t3v_tensors_close(f);
+    return st;
+}
+
+/* ---- the latent's channels -------------------------------------------------------------------------- */
 
 void t3v_image_mask(const int64_t latent[4], float *mask)
 {

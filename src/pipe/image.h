@@ -22,6 +22,12 @@ void t3v_image_fit(const t3v_image *image, int64_t unit, int64_t *width, int64_t
  * and goes on grey. The VAE of m is loaded. */
 t3v_status t3v_image_encode(t3v_model *m, const t3v_image *image, const t3v_vae_clip *clip, float *latent);
 
+/* What CLIP's vision tower of m's files makes of the image, on the CPU: *features [rows, dim], to be freed; dim is what the
+ * transformer takes. The tower is loaded for this call. */
+t3v_status t3v_image_look(const t3v_model *m, const t3v_image *image, float **features, int64_t *rows);
+/* Bytes that takes. */
+t3v_status t3v_image_look_bytes(const t3v_model *m, int64_t *bytes);
+
 /* What models with channels for an image see of it before its latent: [T3V_DIT_MASK, T, h, w], 1 where the frame is given. */
 void t3v_image_mask(const int64_t latent[4], float *mask);
 /* Puts a latent frame [z, 1, h, w] in the place of the first one of x [z, T, h, w]. */

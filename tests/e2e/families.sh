@@ -42,7 +42,7 @@ check() { # name, model, options...
 }
 differ() { if cmp -s "$1.y4m" "$2.y4m"; then echo "$1 and $2 are the same" >&2; exit 1; fi }
 
-for config in ${T3V_FAMILIES:-tiny-ti2v tiny-t2v-a14b tiny-i2v-a14b}; do
+for config in ${T3V_FAMILIES:-tiny-i2v tiny-ti2v tiny-t2v-a14b tiny-i2v-a14b}; do
     echo "# $config"
     "$t3v" init --config $config -o $config > /dev/null 2>&1
     with=()
@@ -90,6 +90,12 @@ bad() { # words, arguments...
 bad "from text alone" --model tiny "${image[@]}"
 bad "from text alone" --model tiny-t2v-a14b "${image[@]}"
 bad "--image is needed" --model tiny-i2v-a14b
+bad "--image is needed" --model tiny-i2v
+mv tiny-i2v/models_clip_* elsewhere.pth
+bad "image encoder is missing" --model tiny-i2v "${image[@]}"
+run elsewhere tiny-i2v "${image[@]}" --clip elsewhere.pth
+run here tiny-i2v "${image[@]}" --clip elsewhere.pth --plan full
+cmp elsewhere.y4m here.y4m
 bad "no such file\|No such file\|cannot open" --model tiny-ti2v --image nowhere.png
 bad "expected a number from 0, or LOW,HIGH" --model tiny-ti2v --cfg 3,
 bad "more than 7/8 of it" --model tiny-ti2v "${image[@]}" --size 1024x16

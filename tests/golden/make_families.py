@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes tests/golden/families from the official code: tiny DiTs of random weights in the shapes of Wan2.1's
-image-to-video model (with CLIP features) and of Wan2.2's TI2V (a timestep for every token), and what they compute.
+image-to-video model (with CLIP features) and of Wan2.2's TI2V (a timestep for every token), a tiny vision tower of CLIP,
+and what they compute.
 
     /usr/bin/python3 tests/golden/make_families.py WAN21_CHECKOUT WAN22_CHECKOUT T3_CHECKOUT [OUT]
 
@@ -103,6 +104,32 @@ def make_ti2v(model, out):
     save(f'{out}/ti2v.safetensors', tensors, timestep=731, loss='mean((velocity - target)^2)')
 
 
+def make_clip(out):
+    """The tower, and what comes before it: wan/modules/clip.py, CLIPModel.visual."""
+    official.module('torchvision')
+    official.module('torchvision.transforms')
+    code = importlib.import_module('wan.modules.clip')
+    code.flash_attention = official.flash_attention
+    tower = randomise(code.VisionTransformer(image_size=16, patch_size=4, dim=32, mlp_ratio=2, out_dim=8, num_heads=2,
+                                             num_layers=3, activation='gelu'), 81)
+    os.makedirs(f'{out}/clip', exist_ok=True)
+    names = {f'visual.{k}': p for k, p in tower.named_parameters()}
+    names['log_scale'] = torch.zeros(1)
+    names['textual.head.0.weight'] = torch.zeros(2, 2)
+    torch.save({k: p.detach() for k, p in names.items()},
+               f'{out}/clip/models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth')
+    mean = torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None]
+    std = torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]
+    tensors = {}
+    for name, size in (('wide', (24, 40)), ('tall', (37, 9)), ('same', (16, 16))):
+        picture = randn(3, *size, seed=82).clamp(-1, 1)
+        small = torch.nn.functional.interpolate(picture[None], size=(16, 16), mode='bicubic', align_corners=False)
+        with torch.no_grad():
+            features = tower((small * 0.5 + 0.5 - mean) / std, use_31_block=True)[0]
+        tensors.update({f'picture_{name}': picture, f'features_{name}': features})
+    save(f'{out}/clip.safetensors', tensors)
+
+
 def main():
     out = sys.argv[4] if len(sys.argv) > 4 else os.path.join(os.path.dirname(os.path.abspath(__file__)), 'families')
     torch.set_num_threads(1)
@@ -110,6 +137,7 @@ def main():
     os.makedirs(out, exist_ok=True)
     make_i2v(o.model, out)
     make_ti2v(load_wan22(sys.argv[2]), out)
+    make_clip(out)
 
 
 if __name__ == '__main__':
