@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/checked.h"
 #include "io/view.h"
 
 /* ---- one name -------------------------------------------------------------------------------------- */
@@ -211,6 +212,85 @@ static t3v_status tell(const t3v_tensor_file *f, const char *prefix, int part, c
     return T3V_OK;
 }
 
+const t3v_names *t3v_names_told(const t3v_tensor_file *f, t3v_names_part part)
+{
+    for (size_t p = 0; p < sizeof prefixes / sizeof *prefixes; p++)
+        for (const t3v_names *n = t3v_names_known; n->layout; n++)
+            if (n->part == part && told_by(f, prefixes[p], n)) return n;
+    return NULL;
+}
+
+/* ---- CLIP: queries, keys and values in one matrix --------------------------------------------------- */
+
+/* Where ".to_qkv.q.", or another letter, begins in a name; NULL: nowhere. */
+static const char *split_at(const char *name, char letter)
+{
+    const char part[] = {'.', 't', 'o', '_', 'q', 'k', 'v', '.', letter, '.', 0};
+    const char *at = strstr(name, part);
+    return at ? at + 7 : NULL;
+}
+
+/* Queries `q` become the rows of all three. */
+static t3v_status join(t3v_tensor_file *f, t3v_tensor_entry *q)
+{
+    char name[T3V_NAME_CAP];
+    size_t at = (size_t)(split_at(q->name, 'q') - q->name);
+    int64_t bytes;
+    if (strlen(q->name) >= sizeof name || q->ndim < 1 || t3v_dtype_block(q->dtype) != 1 || q->scale ||
+        !t3v_mul(q->nbytes, 3, &bytes))
+        return t3v_fail(T3V_E_UNSUPPORTED, "%s: '%s' cannot be joined with its keys and values", f->path,
+                        q->stored);
+    unsigned char *data = t3v_view_alloc(f, (size_t)bytes);
+    if (!data) return t3v_fail(T3V_E_NOMEM, "%s: no memory to join '%s'", f->path, q->stored);
+    strcpy(name, q->name);
+    for (int k = 0; k < 3; k++) {
+        const t3v_tensor_entry *e;
+        name[at + 1] = "qkv"[k];
+        T3V_TRY(t3v_tensors_get(f, name, &e));
+        if (e->dtype != q->dtype || e->scale)
+            return t3v_fail(T3V_E_DTYPE, "%s: '%s' is %s, '%s' is %s", f->path, e->stored,
+                            t3v_dtype_name(e->dtype), q->stored, t3v_dtype_name(q->dtype));
+        T3V_TRY(t3v_tensor_expect(e, q->ndim, q->shape));
+        memcpy(data + (size_t)q->nbytes * (size_t)k, e->data, (size_t)q->nbytes);
+    }
+    q->data = data;
+    q->mapped = false;
+    q->shape[0] *= 3;
+    q->numel *= 3;
+    q->nbytes = bytes;
+    return T3V_OK;
+}
+
+static t3v_status name_joined(void *user, const char **name)
+{
+    t3v_tensor_file *f = user;
+    const char *at = split_at(*name, 'q');
+    if (split_at(*name, 'k') || split_at(*name, 'v')) *name = NULL;
+    if (!at) return T3V_OK;
+    char *copy = t3v_view_alloc(f, strlen(*name) + 1);
+    if (!copy) return t3v_fail(T3V_E_NOMEM, "%s: no memory for names", f->path);
+    size_t n = (size_t)(at - *name);
+    memcpy(copy, *name, n);
+    strcpy(copy + n, at + 2);
+    *name = copy;
+    return T3V_OK;
+}
+
+/* The original tower has them joined, and its positions [1, rows, width]. */
+static t3v_status join_clip(t3v_tensor_file *f)
+{
+    for (int64_t i = 0; i < f->count; i++) {
+        t3v_tensor_entry *e = &f->tensors[i];
+        if (split_at(e->name, 'q')) T3V_TRY(join(f, e));
+        if (strcmp(e->name, "visual.pos_embedding") != 0 || e->ndim != 2) continue;
+        e->ndim = 3;
+        e->shape[2] = e->shape[1];
+        e->shape[1] = e->shape[0];
+        e->shape[0] = 1;
+    }
+    return t3v_view_rename(f, name_joined, f);
+}
+
 t3v_status t3v_names_apply(t3v_tensor_file *f, t3v_names_part part)
 {
     f->names = NULL;
@@ -222,6 +302,7 @@ t3v_status t3v_names_apply(t3v_tensor_file *f, t3v_names_part part)
             if (!r.names) continue;
             f->names = r.names;
             t3v_status st = t3v_view_rename(f, rename_one, &r);
+            if (!st && k == T3V_NAMES_CLIP && r.names->rules) st = join_clip(f);
             return st && *r.prefix ? t3v_fail_in(st, "%s, read without the prefix '%s'", f->path, r.prefix)
                                    : st;
         }

@@ -24,7 +24,7 @@ typedef struct t3v_names_rule {
 } t3v_names_rule;
 
 typedef struct t3v_names {
-    const char *layout; /* "diffusers", "transformers", "gguf", "original" */
+    const char *layout; /* "diffusers", "diffusers 2.2", "transformers", "gguf", "original" */
     t3v_names_part part;
     const char *probe[2];        /* names by which it is told from the others; the second may be NULL */
     const t3v_names_rule *rules; /* NULL: the original names */
@@ -47,6 +47,9 @@ typedef enum t3v_name_fate {
  * MAPPED and COPY fill `out`. */
 t3v_name_fate t3v_name_to_original(const t3v_names *n, const char *theirs, char out[T3V_NAME_CAP]);
 bool t3v_name_from_original(const t3v_names *n, const char *ours, char out[T3V_NAME_CAP]);
+
+/* The layout that the file's names tell for a part, with any known prefix; NULL: it does not hold that part. */
+const t3v_names *t3v_names_told(const t3v_tensor_file *f, t3v_names_part part);
 
 /* Gives the tensors of a file that holds this part their original names: a prefix that all have ("model.diffusion_model.",
  * "vae.", ...) is taken off, with the tensors of other parts that lie behind other prefixes, then the layout's names are

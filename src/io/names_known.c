@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The name maps: Diffusers, Transformers and GGUF against the original releases. Sources: convert_wan_to_diffusers.py of
- * Diffusers, modeling_umt5.py of Transformers, tensor_mapping.py of gguf-py. */
+ * Diffusers, modeling_umt5.py and modeling_clip.py of Transformers, tensor_mapping.py of gguf-py. */
 #include "io/names.h"
 
 /* clang-format off */
@@ -167,6 +167,35 @@ static const t3v_names_rule vae22_diffusers[] = {
     END,
 };
 
+/* ---- CLIP's vision tower --------------------------------------------------------------------------- */
+
+static const t3v_names_rule clip_layer[] = {
+    SAME("layer_norm1", "norm1"),
+    SAME("self_attn.q_proj", "attn.to_qkv.q"), /* joined when they have these names */
+    SAME("self_attn.k_proj", "attn.to_qkv.k"),
+    SAME("self_attn.v_proj", "attn.to_qkv.v"),
+    SAME("self_attn.out_proj", "attn.proj"),
+    SAME("layer_norm2", "norm2"),
+    SAME("mlp.fc1", "mlp.0"),
+    SAME("mlp.fc2", "mlp.2"),
+    END,
+};
+
+static const t3v_names_rule clip_transformers[] = {
+    INTO("vision_model.encoder.layers.#", "visual.transformer.#", clip_layer),
+    SAME("vision_model.embeddings.patch_embedding", "visual.patch_embedding"),
+    SAME("vision_model.embeddings.class_embedding", "visual.cls_embedding"),
+    SAME("vision_model.embeddings.position_embedding.weight", "visual.pos_embedding"),
+    SAME("vision_model.pre_layrnorm", "visual.pre_norm"),
+    SAME("vision_model.post_layernorm", "visual.post_norm"),
+    UNUSED("vision_model.embeddings.position_ids"),
+    UNUSED("visual_projection"),
+    UNUSED("text_model"),
+    UNUSED("text_projection"),
+    UNUSED("logit_scale"),
+    END,
+};
+
 /* ---- all ------------------------------------------------------------------------------------------- */
 
 const t3v_names t3v_names_known[] = {
@@ -190,5 +219,10 @@ const t3v_names t3v_names_known[] = {
      T3V_NAMES_VAE,
      {"encoder.down_blocks.0.resnets.0.norm1.gamma", "decoder.up_blocks.0.upsampler.resample.1.weight"},
      vae22_diffusers},
+    {"original", T3V_NAMES_CLIP, {"visual.patch_embedding.weight", "visual.pre_norm.weight"}, NULL},
+    {"transformers",
+     T3V_NAMES_CLIP,
+     {"vision_model.embeddings.patch_embedding.weight", "vision_model.pre_layrnorm.weight"},
+     clip_transformers},
     {NULL, T3V_NAMES_PARTS, {NULL, NULL}, NULL},
 };

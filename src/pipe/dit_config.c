@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "io/file.h"
 #include "io/json.h"
 #include "pipe/family.h"
@@ -142,6 +143,9 @@ t3v_status t3v_dit_config_tell(t3v_dit_config *c, const t3v_tensor_file *f)
                         "%s: width %lld is not heads of %d, so their number cannot be told; put config.json "
                         "beside the weights",
                         f->path, (long long)y.dim, HEAD);
+    if (y.dim != 1536 && y.dim != 3072 && y.dim != 5120)
+        t3v_warn("%s: there is no config.json and no published model has width %lld: heads of %d are a guess",
+                 f->path, (long long)y.dim, HEAD);
     T3V_TRY(axis_of(f, "time_embedding.0.weight", 2, 1, &c->freq_dim));
     return t3v_dit_config_complete(c, f);
 }

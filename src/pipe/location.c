@@ -20,7 +20,9 @@ static const struct {
     [T3V_AT_TEXT] = {"text encoder", "--text-encoder", {"models_t5_umt5-xxl-enc-bf16.pth", "text_encoder"}},
     [T3V_AT_TOKENIZER] = {"tokenizer",
                           "--tokenizer",
-                          {"google/umt5-xxl/spiece.model", "tokenizer/spiece.model"}},
+                          {"google/umt5-xxl/spiece.model", "google/umt5-xxl/tokenizer.json",
+                           "tokenizer/spiece.model", "tokenizer/tokenizer.json", "spiece.model",
+                           "tokenizer.json"}},
     [T3V_AT_VAE] = {"VAE", "--vae", {"Wan2.1_VAE.pth", "Wan2.2_VAE.pth", "vae"}},
     [T3V_AT_CLIP] = {"image encoder",
                      "--clip",
@@ -43,11 +45,17 @@ static bool copy(const char *text, char **out) { return (*out = strdup(text)) !=
 
 static t3v_status no_memory(void) { return t3v_fail(T3V_E_NOMEM, "no memory for a path"); }
 
-/* The first of the part's names that is there. */
+/* The first of the part's names that is there. Directories of a VAE or encoder are looked into file by file, but in the
+ * Diffusers layout, where they hold one. */
 static t3v_status find_named(t3v_location *l, t3v_place p)
 {
-    for (int i = 0; i < NAMES && known[p].name[i] && !l->path[p]; i++)
+    bool dirs = p <= T3V_AT_DIT_LOW || strcmp(l->layout, "diffusers") == 0;
+    for (int i = 0; i < NAMES && known[p].name[i] && !l->path[p]; i++) {
         if (!look(l->root, known[p].name[i], &l->path[p])) return no_memory();
+        if (!l->path[p] || dirs || !t3v_is_dir(l->path[p])) continue;
+        free(l->path[p]);
+        l->path[p] = NULL;
+    }
     return T3V_OK;
 }
 
@@ -79,8 +87,10 @@ static t3v_status find_in_directory(t3v_location *l)
         l->experts = true;
         st = find_named(l, T3V_AT_DIT);
         if (!st) st = find_named(l, T3V_AT_DIT_LOW);
-    } else if (!copy(l->root, &l->path[T3V_AT_DIT])) {
-        st = no_memory();
+    } else if (own) {
+        if (!copy(l->root, &l->path[T3V_AT_DIT])) st = no_memory();
+    } else {
+        l->layout = "files";
     }
     if (!st && l->path[T3V_AT_DIT] && !look(l->path[T3V_AT_DIT], "config.json", &l->config)) st = no_memory();
     free(own);
@@ -90,15 +100,29 @@ static t3v_status find_in_directory(t3v_location *l)
     return st;
 }
 
-/* A DiT's file: the other parts may lie beside it. */
+/* A DiT's file: the other parts may lie beside it, or beside its directory if that is one for DiTs alone. */
 static t3v_status find_file(t3v_location *l, const char *model)
 {
+    static const char *const alone[] = {"diffusion_models", "unet", "HighNoise", "LowNoise"};
     const char *slash = strrchr(model, '/');
     l->layout = "files";
-    l->root = slash ? strndup(model, (size_t)(slash - model) + 1) : strdup(".");
-    if (!l->root || !copy(model, &l->path[T3V_AT_DIT]) || !look(l->root, "config.json", &l->config))
+    l->root = slash ? strndup(model, slash > model ? (size_t)(slash - model) : 1) : strdup(".");
+    if (!l->root || !copy(model, &l->path[T3V_AT_DIT]) || !look(l->root, "config.json", &l->config) ||
+        !t3v_location_pair(l))
         return no_memory();
+    char *dir = strrchr(l->root, '/');
+    for (size_t i = 0; dir && dir != l->root && i < sizeof alone / sizeof *alone; i++)
+        if (strcmp(dir + 1, alone[i]) == 0) *dir = 0;
     return T3V_OK;
+}
+
+/* In a directory that was given. */
+static t3v_status find_tokenizer(const char *dir, char **out)
+{
+    if (!look(dir, "spiece.model", out) || (!*out && !look(dir, "tokenizer.json", out))) return no_memory();
+    return *out
+               ? T3V_OK
+               : t3v_fail(T3V_E_ARG, "--tokenizer %s: neither spiece.model nor tokenizer.json is there", dir);
 }
 
 static t3v_status find_parts(t3v_location *l, const t3v_model_paths *paths)
@@ -109,7 +133,9 @@ static t3v_status find_parts(t3v_location *l, const t3v_model_paths *paths)
                                              [T3V_AT_VAE] = paths->vae,
                                              [T3V_AT_CLIP] = paths->clip};
     for (int p = T3V_AT_DIT_LOW; p < T3V_AT_COUNT; p++) {
-        if (given[p]) {
+        if (given[p] && p == T3V_AT_TOKENIZER && t3v_is_dir(given[p])) {
+            T3V_TRY(find_tokenizer(given[p], &l->path[p]));
+        } else if (given[p]) {
             if (!is_there(given[p]))
                 return t3v_fail(T3V_E_ARG, "%s %s: there is no such file", known[p].option, given[p]);
             free(l->path[p]);
@@ -118,6 +144,8 @@ static t3v_status find_parts(t3v_location *l, const t3v_model_paths *paths)
             T3V_TRY(find_named(l, (t3v_place)p));
         }
     }
+    if (!l->path[T3V_AT_DIT] || !l->path[T3V_AT_TEXT] || !l->path[T3V_AT_VAE] || !l->path[T3V_AT_TOKENIZER])
+        T3V_TRY(t3v_location_scan(l));
     if (l->path[T3V_AT_DIT_LOW]) l->experts = true;
     return look(l->root, "t3v.json", &l->defaults) ? T3V_OK : no_memory();
 }
@@ -143,7 +171,10 @@ t3v_status t3v_location_find(t3v_location *l, const t3v_model_paths *paths)
 
 void t3v_location_free(t3v_location *l)
 {
-    for (int p = 0; p < T3V_AT_COUNT; p++) free(l->path[p]);
+    for (int p = 0; p < T3V_AT_COUNT; p++) {
+        free(l->path[p]);
+        free(l->several[p]);
+    }
     free(l->config);
     free(l->pipeline);
     free(l->scheduler);
@@ -155,10 +186,16 @@ void t3v_location_free(t3v_location *l)
 t3v_status t3v_location_get(const t3v_location *l, t3v_place p, const char **out)
 {
     if ((*out = l->path[p])) return T3V_OK;
+    if (l->several[p])
+        return t3v_fail(T3V_E_IO, "%s: more than one file could be the %s (%s); %s names the one", l->root,
+                        known[p].what, l->several[p], known[p].option);
     char names[256] = "";
     size_t n = 0;
     for (int i = 0; i < NAMES && known[p].name[i] && n < sizeof names; i++)
         n += (size_t)snprintf(names + n, sizeof names - n, "%s%s", i ? ", " : "", known[p].name[i]);
-    return t3v_fail(T3V_E_IO, "%s: the %s is missing; looked for %s; %s names it when it is elsewhere",
-                    l->root, known[p].what, names, known[p].option);
+    return t3v_fail(
+        T3V_E_IO,
+        "%s: the %s is missing; looked for %s, and into the files of weights there; %s names it when it is "
+        "elsewhere",
+        l->root, known[p].what, names, known[p].option);
 }

@@ -31,17 +31,24 @@ typedef struct t3v_location {
     bool experts;       /* two DiTs by the names of files or folders, whether or not both were found */
     /* By t3v_place: what t3v_tensors_open takes, or a tokenizer's file. NULL: not found; t3v_location_get says so. */
     char *path[T3V_AT_COUNT];
-    char *config;    /* config.json of the DiT; NULL: there is none, its shapes tell */
-    char *pipeline;  /* model_index.json of the Diffusers layout; NULL */
-    char *scheduler; /* scheduler_config.json of the Diffusers layout; NULL */
-    char *defaults;  /* t3v.json; NULL */
-    char *root;      /* the directory that was looked in */
+    char *several[T3V_AT_COUNT]; /* the files that could be it, where they are more than one; else NULL */
+    char *config;                /* config.json of the DiT; NULL: there is none, its shapes tell */
+    char *pipeline;              /* model_index.json of the Diffusers layout; NULL */
+    char *scheduler;             /* scheduler_config.json of the Diffusers layout; NULL */
+    char *defaults;              /* t3v.json; NULL */
+    char *root;                  /* the directory that was looked in */
 } t3v_location;
 
-/* Looks, and opens nothing. E_ARG: a path that was given is not there; E_IO: `model` has no DiT; E_FORMAT: a directory holds
+/* Looks for the names that the layouts give the parts, then, for what is missing, into the files there (headers only; two
+ * levels of directories, up to 256 files). E_ARG: a path that was given is not there; E_IO: `model` has no DiT; E_FORMAT: a directory holds
  * two layouts. Other parts that are missing are not an error yet. */
 t3v_status t3v_location_find(t3v_location *out, const t3v_model_paths *paths);
 void t3v_location_free(t3v_location *l); /* safe on a zeroed struct */
+
+/* location_scan.c: what a directory's files hold, for the parts without a path; the other expert of a DiT whose name says
+ * "high noise" or "low noise" (false: no memory). */
+t3v_status t3v_location_scan(t3v_location *l);
+bool t3v_location_pair(t3v_location *l);
 
 /* The path of a part; E_IO says what was looked for and which option names it. */
 t3v_status t3v_location_get(const t3v_location *l, t3v_place place, const char **out);

@@ -136,11 +136,14 @@ static t3v_status open_text(t3v_model *m)
     return st;
 }
 
+/* Some files have the tokenizer beside the weights. */
+static bool is_tokenizer(const char *name) { return strcmp(name, "spiece_model") == 0; }
+
 static t3v_status load_text(t3v_model *m, bool writable)
 {
     T3V_TRY(open_text(m));
     m->text.device = m->device;
-    return fill(m, TEXT, &m->text.params, writable, NULL);
+    return fill(m, TEXT, &m->text.params, writable, is_tokenizer);
 }
 
 static t3v_status load_vae(t3v_model *m, bool writable)

@@ -34,6 +34,15 @@ static const t3v_tensor_entry *model_tensor(const t3v_tensor_file *f)
     return NULL;
 }
 
+bool t3v_tokenizer_inside(const char *path)
+{
+    t3v_tensor_file *f;
+    if (t3v_tensors_open(&f, path)) return false;
+    bool inside = model_tensor(f) || t3v_tokenizer_gguf_has(f);
+    t3v_tensors_close(f);
+    return inside;
+}
+
 static t3v_status from_weights(const char *path, t3v_tokenizer **out)
 {
     t3v_tensor_file *f;

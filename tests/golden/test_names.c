@@ -252,6 +252,22 @@ static void files(void **state)
     expect_number(f, "norm.weight", 3);
     t3v_tensors_close(f);
 
+    /* CLIP: three matrices become one, whatever their order in the file. */
+    f = applied(NAMES("vision_model.encoder.layers.3.self_attn.v_proj.weight",
+                      "vision_model.pre_layrnorm.weight",
+                      "vision_model.encoder.layers.3.self_attn.q_proj.weight",
+                      "vision_model.encoder.layers.3.self_attn.k_proj.weight", "visual_projection.weight",
+                      "vision_model.encoder.layers.3.mlp.fc2.bias"),
+                T3V_NAMES_ANY, "transformers");
+    assert_int_equal(f->count, 3);
+    expect_number(f, "visual.pre_norm.weight", 1);
+    expect_number(f, "visual.transformer.3.mlp.2.bias", 5);
+    float three[3];
+    if (t3v_tensors_read(f, "visual.transformer.3.attn.to_qkv.weight", 1, (int64_t[]){3}, three, T3V_F32))
+        fail_msg("%s", t3v_error_text());
+    assert_true(three[0] == 2 && three[1] == 3 && three[2] == 0);
+    t3v_tensors_close(f);
+
     /* The embedding under both of its names, under one. */
     f = applied(NAMES("encoder.embed_tokens.weight", "shared.weight"), T3V_NAMES_TEXT, "transformers");
     assert_int_equal(f->count, 1);
@@ -279,6 +295,9 @@ static void broken_files(void **state)
             T3V_NAMES_DIT, "blocks.4.attn1.to_q.weight", "diffusers");
     refused(NAMES("token_embd.weight", "shared.weight"), T3V_NAMES_TEXT, "token_embd.weight",
             "shared.weight");
+    refused(NAMES("vision_model.pre_layrnorm.weight", "vision_model.encoder.layers.3.self_attn.q_proj.weight",
+                  "vision_model.encoder.layers.3.self_attn.k_proj.weight"),
+            T3V_NAMES_CLIP, "to_qkv.v.weight", "self_attn.v_proj.weight");
     /* Two tensors for one. */
     refused(NAMES("model.a", "model.head.modulation", "a"), T3V_NAMES_DIT, "'model.a'", "both 'a'");
     refused(NAMES("condition_embedder.time_proj.weight", "time_projection.1.weight"), T3V_NAMES_DIT,

@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #include "io/file.h"
+#include "io/safetensors.h"
 #include "pipe/location.h"
 
 static char root[128];
@@ -157,7 +158,7 @@ static void one_file(void **state)
     make("wan.safetensors");
     make("Wan2.1_VAE.pth");
     make("elsewhere/other.safetensors");
-    char model[300], vae[300];
+    char model[400], vae[400];
     snprintf(model, sizeof model, "%s/wan.safetensors", root);
     snprintf(vae, sizeof vae, "%s/elsewhere/other.safetensors", root);
     t3v_location l;
@@ -171,6 +172,66 @@ static void one_file(void **state)
     t3v_model_paths paths = {.model = model, .vae = vae};
     assert_int_equal(t3v_location_find(&l, &paths), T3V_OK);
     expect(l.path[T3V_AT_VAE], "elsewhere/other.safetensors");
+    t3v_location_free(&l);
+}
+
+/* A file of weights with one tensor, whose name tells what it holds. */
+static void weights(const char *name, const char *tensor)
+{
+    static const float zero;
+    const t3v_tensor_entry e = {.name = tensor, .dtype = T3V_F32, .ndim = 1, .shape = {1}, .data = &zero};
+    make(name);
+    if (t3v_safetensors_write(at(name), &e, 1, NULL, 0)) fail_msg("%s", t3v_error_text());
+}
+
+static void by_content(void **state)
+{
+    (void)state;
+    const char *path;
+    weights("VAE/some.safetensors", "encoder.conv1.weight");
+    weights("split_files/text_encoders/other.safetensors", "shared.weight");
+    weights("clip_vision/h.safetensors", "vision_model.pre_layrnorm.weight");
+    weights("loras/l.safetensors", "diffusion_model.blocks.0.ffn.0.lora_A.weight");
+    weights("HighNoise/Wan2.2-HighNoise-Q8.safetensors", "head.modulation");
+    weights("LowNoise/Wan2.2-LowNoise-Q8.safetensors", "head.modulation");
+    make("tokenizer.json");
+    t3v_location l;
+    char model[400];
+    for (int i = 0; i < 3; i++) { /* the directory, either expert */
+        snprintf(model, sizeof model, "%s%s", root,
+                 i == 0   ? ""
+                 : i == 1 ? "/HighNoise/Wan2.2-HighNoise-Q8.safetensors"
+                          : "/LowNoise/Wan2.2-LowNoise-Q8.safetensors");
+        open_at(&l, model);
+        assert_string_equal(l.layout, "files");
+        assert_true(l.experts);
+        expect(l.path[T3V_AT_DIT], "HighNoise/Wan2.2-HighNoise-Q8.safetensors");
+        expect(l.path[T3V_AT_DIT_LOW], "LowNoise/Wan2.2-LowNoise-Q8.safetensors");
+        expect(l.path[T3V_AT_VAE], "VAE/some.safetensors");
+        expect(l.path[T3V_AT_TEXT], "split_files/text_encoders/other.safetensors");
+        expect(l.path[T3V_AT_TOKENIZER], "tokenizer.json");
+        expect(l.path[T3V_AT_CLIP], "clip_vision/h.safetensors");
+        t3v_location_free(&l);
+    }
+    unlink(at("HighNoise/Wan2.2-HighNoise-Q8.safetensors")); /* one alone says that there should be two */
+    snprintf(model, sizeof model, "%s", at("LowNoise/Wan2.2-LowNoise-Q8.safetensors"));
+    open_at(&l, model);
+    assert_true(l.experts);
+    expect(l.path[T3V_AT_DIT], "LowNoise/Wan2.2-LowNoise-Q8.safetensors");
+    expect(l.path[T3V_AT_DIT_LOW], NULL);
+    t3v_location_free(&l);
+    weights("wan_highway.safetensors", "head.modulation"); /* neither is an expert */
+    t3v_model_paths paths = {.model = root};
+    assert_int_equal(t3v_location_find(&l, &paths), T3V_E_IO);
+    assert_non_null(
+        strstr(t3v_error_text(), "LowNoise/Wan2.2-LowNoise-Q8.safetensors, wan_highway.safetensors"));
+    snprintf(model, sizeof model, "%s", at("wan_highway.safetensors"));
+    weights("VAE/two.safetensors", "decoder.conv1.weight");
+    open_at(&l, model);
+    assert_false(l.experts);
+    expect(l.path[T3V_AT_VAE], NULL);
+    assert_int_equal(t3v_location_get(&l, T3V_AT_VAE, &path), T3V_E_IO);
+    assert_non_null(strstr(t3v_error_text(), "VAE/some.safetensors, VAE/two.safetensors"));
     t3v_location_free(&l);
 }
 
@@ -202,6 +263,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(experts, set_up, tear_down),
         cmocka_unit_test_setup_teardown(diffusers, set_up, tear_down),
         cmocka_unit_test_setup_teardown(one_file, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(by_content, set_up, tear_down),
         cmocka_unit_test_setup_teardown(missing, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

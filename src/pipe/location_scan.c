@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Finding the parts of a model by what the files of a directory hold, where no layout's names say it. */
+#include <ctype.h>
+#include <dirent.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "io/file.h"
+#include "io/names.h"
+#include "pipe/location.h"
+#include "text/tokenizer.h"
+
+enum { FILES_MAX = 256, FEW = 4 };
+
+typedef struct list {
+    char *path[FILES_MAX];
+    int count;
+    bool failed; /* no memory */
+} list;
+
+static bool ends_with(const char *s, const char *tail)
+{
+    size_t n = strlen(s), m = strlen(tail);
+    return n >= m && strcmp(s + n - m, tail) == 0;
+}
+
+static bool is_weights(const char *name)
+{
+    static const char *const tails[] = {".safetensors", ".safetensors.index.json", ".gguf", ".pth", ".pt",
+                                        ".bin"};
+    for (size_t i = 0; i < sizeof tails / sizeof *tails; i++)
+        if (ends_with(name, tails[i])) return !strstr(name, "-of-0"); /* a shard is read through its index */
+    return false;
+}
+
+static int by_text(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
+
+/* Files of weights in `dir` and, `deep` levels, below it; up to FILES_MAX. */
+static void gather(list *l, const char *dir, int deep)
+{
+    DIR *d = opendir(dir);
+    for (struct dirent *e; d && !l->failed && l->count < FILES_MAX && (e = readdir(d));) {
+        if (e->d_name[0] == '.') continue;
+        char *path = t3v_path_join(dir, e->d_name);
+        if (!path) l->failed = true;
+        else if (is_weights(e->d_name) && t3v_is_file(path)) l->path[l->count++] = path;
+        else {
+            if (deep && t3v_is_dir(path)) gather(l, path, deep - 1);
+            free(path);
+        }
+    }
+    if (d) closedir(d);
+}
+
+/* Which parts a file holds, as a set of bits by t3v_names_part. */
+static unsigned parts_of(const char *path)
+{
+    t3v_tensor_file *f;
+    unsigned parts = 0;
+    if (t3v_tensors_open(&f, path)) return 0;
+    for (int p = 0; p < T3V_NAMES_PARTS; p++)
+        if (t3v_names_told(f, (t3v_names_part)p)) parts |= 1u << p;
+    t3v_tensors_close(f);
+    return parts;
+}
+
+/* Where "high" or "low" of "high noise" stands in the last two names of a path; NULL: nowhere. */
+static const char *noise_word(const char *path, const char *word)
+{
+    size_t n = strlen(word), slashes = 0;
+    const char *from = path + strlen(path);
+    while (from > path && (slashes += from[-1] == '/') < 2) from--;
+    for (; *from; from++) {
+        size_t i = 0;
+        while (i < n && tolower((unsigned char)from[i]) == word[i]) i++;
+        if (i < n) continue;
+        const char *rest = from + n + (from[n] == '_' || from[n] == '-' || from[n] == ' ');
+        static const char noise[] = "noise";
+        for (i = 0; noise[i] && tolower((unsigned char)rest[i]) == noise[i];) i++;
+        if (!noise[i]) return from;
+    }
+    return NULL;
+}
+
+/* `path` with "high" of "high noise" replaced by "low", in the same letters, or the other way round; malloc'ed. */
+static char *other_expert(const char *path, bool low)
+{
+    static const char *const form[3][2] = {{"high", "low"}, {"High", "Low"}, {"HIGH", "LOW"}};
+    size_t n = strlen(path), used = 0;
+    const char *word = low ? "low" : "high", *last = noise_word(path, word);
+    char *out = malloc(2 * n + 1);
+    if (!out || !last) {
+        free(out);
+        return NULL;
+    }
+    for (const char *p = path; *p;) {
+        int k = 2;
+        while (k >= 0 && (p < last || strncmp(p, form[k][low], strlen(form[k][low])) != 0)) k--;
+        if (k >= 0) used += (size_t)sprintf(out + used, "%s", form[k][!low]);
+        else out[used++] = *p;
+        p += k >= 0 ? strlen(form[k][low]) : 1;
+    }
+    out[used] = 0;
+    return out;
+}
+
+bool t3v_location_pair(t3v_location *l)
+{
+    char *dit = l->path[T3V_AT_DIT];
+    bool high = noise_word(dit, "high") != NULL, low = !high && noise_word(dit, "low") != NULL;
+    if (l->path[T3V_AT_DIT_LOW] || (!high && !low)) return true;
+    l->experts = true;
+    char *other = other_expert(dit, low);
+    if (!other) return false;
+    if (!t3v_is_file(other)) {
+        free(other);
+        return true;
+    }
+    l->path[T3V_AT_DIT] = high ? dit : other;
+    l->path[T3V_AT_DIT_LOW] = high ? other : dit;
+    return true;
+}
+
+/* The one file of several; two transformers may be the experts of one model. */
+static bool choose(t3v_location *l, t3v_place place, const list *files, const unsigned *parts, unsigned part)
+{
+    int of[FILES_MAX], n = 0;
+    char names[512] = "";
+    size_t used = 0, root = strlen(l->root);
+    for (int i = 0; i < files->count; i++)
+        if (parts[i] & part) of[n++] = i;
+    if (n == 2 && place == T3V_AT_DIT) {
+        const char *a = files->path[of[0]], *b = files->path[of[1]];
+        bool first = noise_word(a, "high") && noise_word(b, "low");
+        if (first || (noise_word(b, "high") && noise_word(a, "low"))) {
+            l->experts = true;
+            l->path[T3V_AT_DIT] = strdup(first ? a : b);
+            l->path[T3V_AT_DIT_LOW] = strdup(first ? b : a);
+            return l->path[T3V_AT_DIT] && l->path[T3V_AT_DIT_LOW];
+        }
+    }
+    if (n == 1) return (l->path[place] = strdup(files->path[of[0]])) != NULL;
+    for (int i = 0; i < n && i < FEW && used < sizeof names; i++) {
+        const char *name = files->path[of[i]];
+        if (strncmp(name, l->root, root) == 0 && name[root] == '/') name += root + 1;
+        used += (size_t)snprintf(names + used, sizeof names - used, "%s%s", i ? ", " : "", name);
+    }
+    if (n) l->several[place] = strdup(names);
+    return !n || l->several[place];
+}
+
+t3v_status t3v_location_scan(t3v_location *l)
+{
+    static const struct {
+        t3v_place place;
+        t3v_names_part part;
+    } wanted[] = {{T3V_AT_DIT, T3V_NAMES_DIT},
+                  {T3V_AT_TEXT, T3V_NAMES_TEXT},
+                  {T3V_AT_VAE, T3V_NAMES_VAE},
+                  {T3V_AT_CLIP, T3V_NAMES_CLIP}};
+    list *files = calloc(1, sizeof *files);
+    unsigned parts[FILES_MAX];
+    if (!files) return t3v_fail(T3V_E_NOMEM, "no memory to look into %s", l->root);
+    gather(files, l->root, 2);
+    qsort(files->path, (size_t)files->count, sizeof *files->path, by_text);
+    bool ok = !files->failed;
+    for (int i = 0; i < files->count; i++) parts[i] = parts_of(files->path[i]);
+    for (size_t w = 0; w < sizeof wanted / sizeof *wanted && ok; w++)
+        if (!l->path[wanted[w].place]) ok = choose(l, wanted[w].place, files, parts, 1u << wanted[w].part);
+    for (int i = 0; i < files->count; i++) free(files->path[i]);
+    free(files);
+    if (ok && !l->path[T3V_AT_TOKENIZER] && l->path[T3V_AT_TEXT] &&
+        t3v_tokenizer_inside(l->path[T3V_AT_TEXT]))
+        ok = (l->path[T3V_AT_TOKENIZER] = strdup(l->path[T3V_AT_TEXT])) != NULL;
+    return ok ? T3V_OK : t3v_fail(T3V_E_NOMEM, "no memory to look into %s", l->root);
+}

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* relayout dit|text|vae LAYOUT IN OUT [PREFIX [SPIECE_MODEL]]: a checkpoint of the original layout under another's names, each with
+ * PREFIX in front, with a tokenizer as tensor spiece_model, as a safetensors file. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "io/file.h"
+#include "io/names.h"
+#include "io/safetensors.h"
+
+static void stop(const char *what)
+{
+    fprintf(stderr, "relayout: %s: %s\n", what, t3v_error_text());
+    exit(1);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 5) {
+        fprintf(stderr, "usage: relayout dit|text|vae LAYOUT IN OUT [PREFIX [SPIECE_MODEL]]\n");
+        return 2;
+    }
+    t3v_names_part part = strcmp(argv[1], "dit") == 0    ? T3V_NAMES_DIT
+                          : strcmp(argv[1], "text") == 0 ? T3V_NAMES_TEXT
+                                                         : T3V_NAMES_VAE;
+    const t3v_names *to = t3v_names_of(part, argv[2]);
+    const char *prefix = argc > 5 ? argv[5] : "";
+    t3v_tensor_file *f;
+    t3v_map spiece = {0};
+    if (!to || t3v_tensors_open(&f, argv[3]) || t3v_names_apply(f, part)) stop(argv[3]);
+    t3v_tensor_entry *e = calloc((size_t)f->count + 1, sizeof *e);
+    char(*name)[2 * T3V_NAME_CAP] = calloc((size_t)f->count + 1, sizeof *name);
+    if (!e || !name) stop("no memory");
+    int64_t n = f->count;
+    for (int64_t i = 0; i < n; i++) {
+        char theirs[T3V_NAME_CAP];
+        e[i] = f->tensors[i];
+        if (to->rules && !t3v_name_from_original(to, e[i].name, theirs)) stop(e[i].name);
+        snprintf(name[i], sizeof name[i], "%s%s", prefix, to->rules ? theirs : e[i].name);
+        e[i].name = name[i];
+    }
+    if (argc > 6) {
+        if (t3v_map_open(&spiece, argv[6])) stop(argv[6]);
+        e[n++] = (t3v_tensor_entry){.name = "spiece_model",
+                                    .dtype = T3V_U8,
+                                    .ndim = 1,
+                                    .shape = {(int64_t)spiece.size},
+                                    .data = spiece.data};
+    }
+    if (t3v_safetensors_write(argv[4], e, n, NULL, 0)) stop(argv[4]);
+    t3v_map_close(&spiece);
+    t3v_tensors_close(f);
+    free(e);
+    free(name);
+    return 0;
+}
