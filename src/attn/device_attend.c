@@ -8,8 +8,7 @@
 #include "attn/select.h"
 #include "attn/source.h"
 
-/* Rows of terms that are not yet added up may take so much device memory before heads are run in groups. */
-static const size_t PARTS_MOST = (size_t)1 << 30;
+size_t t3v_device_parts_most = (size_t)1 << 30;
 
 const char *t3v_seg_forward_declines(const t3v_seg_forward *f)
 {
@@ -89,8 +88,8 @@ static layout lay_out(const t3v_site *site, const t3v_attend_args *a)
     bool joint = site->combine != T3V_COMBINE_MEAN;
     size_t head = (size_t)a->n_q * (size_t)a->dim * sizeof(float) * (size_t)(joint ? site->terms : 1);
     l.parts = joint || site->terms > 1;
-    if (l.parts && head * (size_t)a->heads > PARTS_MOST)
-        l.group = head > PARTS_MOST ? 1 : (int)(PARTS_MOST / head);
+    if (l.parts && head * (size_t)a->heads > t3v_device_parts_most)
+        l.group = head > t3v_device_parts_most ? 1 : (int)(t3v_device_parts_most / head);
     l.part = t3v_device_take(&l.total, l.parts ? head * (size_t)l.group : 0);
     l.lse = t3v_device_take(&l.total, joint && !a->lse ? (size_t)site->terms * (size_t)a->heads *
                                                              (size_t)a->n_q * sizeof(float)
@@ -139,7 +138,7 @@ static const void *at(const t3v_device_site *s, size_t offset)
     return offset == SIZE_MAX ? NULL : (const char *)s->at + offset;
 }
 
-t3v_status t3v_device_prepare(const t3v_device_job *job, int index, t3v_seg_forward *f)
+t3v_status t3v_device_prepare(const t3v_device_job *job, int index, int head, int heads, t3v_seg_forward *f)
 {
     const t3v_attend_args *a = job->a;
     const t3v_site *site = job->s->site;
@@ -155,7 +154,8 @@ t3v_status t3v_device_prepare(const t3v_device_job *job, int index, t3v_seg_forw
                              .k_stride = a->k_stride,
                              .v_stride = a->v_stride,
                              .dim = a->dim,
-                             .heads = a->heads,
+                             .head_first = head,
+                             .heads = heads,
                              .log_weight = t->log_weight ? at(job->s, d->log_weight) : a->key_log_weight,
                              .scale = a->scale != 0 ? a->scale : 1 / sqrtf((float)a->dim)};
     f->lists = t3v_device_lists_at(job->s, &d->by_query, a->n_q, a->n_k);
@@ -163,19 +163,21 @@ t3v_status t3v_device_prepare(const t3v_device_job *job, int index, t3v_seg_forw
         float *weight = (float *)(void *)job->source;
         char *k = (char *)weight + t3v_attn_align((size_t)rows * sizeof *weight),
              *v = k + t3v_attn_align((size_t)(rows * width) * t3v_dtype_size(a->type));
-        t3v_seg_pool p = {.k = a->k,
-                          .v = a->v,
+        size_t first = (size_t)head * (size_t)a->dim * t3v_dtype_size(a->type);
+        t3v_seg_pool p = {.k = (const char *)a->k + first,
+                          .v = (const char *)a->v + first,
                           .type = a->type,
                           .n_k = a->n_k,
                           .k_stride = a->k_stride,
                           .v_stride = a->v_stride,
-                          .width = width,
+                          .width = (int64_t)heads * a->dim,
                           .order = f->lists.row_order,
                           .pool = t->pool > 1 ? t->pool : 1,
                           .log_weight = at(job->s, d->log_weight),
                           .key_log_weight = a->key_log_weight,
-                          .pooled_k = k,
-                          .pooled_v = v,
+                          .pooled_k = k + first,
+                          .pooled_v = v + first,
+                          .pooled_stride = width,
                           .weight = weight};
         T3V_TRY(t3v_device_launched(job->kernels->pool(&p, job->stream), "pooling keys"));
         f->in.log_weight = weight;
@@ -305,7 +307,7 @@ t3v_status t3v_device_attend(const t3v_device_site *s, const t3v_attend_args *a,
                     place q = place_of(&r, i, next);
                     if (q.active != p.active || q.first != p.first || q.last != p.last) break;
                 }
-                if (p.active && !ready) T3V_TRY(t3v_device_prepare(&r.job, i, &f));
+                if (p.active && !ready) T3V_TRY(t3v_device_prepare(&r.job, i, group, end - group, &f));
                 ready = ready || p.active;
                 T3V_TRY(run_heads(&r, i, &f, group, h, next - h, p));
             }

@@ -137,7 +137,7 @@ static t3v_status run_term(const run *r, int index)
             if (t3v_term_active(r->site, index, next, &a->moment) != active) break;
         if (!active) continue;
         if (!ready) {
-            T3V_TRY(t3v_device_prepare(&r->job, index, &f));
+            T3V_TRY(t3v_device_prepare(&r->job, index, 0, a->heads, &f));
             if (rows)
                 T3V_TRY(
                     t3v_device_launched(r->job.kernels->fill(b.dk, 2 * rows, width, width, 0, r->job.stream),

@@ -22,8 +22,11 @@ size_t t3v_device_means_bytes(const t3v_site *site, const t3v_attend_args *a);
 /* Takes `bytes` from a scratch that is laid out; returns where. */
 size_t t3v_device_take(size_t *at, size_t bytes);
 
-/* The inputs and lists of term `index` for all heads; pools and chooses its keys. */
-t3v_status t3v_device_prepare(const t3v_device_job *job, int index, t3v_seg_forward *f);
+/* Rows of terms that are not yet added up may take so much device memory before heads are run in groups; tests lower it. */
+extern size_t t3v_device_parts_most;
+
+/* The inputs and lists of term `index` for heads [head, head + heads), whose keys it pools and chooses. */
+t3v_status t3v_device_prepare(const t3v_device_job *job, int index, int head, int heads, t3v_seg_forward *f);
 /* The kernel that f's rows and types ask for. */
 t3v_status t3v_device_run_forward(const t3v_device_job *job, const t3v_seg_forward *f);
 t3v_status t3v_device_launched(int error, const char *what);

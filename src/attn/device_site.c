@@ -64,7 +64,10 @@ static bool add_items(t3v_device_site *s, const int32_t *first, int64_t lists, c
             c[n++] = (cut){{(int32_t)i, r, left < T3V_SEG_ROWS ? left : T3V_SEG_ROWS}, columns[i]};
         }
     qsort(c, (size_t)n, sizeof *c, by_columns);
-    for (int64_t i = 0; i < n; i++) item[i] = c[i].item;
+    for (int64_t i = 0; i < n; i++) {
+        item[i] = c[i].item;
+        if (item[i].count > l->most) l->most = item[i].count;
+    }
     free(c);
     return true;
 }
@@ -205,6 +208,7 @@ static bool add_by_key(t3v_device_site *s, const t3v_term *t, t3v_device_term *d
 {
     t3v_device_lists *l = &d->by_key;
     *l = d->by_query;
+    if (!t->select) l->most = 0;
     l->rows = d->by_query.columns, l->columns = d->by_query.rows;
     l->row_order = d->by_query.column_order, l->column_order = d->by_query.row_order;
     if (t->select) return true;
@@ -268,6 +272,7 @@ t3v_seg_lists t3v_device_lists_at(const t3v_device_site *s, const t3v_device_lis
     bool known = l->rows != 0;
     return (t3v_seg_lists){.item = at(s, l->item),
                            .items = l->items,
+                           .most = l->most,
                            .rows = known ? l->rows : n_q,
                            .columns = known ? l->columns : n_k,
                            .begin = at(s, l->begin),

@@ -11,6 +11,7 @@
 typedef struct t3v_device_lists {
     size_t item, begin, ranges, block_first, row_order, column_order;
     int64_t items, rows, columns, words, per_head;
+    int32_t most;
 } t3v_device_lists;
 
 typedef struct t3v_device_term {

@@ -114,7 +114,9 @@ __device__ __forceinline__ void finish(const t3v_seg_forward &f, rows<D, MT> &r,
 }
 
 template <int D, int MT>
-__global__ void __launch_bounds__(SEG_THREADS, MT == 2 ? 2 : 1) forward(const t3v_seg_forward f)
+__global__ void __launch_bounds__(SEG_THREADS, D == 256  ? 1
+                                               : MT == 2 ? 2
+                                                         : 3) forward(const t3v_seg_forward f)
 {
     const int ROWS = 16 * MT * SEG_WARPS;
     const t3v_seg_item it = seg_item<ROWS>(f.lists);
@@ -173,10 +175,11 @@ template <int D, int MT> int launch(const t3v_seg_forward *f, void *stream)
 }
 } // namespace
 
-/* Head dimensions between these are filled with zeros. */
+/* Head dimensions between these are filled with zeros; items of few rows get tiles of 64. */
 extern "C" int t3v_seg_forward_tensor(const t3v_seg_forward *f, void *stream)
 {
-    if (f->in.dim <= 64) return launch<64, 2>(f, stream);
-    if (f->in.dim <= 128) return launch<128, 2>(f, stream);
+    const bool few = f->lists.item && f->lists.most <= 64;
+    if (f->in.dim <= 64) return few ? launch<64, 1>(f, stream) : launch<64, 2>(f, stream);
+    if (f->in.dim <= 128) return few ? launch<128, 1>(f, stream) : launch<128, 2>(f, stream);
     return launch<256, 1>(f, stream);
 }

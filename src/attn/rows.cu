@@ -37,8 +37,8 @@ __global__ void __launch_bounds__(THREADS) pool(const t3v_seg_pool p)
         k += load(p.k, p.type, token * p.k_stride + column);
         v += load(p.v, p.type, token * p.v_stride + column);
     }
-    store(p.pooled_k, p.type, row * p.width + column, k / n);
-    store(p.pooled_v, p.type, row * p.width + column, v / n);
+    store(p.pooled_k, p.type, row * p.pooled_stride + column, k / n);
+    store(p.pooled_v, p.type, row * p.pooled_stride + column, v / n);
 }
 
 /* A warp for a row of head y. */

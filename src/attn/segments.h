@@ -24,6 +24,7 @@ typedef struct t3v_seg_item {
 typedef struct t3v_seg_lists {
     const t3v_seg_item *item; /* [items]; NULL: rows 0 .. rows, cut at multiples of T3V_SEG_ROWS, list 0 */
     int64_t items, rows, columns;
+    int32_t most; /* rows of an item */
     /* ranges[begin[l] .. begin[l + 1]) of column slots, ascending; NULL and no bits: all columns */
     const int64_t *begin;
     const t3v_range *ranges;
@@ -64,12 +65,13 @@ typedef struct t3v_seg_forward {
 typedef struct t3v_seg_pool {
     const void *k, *v;
     t3v_dtype type;
-    int64_t n_k, k_stride, v_stride, width; /* width: numbers of a row, of all heads */
+    int64_t n_k, k_stride, v_stride, width; /* width: numbers of a row that are pooled */
     const int32_t *order;                   /* slot -> token; NULL: identity */
     int pool;
     const float *log_weight, *key_log_weight; /* [rows] of the plan, [n_k] by token; NULL: none */
-    void *pooled_k, *pooled_v;                /* [rows][width] of `type` */
-    float *weight;                            /* [rows] */
+    void *pooled_k, *pooled_v;                /* rows of `type`, `pooled_stride` apart */
+    int64_t pooled_stride;
+    float *weight; /* [rows] */
 } t3v_seg_pool;
 
 /* Choosing key blocks by content, as attn/select.h defines it. */
@@ -83,7 +85,7 @@ typedef struct t3v_seg_pick {
     double p;
     const uint64_t *always; /* [lists][words] */
     int64_t always_per_head;
-    float *means;     /* [2][all heads][blocks][dim], of q and of k; memory to work in */
+    float *means;     /* [2][in.heads][blocks][dim], of q and of k; memory to work in */
     uint64_t *bits;   /* out: [all heads][blocks][words] */
     uint64_t *turned; /* out: the same with rows and columns exchanged; NULL: not wanted */
 } t3v_seg_pick;

@@ -14,7 +14,7 @@ __device__ __forceinline__ float load(const void *base, t3v_dtype type, int64_t 
     return type == T3V_F32 ? ((const float *)base)[at] : t3v_bf16_float(((const uint16_t *)base)[at]);
 }
 
-/* The summary of block x of head y, of q (z = 0) or k (z = 1). */
+/* The summary of block x of head y (from in.head_first on), of q (z = 0) or k (z = 1). */
 __global__ void __launch_bounds__(THREADS) summaries(const t3v_seg_pick p)
 {
     const int64_t b = blockIdx.x, from = p.block_first[b], size = p.block_first[b + 1] - from,
@@ -25,7 +25,9 @@ __global__ void __launch_bounds__(THREADS) summaries(const t3v_seg_pick p)
     for (int d = (int)threadIdx.x; d < dim; d += THREADS) {
         float sum = 0;
         for (int64_t i = 0; i < rows; i++)
-            sum += load(x, p.in.type, seg_row(p.order, from + i * size / rows) * stride + head * dim + d);
+            sum += load(x, p.in.type,
+                        seg_row(p.order, from + i * size / rows) * stride + (p.in.head_first + head) * dim +
+                            d);
         p.means[((which * (int64_t)p.in.heads + head) * p.blocks + b) * dim + d] = sum / (float)rows;
     }
 }
@@ -127,8 +129,8 @@ __global__ void __launch_bounds__(THREADS) pick(const t3v_seg_pick p, int n)
     const int head = (int)blockIdx.y;
     const float *q = p.means + (head * p.blocks + b) * p.in.dim,
                 *keys = p.means + (int64_t)(p.in.heads + head) * p.blocks * p.in.dim;
-    const uint64_t *always = p.always + (head * p.always_per_head + b) * p.words;
-    uint64_t *out = p.bits + (head * p.blocks + b) * p.words;
+    const uint64_t *always = p.always + ((p.in.head_first + head) * p.always_per_head + b) * p.words;
+    uint64_t *out = p.bits + ((p.in.head_first + head) * p.blocks + b) * p.words;
     for (int64_t i = threadIdx.x; i < 2 * p.words; i += THREADS)
         bits[i] = (uint32_t)(always[i / 2] >> (i % 2 * 32));
     __syncthreads();
@@ -162,7 +164,7 @@ __global__ void __launch_bounds__(THREADS) pick(const t3v_seg_pick p, int n)
 /* Which query blocks meet key block x of head y. */
 __global__ void __launch_bounds__(THREADS) turn(const t3v_seg_pick p)
 {
-    const int64_t k = blockIdx.x, head = blockIdx.y;
+    const int64_t k = blockIdx.x, head = p.in.head_first + (int)blockIdx.y;
     for (int64_t w = threadIdx.x; w < p.words; w += THREADS) {
         uint64_t mine = 0;
         for (int64_t b = 64 * w; b < 64 * w + 64 && b < p.blocks; b++)

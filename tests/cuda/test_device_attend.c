@@ -12,6 +12,7 @@
 #include <cmocka.h>
 
 #include "attn/device_attend.h"
+#include "attn/device_job.h"
 #include "attn/pattern.h"
 #include "base/cpu.h"
 #include "base/rng.h"
@@ -104,6 +105,28 @@ static void random_sites(void **state)
         t3v_site_free(&site);
     }
     assert_int_equal(t3v_emulate_count().conflicts, 0);
+}
+
+/* Heads one after the other, where the terms' rows would take too much memory; the output takes the place of q. */
+static void groups_of_heads(void **state)
+{
+    (void)state;
+    size_t before = t3v_device_parts_most;
+    t3v_device_parts_most = 1;
+    for (uint64_t seed = 0; seed < 3; seed++) {
+        t3v_plan *plan;
+        static const char *const texts[] = {"jenga:block=16", "t3:blocks=1x2x2",
+                                            "heads 0-1 -> t3:blocks=1x2x2; jenga:block=16"};
+        if (t3v_plan_make_for(&plan, texts[seed], (t3v_grid){2, 6, 7}, 1, 0, 3))
+            fail_msg("%s", t3v_error_text());
+        inputs x = make_inputs(seed, plan->tokens, plan->tokens, 3, 64, T3V_BF16, 6, false);
+        options o = {.out_is_q = true};
+        double e = forward_error(&plan->layer[0].site[T3V_SITE_SELF], &x, NULL, &o);
+        if (!(e <= 1)) fail_msg("%s: %g tolerances", texts[seed], e);
+        free_inputs(&x);
+        t3v_plan_free(plan);
+    }
+    t3v_device_parts_most = before;
 }
 
 /* What the tensor-core kernel declines: f32, odd dimensions and strides. */
@@ -273,9 +296,13 @@ static void broken_kernels_are_found(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(random_sites), cmocka_unit_test(plain),
-        cmocka_unit_test(full_sizes),   cmocka_unit_test(special_scores),
-        cmocka_unit_test(patterns),     cmocka_unit_test(broken_kernels_are_found),
+        cmocka_unit_test(random_sites),
+        cmocka_unit_test(groups_of_heads),
+        cmocka_unit_test(plain),
+        cmocka_unit_test(full_sizes),
+        cmocka_unit_test(special_scores),
+        cmocka_unit_test(patterns),
+        cmocka_unit_test(broken_kernels_are_found),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
