@@ -32,8 +32,8 @@ const char *t3v_seg_backward_declines(const t3v_seg_inputs *in)
 
 const char *t3v_device_attend_declines(const t3v_site *site, const t3v_attend_args *a)
 {
-    (void)a;
-    if (site->epilogue) return "the method's epilogue is a function of the CPU";
+    if (site->epilogue && a->state)
+        return "what the method keeps from step to step is kept by a function of the CPU";
     for (int i = 0; i < site->terms; i++) {
         const t3v_term *t = &site->term[i];
         if (t->kind == T3V_TERM_LINEAR) return "a linear term";
@@ -85,9 +85,9 @@ size_t t3v_device_means_bytes(const t3v_site *site, const t3v_attend_args *a)
 static layout lay_out(const t3v_site *site, const t3v_attend_args *a)
 {
     layout l = {.group = a->heads};
-    bool joint = site->combine != T3V_COMBINE_MEAN;
+    bool joint = site->combine == T3V_COMBINE_JOINT;
     size_t head = (size_t)a->n_q * (size_t)a->dim * sizeof(float) * (size_t)(joint ? site->terms : 1);
-    l.parts = joint || site->terms > 1;
+    l.parts = joint || (site->terms > 1 && !site->epilogue);
     if (l.parts && head * (size_t)a->heads > t3v_device_parts_most)
         l.group = head > t3v_device_parts_most ? 1 : (int)(t3v_device_parts_most / head);
     l.part = t3v_device_take(&l.total, l.parts ? head * (size_t)l.group : 0);
@@ -127,9 +127,9 @@ t3v_status t3v_device_launched(int error, const char *what)
 static float *lse_of(const run *r, int index)
 {
     const t3v_attend_args *a = r->a;
-    float *all = a->lse                                 ? a->lse
-                 : r->site->combine == T3V_COMBINE_MEAN ? NULL
-                                                        : (float *)(void *)(r->scratch + r->l.lse);
+    float *all = a->lse                                  ? a->lse
+                 : r->site->combine != T3V_COMBINE_JOINT ? NULL
+                                                         : (float *)(void *)(r->scratch + r->l.lse);
     return all ? all + (int64_t)index * a->heads * a->n_q : NULL;
 }
 
@@ -214,6 +214,12 @@ t3v_status t3v_device_run_forward(const t3v_device_job *job, const t3v_seg_forwa
                                tensor ? "the tensor-core kernel" : "the plain kernel");
 }
 
+bool t3v_device_active(const t3v_site *site, int term, int head, const t3v_moment *moment)
+{
+    if (site->epilogue && !site->epilogue->uses(site->epilogue->without_state, term)) return false;
+    return t3v_term_active(site, term, head, moment);
+}
+
 /* Terms of a mean that are active for a head: the first, the last, and whether `index` is. */
 typedef struct place {
     bool active, first, last;
@@ -221,9 +227,9 @@ typedef struct place {
 
 static place place_of(const run *r, int index, int head)
 {
-    place p = {t3v_term_active(r->site, index, head, &r->a->moment), true, true};
+    place p = {t3v_device_active(r->site, index, head, &r->a->moment), true, true};
     for (int i = 0; i < r->site->terms; i++) {
-        if (i == index || !t3v_term_active(r->site, i, head, &r->a->moment)) continue;
+        if (i == index || !t3v_device_active(r->site, i, head, &r->a->moment)) continue;
         if (i < index) p.first = false;
         else p.last = false;
     }
@@ -236,7 +242,7 @@ static t3v_status run_heads(const run *r, int index, t3v_seg_forward *f, int gro
 {
     const t3v_attend_args *a = r->a;
     float *lse = lse_of(r, index), *part = (float *)(void *)(r->scratch + r->l.part);
-    bool joint = r->site->combine != T3V_COMBINE_MEAN;
+    bool joint = r->site->combine == T3V_COMBINE_JOINT;
     int64_t row = (int64_t)r->l.group * a->dim;
     if (!p.active) {
         if (!lse) return T3V_OK;
@@ -253,7 +259,7 @@ static t3v_status run_heads(const run *r, int index, t3v_seg_forward *f, int gro
     } else {
         f->out = a->out, f->out_type = a->out_type, f->out_stride = a->out_stride, f->out_first = 0;
     }
-    f->weight = joint ? 1 : r->site->term[index].weight;
+    f->weight = joint || r->site->epilogue ? 1 : r->site->term[index].weight;
     if (!joint && !p.first) f->sum = part, f->sum_stride = row, f->sum_first = group;
     return t3v_device_run_forward(&r->job, f);
 }
@@ -312,7 +318,7 @@ t3v_status t3v_device_attend(const t3v_device_site *s, const t3v_attend_args *a,
                 T3V_TRY(run_heads(&r, i, &f, group, h, next - h, p));
             }
         }
-        if (site->combine != T3V_COMBINE_MEAN) T3V_TRY(combine(&r, group, end - group));
+        if (site->combine == T3V_COMBINE_JOINT) T3V_TRY(combine(&r, group, end - group));
     }
     return T3V_OK;
 }

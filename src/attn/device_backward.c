@@ -28,7 +28,8 @@ static bool takes_tensor(const t3v_attend_args *a)
 static layout lay_out(const t3v_site *site, const t3v_attend_args *a, const t3v_attend_grad *g)
 {
     bool joint = site->combine == T3V_COMBINE_JOINT;
-    layout l = {.again = !joint && (site->terms > 1 || !g->out), .tensor = takes_tensor(a)};
+    layout l = {.again = !joint && ((site->terms > 1 && !site->epilogue) || !g->out),
+                .tensor = takes_tensor(a)};
     size_t row = (size_t)a->heads * (size_t)a->n_q * sizeof(float),
            words = t3v_attend_chosen_words(site, a->heads), pooled = 0;
     for (int i = 0; i < site->terms; i++) {
@@ -95,7 +96,7 @@ static t3v_status run_heads(const run *r, int index, t3v_seg_forward *f, t3v_seg
                        .dout_stride = g->dout_stride,
                        .terms = joint ? r->site->terms : 1,
                        .index = index,
-                       .weight = joint ? 1 : r->site->term[index].weight,
+                       .weight = joint || r->site->epilogue ? 1 : r->site->term[index].weight,
                        .delta = floats(r, r->l.delta),
                        .factor = floats(r, r->l.factor),
                        .rounded = r->l.tensor ? (uint16_t *)(void *)(r->scratch + r->l.rounded) : NULL,
@@ -132,9 +133,9 @@ static t3v_status run_term(const run *r, int index)
     bool ready = false;
     if (rows) b.dk = floats(r, r->l.pooled), b.dv = b.dk + rows * width, b.dk_stride = b.dv_stride = width;
     for (int h = 0, next; h < a->heads; h = next) {
-        bool active = t3v_term_active(r->site, index, h, &a->moment);
+        bool active = t3v_device_active(r->site, index, h, &a->moment);
         for (next = h + 1; next < a->heads; next++)
-            if (t3v_term_active(r->site, index, next, &a->moment) != active) break;
+            if (t3v_device_active(r->site, index, next, &a->moment) != active) break;
         if (!active) continue;
         if (!ready) {
             T3V_TRY(t3v_device_prepare(&r->job, index, 0, a->heads, &f));

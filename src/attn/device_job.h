@@ -25,6 +25,9 @@ size_t t3v_device_take(size_t *at, size_t bytes);
 /* Rows of terms that are not yet added up may take so much device memory before heads are run in groups; tests lower it. */
 extern size_t t3v_device_parts_most;
 
+/* Is the term computed? Without a state an epilogue uses one, whose output it gives. */
+bool t3v_device_active(const t3v_site *site, int term, int head, const t3v_moment *moment);
+
 /* The inputs and lists of term `index` for heads [head, head + heads), whose keys it pools and chooses. */
 t3v_status t3v_device_prepare(const t3v_device_job *job, int index, int head, int heads, t3v_seg_forward *f);
 /* The kernel that f's rows and types ask for. */
