@@ -40,6 +40,14 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     }
 }
 
+/* Nothing is written yet: a command that only looks may end where memory does. */
+static char *path_of(const char *dir, const char *name)
+{
+    char *path = t3v_path_join(dir, name);
+    if (!path) exit(cli_fail(t3v_fail(T3V_E_NOMEM, "no memory for a path")));
+    return path;
+}
+
 /* ---- gathering ------------------------------------------------------------------------------------- */
 
 static void set_int(json_t *o, const char *key, int64_t v) { json_object_set_new(o, key, json_integer(v)); }
@@ -122,8 +130,8 @@ static void problem(parts *p, const char *text) { json_array_append_new(p->probl
 static bool add_part(parts *p, const char *name, const char *file, bool whole_dir, t3v_family *family)
 {
     json_t *o = json_object();
-    char *path = t3v_path_join(p->dir, file);
-    bool present = path && t3v_is_file(path), good = present;
+    char *path = path_of(p->dir, file);
+    bool present = t3v_is_file(path), good = present;
     json_object_set_new(p->all, name, o);
     if (!present && whole_dir) { /* a DiT in shards, or under another name */
         t3v_tensor_file *f = NULL;
@@ -147,8 +155,8 @@ static bool add_part(parts *p, const char *name, const char *file, bool whole_di
 static bool add_tokenizer(parts *p, int64_t *pieces)
 {
     static const char file[] = "google/umt5-xxl/spiece.model";
-    char *path = t3v_path_join(p->dir, file);
-    bool present = path && t3v_is_file(path), good = present;
+    char *path = path_of(p->dir, file);
+    bool present = t3v_is_file(path), good = present;
     json_t *o = json_object();
     t3v_tokenizer *t = NULL;
     json_object_set_new(p->all, "tokenizer", o);
@@ -243,9 +251,9 @@ static t3v_status model_json(const char *dir, json_t *o)
     bool text = add_part(&p, "text", "models_t5_umt5-xxl-enc-bf16.pth", false, &p.family[2]);
     bool tokenizer = add_tokenizer(&p, &pieces);
     json_object_set_new(o, "family", p.family[0].name ? json_string(p.family[0].name) : json_null());
-    char *config = t3v_path_join(dir, "config.json");
+    char *config = path_of(dir, "config.json");
     bool opened = false;
-    if (!config || !t3v_is_file(config)) json_array_append_new(p.missing, json_string("config.json"));
+    if (!t3v_is_file(config)) json_array_append_new(p.missing, json_string("config.json"));
     else if (t3v_model_open(&m, &paths, 0, T3V_F32, false)) problem(&p, t3v_error_text());
     else opened = true;
     free(config);
@@ -406,8 +414,8 @@ static bool is_model(const char *path)
                                         "google/umt5-xxl/spiece.model", "t3v.json"};
     bool any = false;
     for (size_t i = 0; i < sizeof files / sizeof *files && t3v_is_dir(path); i++) {
-        char *p = t3v_path_join(path, files[i]);
-        any |= p && t3v_is_file(p);
+        char *p = path_of(path, files[i]);
+        any |= t3v_is_file(p);
         free(p);
     }
     return any;

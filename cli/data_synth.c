@@ -90,8 +90,9 @@ static t3v_status write_set(const cli_data_args *in)
         free(path);
         if (!st) st = t3v_report(&progress, "clips", i + 1, in->count);
     }
-    path = st ? NULL : t3v_path_join(in->dir, "captions.json");
-    if (path) st = t3v_prompts_save(&list, path);
+    path = t3v_path_join(in->dir, "captions.json");
+    if (!st && !path) st = t3v_fail(T3V_E_NOMEM, "out of memory");
+    if (!st) st = t3v_prompts_save(&list, path);
     free(path);
     t3v_prompts_free(&list);
     return st;

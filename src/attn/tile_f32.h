@@ -160,8 +160,8 @@ INLINE void tile(const int MR, const int NR, const int mode, const tile_args *x)
         k += NR * LANES;
         row++;
     }
-    float *restrict p = x->p, *restrict p2 = p + x->p_unit, *restrict ds = x->ds,
-                    *restrict ds2 = ds + x->p_unit;
+    float *restrict p = x->p, *restrict p2 = mode == MAXIMUM ? p : p + x->p_unit, *restrict ds = x->ds,
+                    *restrict ds2 = mode == SLOPE ? ds + x->p_unit : ds; /* NULL but for SLOPE */
     V s = VSET(x->c), l0 = VLOAD(lane), l1 = VLOAD(lane + LANES), l2 = l0, l3 = l1;
     if (NR > 2) l2 = VLOAD(lane + 2 * LANES), l3 = VLOAD(lane + 3 * LANES);
         /* EXP adds the lane's bias and subtracts the row's reference; PROBABILITY the other way round. */

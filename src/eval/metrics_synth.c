@@ -19,7 +19,7 @@ static t3v_status clip_open(synth_clip *c, int64_t frames, int64_t h, int64_t w,
         return t3v_fail(T3V_E_TOO_BIG, "clip of %lldx%lldx%lld", (long long)frames, (long long)h,
                         (long long)w);
     c->rgb = malloc((size_t)n);
-    return c->rgb ? T3V_OK : t3v_fail(T3V_E_NOMEM, "scoring needs %lld bytes", (long long)n);
+    return c->rgb ? T3V_OK : t3v_fail(T3V_E_NOMEM, "no memory: scoring needs %lld bytes", (long long)n);
 }
 
 static float unit_range(float x) { return fminf(fmaxf(0.5f * x + 0.5f, 0), 1); } /* NaN gives 0 */
@@ -47,7 +47,7 @@ static void shrink(const float *src, int64_t H, int64_t W, float *dst, int64_t h
 static t3v_status clip_from_video(synth_clip *c, const float *video, int64_t frames, int64_t h, int64_t w)
 {
     float *line = malloc((size_t)w * sizeof *line);
-    if (!line) return t3v_fail(T3V_E_NOMEM, "scoring needs %lld bytes", (long long)w * 4);
+    if (!line) return t3v_fail(T3V_E_NOMEM, "no memory: scoring needs %lld bytes", (long long)w * 4);
     for (int64_t i = 0; i < c->frames * 3; i++)
         shrink(video + (i % 3 * frames + i / 3) * h * w, h, w, c->rgb + i * c->h * c->w, c->h, c->w, line);
     free(line);

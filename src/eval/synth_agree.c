@@ -629,7 +629,7 @@ t3v_status t3v_synth_agreement(const synth_clip *clip, const t3v_scene_attrs *sa
     s.blob = malloc((size_t)clip->frames * sizeof *s.blob);
     t3v_status st = T3V_OK;
     if (!spare || !s.label || !s.tone || !s.mask || !s.queue || !s.blob) {
-        st = t3v_fail(T3V_E_NOMEM, "scoring needs %zu bytes", all * 6);
+        st = t3v_fail(T3V_E_NOMEM, "no memory: scoring needs %zu bytes", all * 6);
         goto done;
     }
     double areas[T3V_SHAPES];

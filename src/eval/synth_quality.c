@@ -64,7 +64,7 @@ static t3v_status measure_pictures(const synth_clip *c, still_stats *out)
 {
     const double top = 0.25;
     histogram *h = calloc(2, sizeof *h);
-    if (!h) return t3v_fail(T3V_E_NOMEM, "scoring needs %zu bytes", 2 * sizeof *h);
+    if (!h) return t3v_fail(T3V_E_NOMEM, "no memory: scoring needs %zu bytes", 2 * sizeof *h);
     edge_sums e = {0};
     int64_t step = 1 + (c->h < c->w ? c->h : c->w) / 512;
     for (int64_t f = 0; f < c->frames; f++) {
@@ -97,7 +97,7 @@ static t3v_status measure_pictures(const synth_clip *c, still_stats *out)
 static t3v_status measure_unrest(const synth_clip *c, double *out)
 {
     histogram *h = calloc(1, sizeof *h);
-    if (!h) return t3v_fail(T3V_E_NOMEM, "scoring needs %zu bytes", sizeof *h);
+    if (!h) return t3v_fail(T3V_E_NOMEM, "no memory: scoring needs %zu bytes", sizeof *h);
     for (int64_t f = 1; f + 1 < c->frames; f++)
         for (int ch = 0; ch < 3; ch++) {
             const float *a = synth_plane(c, f - 1, ch), *b = synth_plane(c, f, ch),

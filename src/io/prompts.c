@@ -77,11 +77,14 @@ t3v_status t3v_prompts_save(const t3v_prompts *p, const char *path)
 {
     t3v_status st = T3V_E_NOMEM;
     char *text = NULL;
+    int lost = t3v_json_lost();
     json_t *list = json_array();
     for (int64_t i = 0; list && i < p->count; i++) {
         json_t *o = json_pack("{s:s, s:s}", "prompt_en", p->item[i].text, "data_file", p->item[i].file);
         if (!o || json_array_append_new(list, o)) {
-            st = t3v_fail(T3V_E_FORMAT, "%s: entry %lld is not valid UTF-8", path, (long long)i);
+            st = t3v_json_lost() != lost
+                     ? t3v_fail(T3V_E_NOMEM, "%s: out of memory", path)
+                     : t3v_fail(T3V_E_FORMAT, "%s: entry %lld is not valid UTF-8", path, (long long)i);
             goto done;
         }
     }

@@ -349,6 +349,9 @@ typedef struct feed {
 /* Distance of frame i from the clip's first, in frames of the video. */
 static int64_t offset(const feed *f, int64_t i) { return (int64_t)floor((double)i * f->step + 0.5); }
 
+/* Is it the video that cannot be used? Only then the others go on without it. */
+static bool blames_video(t3v_status st) { return st && st != T3V_E_CANCEL && st != T3V_E_NOMEM; }
+
 static t3v_status open_feed(feed *f)
 {
     const t3v_latents_job *job = f->m->job;
@@ -395,7 +398,7 @@ static t3v_status next_frame(void *user, int64_t index, float *rgb)
     if (!st && eof) st = too_short(f);
     if (!st) f->at++;
     if (!st) st = t3v_frame_cover(f->frame, 3, f->h, f->w, rgb, c->height, c->width);
-    f->m->bad_video = st && st != T3V_E_CANCEL;
+    f->m->bad_video = blames_video(st);
     return st;
 }
 
@@ -471,7 +474,7 @@ static t3v_status write_clip(const maker *m, const feed *f, const video *v, int6
 static t3v_status make_clip(maker *m, feed *f, const video *v, int64_t k, const t3v_tensor *rows)
 {
     t3v_status st = open_feed(f);
-    m->bad_video = st;
+    m->bad_video = blames_video(st);
     if (!st) st = t3v_vae_encode(&m->model->vae, &m->clip, next_frame, f, m->latent);
     t3v_video_reader_close(&f->reader);
     T3V_TRY(st);
@@ -485,7 +488,7 @@ static t3v_status make_clips(maker *m, feed *f, video *v, const t3v_tensor *rows
     int64_t starts = 1;
     if (job->random || job->crops > 1) {
         t3v_status st = count_starts(f, &starts);
-        m->bad_video = st && st != T3V_E_CANCEL;
+        m->bad_video = blames_video(st);
         T3V_TRY(st);
     }
     for (int64_t k = 0; k < job->crops; k++) {
@@ -561,52 +564,59 @@ static json_t *text_of(const char *s)
     return text;
 }
 
+/* NULL when memory runs out; so above. */
 static json_t *list_of(const names *n)
 {
     json_t *list = json_array();
-    for (int64_t i = 0; i < n->count; i++) json_array_append_new(list, text_of(n->item[i]));
+    for (int64_t i = 0; i < n->count; i++)
+        if (json_array_append_new(list, text_of(n->item[i])) != 0) {
+            json_decref(list);
+            return NULL;
+        }
     return list;
 }
 
-static void index_video(const maker *m, const video *v, json_t *clips, json_t *skipped, t3v_latents_result *r)
+/* Not 0 when memory runs out. */
+static int index_video(const maker *m, const video *v, json_t *clips, json_t *skipped, t3v_latents_result *r)
 {
     if (v->reason) {
         r->skipped++;
-        json_array_append_new(skipped, json_pack("{s:o, s:o}", "source", text_of(v->name), "reason",
-                                                 text_of(v->reason)));
-        return;
+        return json_array_append_new(skipped, json_pack("{s:o, s:o}", "source", text_of(v->name), "reason",
+                                                        text_of(v->reason)));
     }
+    int bad = 0;
     for (int64_t k = 0; k < m->job->crops; k++) {
         if (v->have[k] == HAVE_NO_ROOM) continue;
         r->made += v->have[k] == HAVE_MADE;
         r->kept += v->have[k] == HAVE_KEPT;
         char *file = clip_file(v->name, k);
-        json_array_append_new(clips, json_pack("{s:s, s:s, s:s}", "file", file ? file : "", "source", v->name,
-                                               "caption", v->caption));
+        bad |= !file || json_array_append_new(clips, json_pack("{s:s, s:s, s:s}", "file", file, "source",
+                                                               v->name, "caption", v->caption));
         free(file);
     }
+    return bad;
 }
 
 static t3v_status write_index(const maker *m, t3v_latents_result *r)
 {
     json_t *clips = json_array(), *skipped = json_array(), *root = NULL;
-    for (int64_t i = 0; i < m->videos; i++) index_video(m, &m->video[i], clips, skipped, r);
+    int bad = 0;
+    for (int64_t i = 0; i < m->videos; i++) bad |= index_video(m, &m->video[i], clips, skipped, r);
     r->clips = r->made + r->kept;
     r->without_caption = m->no_caption.count;
     r->without_video = m->no_video.count;
-    bool whole = (int64_t)json_array_size(clips) == r->clips;
     root = json_pack("{s:s, s:s, s:s, s:[I,I], s:I, s:[I,I,I,I], s:I}", "format", T3V_DATASET_FORMAT, "model",
                      m->setting[1].value, "precision", m->setting[2].value, "size", (json_int_t)m->clip.width,
                      (json_int_t)m->clip.height, "frames", (json_int_t)m->clip.frames, "latent",
                      (json_int_t)m->shape[0], (json_int_t)m->shape[1], (json_int_t)m->shape[2],
                      (json_int_t)m->shape[3], "dim", (json_int_t)m->dim);
     for (int i = COMMON + 2; i < SETTINGS; i++)
-        json_object_set_new(root, m->setting[i].key, json_string(m->setting[i].value));
-    json_object_set_new(root, "clips", clips);
-    json_object_set_new(root, "skipped", skipped);
-    json_object_set_new(root, "without_caption", list_of(&m->no_caption));
-    json_object_set_new(root, "without_video", list_of(&m->no_video));
-    char *text = whole ? t3v_json_dumps(root, JSON_INDENT(1) | JSON_PRESERVE_ORDER) : NULL;
+        bad |= json_object_set_new(root, m->setting[i].key, json_string(m->setting[i].value));
+    bad |= json_object_set_new(root, "clips", clips);
+    bad |= json_object_set_new(root, "skipped", skipped);
+    bad |= json_object_set_new(root, "without_caption", list_of(&m->no_caption));
+    bad |= json_object_set_new(root, "without_video", list_of(&m->no_video));
+    char *text = !bad ? t3v_json_dumps(root, JSON_INDENT(1) | JSON_PRESERVE_ORDER) : NULL;
     char *path = t3v_path_join(m->job->out, "index.json");
     t3v_status st = text && path ? t3v_write_text(path, text, strlen(text)) : no_memory();
     free(path);

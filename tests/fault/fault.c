@@ -3,6 +3,7 @@
  *
  * usage: t3v-fault DIR FINAL DEPTH HITS COMMAND...
  * COMMAND is one of t3v with its options, and makes FINAL, a file in DIR, or what it writes to stdout where FINAL is "-".
+ * With a "+" before it FINAL is a checkpoint, which a run that failed may have made earlier.
  *
  * It is linked with all of t3v, and with malloc and its like replaced (-Wl,--wrap) where our code calls them: what other
  * libraries take for themselves does not fail, but for jansson, which the program gives its memory. A first run counts: a place
@@ -157,9 +158,10 @@ void *__wrap_mmap(void *at, size_t n, int prot, int flags, int fd, off_t offset)
 
 static struct {
     const char *dir, *final;
-    int out;        /* the file that stdout is */
-    uint64_t made;  /* hash of FINAL when nothing fails; 0: no such file */
-    bool temporary; /* what is looked for when DIR is walked */
+    bool checkpoint; /* FINAL may be there after a failure */
+    int out;         /* the file that stdout is */
+    uint64_t made;   /* hash of FINAL when nothing fails; 0: no such file */
+    bool temporary;  /* what is looked for when DIR is walked */
     bool clear;
 } place_to_write;
 
@@ -243,7 +245,7 @@ static const char *judge(int status, const char *text)
     if (place_to_write.temporary) return "a temporary file is left";
     if (rc == 0) return made == place_to_write.made ? NULL : "it claims success, but its output is another";
     if (rc != 1) return "it exits with another status than 1";
-    if (made && !writes_to_stdout()) return "it fails, but there is an output";
+    if (made && !writes_to_stdout() && !place_to_write.checkpoint) return "it fails, but there is an output";
     const char *said = strstr(text, "memory") ? text : output();
     return strstr(said, "memory") || strstr(text, "bad_alloc") ? NULL : "the error does not speak of memory";
 }
@@ -267,7 +269,8 @@ int __wrap_main(int argc, char **argv)
         return 2;
     }
     place_to_write.dir = argv[1];
-    place_to_write.final = argv[2];
+    place_to_write.checkpoint = argv[2][0] == '+';
+    place_to_write.final = argv[2] + place_to_write.checkpoint;
     fault.depth = atoi(argv[3]);
     int most = atoi(argv[4]), bad = 0, runs = 0, places = 0, borne = 0;
     if (fault.depth < 1 || fault.depth > DEPTH_MAX) return 2;

@@ -5,6 +5,7 @@
 
 #include "fuzz_file.h"
 #include "io/json.h"
+#include "pipe/dit_config.h"
 #include "pipe/model.h"
 #include "pipe/schedule.h"
 #include "train_options.h"

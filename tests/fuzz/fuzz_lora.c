@@ -5,8 +5,8 @@
 #include <string.h>
 
 #include "fuzz_file.h"
+#include "fuzz_lines.h"
 #include "io/lora.h"
-#include "tensor/dtype.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -20,60 +20,17 @@ static const t3v_tensor_entry model[] = {
     {.name = "head.head.weight", .ndim = 2, .shape = {4, 6}},
     {.name = "patch_embedding.weight", .ndim = 5, .shape = {4, 3, 1, 2, 1}},
 };
-enum { N = sizeof model / sizeof *model, DATA_MAX = 4096 };
-
-/* A safetensors file with a tensor a line; the caller frees it. NULL: a line that says none. */
-static uint8_t *compose(const uint8_t *data, size_t size, size_t *total)
-{
-    char *lines = malloc(size + 1), *header = malloc(12 * size + 256), *at = header, *rest = NULL;
-    if (!lines || !header) abort();
-    memcpy(lines, data, size);
-    lines[size] = 0;
-    uint64_t end = 0;
-    *at++ = '{';
-    for (char *line = strtok_r(lines, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
-        char *word = NULL, *key = strtok_r(line, " ", &word), *type = strtok_r(NULL, " ", &word), *axis;
-        if (!key || !type) continue;
-        for (char *p = key; *p; p++)
-            if (*p < ' ' || *p == '"' || *p == '\\' || *p > '~') *p = '_';
-        for (char *p = type; *p; p++)
-            if (*p < ' ' || *p == '"' || *p == '\\' || *p > '~') *p = '_';
-        int dtype = 0;
-        while (dtype < T3V_DTYPE_COUNT && strcmp(t3v_dtype_name((t3v_dtype)dtype), type) != 0) dtype++;
-        uint64_t n = dtype < T3V_DTYPE_COUNT ? t3v_dtype_size((t3v_dtype)dtype) : 4;
-        at += sprintf(at, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[", end || at > header + 1 ? "," : "", key,
-                      type);
-        for (int i = 0; (axis = strtok_r(NULL, " ", &word)); i++) {
-            uint64_t v = strtoul(axis, NULL, 10) % 64;
-            n = n * v % DATA_MAX;
-            at += sprintf(at, "%s%u", i ? "," : "", (unsigned)v);
-        }
-        at += sprintf(at, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)end,
-                      (unsigned long long)(end + n));
-        end += n;
-    }
-    *at++ = '}';
-    size_t length = (size_t)(at - header);
-    *total = 8 + length + end;
-    uint8_t *file = calloc(1, *total);
-    if (!file) abort();
-    for (int i = 0; i < 8; i++) file[i] = (uint8_t)((uint64_t)length >> 8 * i);
-    memcpy(file + 8, header, length);
-    for (uint64_t i = 0; i < end; i++) file[8 + length + i] = (uint8_t)(i * 37);
-    free(header);
-    free(lines);
-    return file;
-}
+enum { N = sizeof model / sizeof *model };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (size < 1 || size > 1 << 16) return 0;
     size_t n = size - 1;
-    uint8_t *made = data[0] & 1 ? compose(data + 1, size - 1, &n) : NULL;
+    uint8_t *made = data[0] & 1 ? fuzz_lines(data + 1, size - 1, &n) : NULL;
     fuzz_file f = fuzz_file_make(made ? made : data + 1, n);
     free(made);
     t3v_lora *l = NULL;
-    if (t3v_lora_open(&l, f.path, model, N) == T3V_OK) {
+    if (t3v_lora_open(&l, f.path, model, N, (t3v_lora_for)(data[0] / 2 % 3)) == T3V_OK) {
         if (!l->layout || l->count < 1) abort();
         for (int64_t i = 0; i < l->count; i++) {
             const t3v_lora_item *item = &l->items[i];

@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# kill -9 at moments drawn from a seed, while lists of prompts are made, weights converted and models written: what has its
+# final name is whole, and doing it again gives the same bytes. (Single clips, tuning and latents: generate.sh, tune.sh,
+# latents.sh.)
+set -euo pipefail
+t3v=$1
+tiny=tests/golden/wan/tiny
+dir=$(mktemp -d)
+trap 'rm -rf "$dir"' EXIT
+RANDOM=${T3V_KILL_SEED:-7}
+
+# command...: runs it, kills it after a part of the time that it takes when it is left alone.
+killed() {
+    local pid
+    "$@" > /dev/null 2>&1 &
+    pid=$!
+    sleep "$(awk -v s="$seconds" -v r=$RANDOM 'BEGIN { print s * r / 32768 }')"
+    kill -9 $pid 2> /dev/null && kills=$((kills + 1))
+    wait $pid 2> /dev/null || true
+}
+timed() { # command...
+    local start=$EPOCHREALTIME
+    "$@" > /dev/null
+    seconds=$(awk -v a="$start" -v b="$EPOCHREALTIME" 'BEGIN { print b - a }')
+}
+whole() { # FOLDER OF_THE_WHOLE_ONES: every final file there is one of those
+    local file
+    while read -r file; do
+        cmp "$1/$file" "$2/$file" || { echo "after kill $kills, $file is not whole"; exit 1; }
+    done < <(cd "$1" 2> /dev/null && find . -type f ! -name '*.tmp' ! -name '*.t3v-state')
+}
+
+echo "# lists of prompts"
+for name in one two three four; do printf '%s{"prompt_en": "a %s", "data_file": "%s.mp4"}' "${sep:-[}" $name $name; sep=,; done > "$dir/list.json"
+echo ']' >> "$dir/list.json"
+batch=(generate --quiet --model $tiny --size 48x32 --frames 5 --steps 4 --cfg 5 --seed 3 --save-every 0 --prompts "$dir/list.json")
+timed "$t3v" "${batch[@]}" --out-dir "$dir/whole"
+kills=0
+for try in 1 2 3; do
+    killed "$t3v" "${batch[@]}" --out-dir "$dir/cut"
+    whole "$dir/cut" "$dir/whole"
+done
+[ $kills -ge 1 ]
+"$t3v" "${batch[@]}" --out-dir "$dir/cut" > /dev/null
+whole "$dir/whole" "$dir/cut"
+[ -z "$(find "$dir/cut" -name '*.t3v-state')" ]
+
+echo "# weights in another type, in one file and in several"
+"$t3v" init -q --config tiny --parts dit --seed 3 -o "$dir/m" > /dev/null
+weights=$dir/m/diffusion_pytorch_model.safetensors
+for what in "q8_0 a.gguf" "bf16 a.pth" "f16 a.safetensors --shard-size 300K"; do
+    read -r type out more <<< "$what"
+    mkdir "$dir/w.$out" "$dir/c.$out"
+    # shellcheck disable=SC2086
+    convert() { "$t3v" convert -q --force --dtype "$type" $more "$weights" -o "$1"; }
+    timed convert "$dir/w.$out/$out"
+    kills=0
+    for try in 1 2; do
+        # shellcheck disable=SC2086
+        killed "$t3v" convert -q --force --dtype "$type" $more "$weights" -o "$dir/c.$out/$out"
+        whole "$dir/c.$out" "$dir/w.$out"
+    done
+    convert "$dir/c.$out/$out"
+    whole "$dir/w.$out" "$dir/c.$out"
+done
+
+echo "# a model"
+init=(init -q --config tiny --parts dit,vae,text,tokenizer --seed 3 --tokenizer $tiny/google/umt5-xxl/spiece.model)
+timed "$t3v" "${init[@]}" -o "$dir/model"
+kills=0
+for try in 1 2 3; do
+    killed "$t3v" "${init[@]}" -o "$dir/cut-model"
+    whole "$dir/cut-model" "$dir/model"
+    rm -rf "$dir/cut-model"
+done
