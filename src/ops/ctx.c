@@ -107,7 +107,7 @@ t3v_tensor *t3v_view(t3v_ctx *ctx, t3v_tensor *t, int64_t first, int64_t n)
     int64_t row = t->shape[0] ? t3v_numel(t) / t->shape[0] : 0;
     *v = *t;
     v->shape[0] = n;
-    v->data = (char *)t->data + (size_t)(first * row) * t3v_dtype_size(t->type);
+    if (t->data) v->data = (char *)t->data + (size_t)(first * row) * t3v_dtype_size(t->type);
     v->base = t->base ? t->base : t;
     v->base_offset = t->base_offset + first * row;
     v->grad = NULL;
