@@ -43,25 +43,26 @@ static struct {
     atomic_bool full;
 } fault;
 
-/* The place that allocates now. The first three frames are this function, fails() and a wrapper. */
-static __attribute__((noinline)) uint64_t here(void *frames[DEPTH_MAX])
+/* The place that allocates now: the calls from the one that returns to `caller` outwards. */
+static uint64_t here(const void *caller, void *frames[DEPTH_MAX])
 {
-    enum { OURS = 3 };
+    enum { OURS = 8 }; /* frames of this file, and of a sanitizer's */
     void *stack[DEPTH_MAX + OURS] = {0};
-    int n = backtrace(stack, fault.depth + OURS);
+    int n = backtrace(stack, fault.depth + OURS), first = 0;
+    while (first < OURS && stack[first] != caller) first++;
     uint64_t h = 0xcbf29ce484222325u;
-    for (int i = OURS; i < n; i++) {
-        frames[i - OURS] = stack[i];
-        h = (h ^ (uint64_t)(uintptr_t)stack[i]) * 0x100000001b3u;
+    for (int i = 0; i < fault.depth && first + i < n; i++) {
+        frames[i] = stack[first + i];
+        h = (h ^ (uint64_t)(uintptr_t)frames[i]) * 0x100000001b3u;
     }
     return h ? h : 1;
 }
 
-static __attribute__((noinline)) bool fails(void)
+static bool fails(const void *caller)
 {
     if (!fault.on) return false;
     void *frames[DEPTH_MAX] = {0};
-    uint64_t id = here(frames);
+    uint64_t id = here(caller, frames);
     if (fault.hit) return id == fault.target && ++fault.seen == fault.hit;
     for (size_t i = 0; i < PLACES; i++) {
         place *p = &fault.table[(id + i) % PLACES];
@@ -75,12 +76,12 @@ static __attribute__((noinline)) bool fails(void)
     return false;
 }
 
-#define FAIL(value)         \
-    do {                    \
-        if (fails()) {      \
-            errno = ENOMEM; \
-            return value;   \
-        }                   \
+#define FAIL(value)                               \
+    do {                                          \
+        if (fails(__builtin_return_address(0))) { \
+            errno = ENOMEM;                       \
+            return value;                         \
+        }                                         \
     } while (0)
 
 void *__real_malloc(size_t n);
