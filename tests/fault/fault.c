@@ -243,6 +243,7 @@ static const char *judge(int status, const char *text)
     if (!walk(false)) return "the directory cannot be read";
     if (WIFSIGNALED(status)) return WTERMSIG(status) == SIGALRM ? "it hangs" : "it crashes";
     int rc = WEXITSTATUS(status);
+    if (strstr(text, "Sanitizer")) return "it leaks, or a sanitizer has another complaint";
     if (place_to_write.temporary) return "a temporary file is left";
     if (rc == 0) return made == place_to_write.made ? NULL : "it claims success, but its output is another";
     if (rc != 1) return "it exits with another status than 1";
