@@ -100,6 +100,16 @@ static t3v_status find_in_directory(t3v_location *l)
     return st;
 }
 
+/* What lies beside a DiT's file: its configuration, the other expert. */
+static t3v_status find_beside(t3v_location *l)
+{
+    const char *dit = l->path[T3V_AT_DIT], *slash = strrchr(dit, '/');
+    char *dir = slash ? strndup(dit, slash > dit ? (size_t)(slash - dit) : 1) : strdup(".");
+    bool ok = dir && look(dir, "config.json", &l->config) && t3v_location_pair(l);
+    free(dir);
+    return ok ? T3V_OK : no_memory();
+}
+
 /* A DiT's file: the other parts may lie beside it, or beside its directory if that is one for DiTs alone. */
 static t3v_status find_file(t3v_location *l, const char *model)
 {
@@ -107,9 +117,8 @@ static t3v_status find_file(t3v_location *l, const char *model)
     const char *slash = strrchr(model, '/');
     l->layout = "files";
     l->root = slash ? strndup(model, slash > model ? (size_t)(slash - model) : 1) : strdup(".");
-    if (!l->root || !copy(model, &l->path[T3V_AT_DIT]) || !look(l->root, "config.json", &l->config) ||
-        !t3v_location_pair(l))
-        return no_memory();
+    if (!l->root || !copy(model, &l->path[T3V_AT_DIT])) return no_memory();
+    T3V_TRY(find_beside(l));
     char *dir = strrchr(l->root, '/');
     for (size_t i = 0; dir && dir != l->root && i < sizeof alone / sizeof *alone; i++)
         if (strcmp(dir + 1, alone[i]) == 0) *dir = 0;
@@ -144,8 +153,10 @@ static t3v_status find_parts(t3v_location *l, const t3v_model_paths *paths)
             T3V_TRY(find_named(l, (t3v_place)p));
         }
     }
-    if (!l->path[T3V_AT_DIT] || !l->path[T3V_AT_TEXT] || !l->path[T3V_AT_VAE] || !l->path[T3V_AT_TOKENIZER])
+    bool known_dit = l->path[T3V_AT_DIT] != NULL;
+    if (!known_dit || !l->path[T3V_AT_TEXT] || !l->path[T3V_AT_VAE] || !l->path[T3V_AT_TOKENIZER])
         T3V_TRY(t3v_location_scan(l));
+    if (!known_dit && l->path[T3V_AT_DIT]) T3V_TRY(find_beside(l));
     if (l->path[T3V_AT_DIT_LOW]) l->experts = true;
     return look(l->root, "t3v.json", &l->defaults) ? T3V_OK : no_memory();
 }

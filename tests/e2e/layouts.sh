@@ -60,6 +60,7 @@ cp $tiny/config.json "$c/diffusion_models"
 "$tools/relayout" vae original $vae "$c/vae/wan_2.1_vae.safetensors"
 "$tools/relayout" text transformers $text "$c/text_encoders/umt5_xxl.safetensors" "" $spiece
 same from_comfy --model "$c/diffusion_models/wan.safetensors"
+same from_comfy_directory --model "$c"
 
 echo "# single files, named one by one; the names of another layout in each"
 same from_files --model "$d/transformer/diffusion_pytorch_model.safetensors" --vae "$c/vae/wan_2.1_vae.safetensors" \
