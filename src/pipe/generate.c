@@ -704,25 +704,28 @@ static t3v_status write_latent(const run *r, const char *path)
 static t3v_status open_writer(const run *r, int64_t index, t3v_video_writer **out)
 {
     const t3v_job *w = &r->want;
-    char settings[8192], seed[32];
-    snprintf(settings, sizeof settings,
-             "t3v %s; model %s; %s, %lld steps, shift %g, cfg %g in steps %s, dense steps %lld, reuse %s; %s",
-             T3V_VERSION, w->model, w->sampler, (long long)w->steps, w->shift, w->cfg, w->cfg_steps,
-             (long long)w->dense_steps, w->reuse, t3v_dtype_name(w->compute));
+    char settings[8192], seed[32], low[40] = "";
+    if (r->low) snprintf(low, sizeof low, "%g,", w->cfg_low);
+    snprintf(
+        settings, sizeof settings,
+        "t3v %s; model %s; %s, %lld steps, shift %g, cfg %s%g in steps %s, dense steps %lld, reuse %s; %s",
+        T3V_VERSION, w->model, w->sampler, (long long)w->steps, w->shift, low, w->cfg, w->cfg_steps,
+        (long long)w->dense_steps, w->reuse, t3v_dtype_name(w->compute));
     snprintf(seed, sizeof seed, "%llu %s", (unsigned long long)seed_of(r, index), w->rng);
     const t3v_video_tag tags[] = {{"comment", w->output[index].prompt},
                                   {"t3v_prompt", w->output[index].prompt},
                                   {"t3v_negative", w->negative},
                                   {"t3v_seed", seed},
                                   {"t3v_plan", w->plan},
-                                  {"t3v_settings", settings}};
+                                  {"t3v_settings", settings},
+                                  {"t3v_image", w->image}};
     t3v_video_options o = {.width = w->width,
                            .height = w->height,
                            .fps_num = (int)lround(w->fps * 1000),
                            .fps_den = 1000,
                            .codec = w->codec,
                            .tags = tags,
-                           .tag_count = (int)(sizeof tags / sizeof *tags)};
+                           .tag_count = (int)(sizeof tags / sizeof *tags) - !w->image};
     return t3v_video_writer_open(out, w->output[index].path, &o);
 }
 

@@ -133,12 +133,30 @@ static void move(t3v_sampler *s, int i, float *x, int64_t n)
     free(v);
 }
 
-static void channels(void **state)
+/* CLIP's features of the picture. */
+static void write_features(const char *file)
 {
-    (void)state;
+    t3v_model *m = NULL;
+    t3v_image image;
+    float *x = NULL;
+    int64_t rows = 0;
+    t3v_model_paths paths = {.model = in_dir("model")};
+    if (t3v_model_open(&m, &paths, T3V_PART_DIT, T3V_F32, false) ||
+        t3v_image_read(&image, in_dir("pic_00001.png")) || t3v_image_look(m, &image, &x, &rows))
+        fail_msg("%s", t3v_error_text());
+    write_tensor(file, "clip", (int64_t[]){1, 1, rows, m->config.clip_dim}, x);
+    t3v_image_free(&image);
+    t3v_model_close(m);
+    free(x);
+}
+
+/* The image's latent beside the clip's; with `features`, CLIP's too. */
+static void beside(const char *config, const char *dit, bool features)
+{
     int64_t shape[4], n, m;
     t3v_sampler *s = NULL;
-    prepare("tiny-i2v-a14b", 16, 8, shape);
+    prepare(config, 16, 8, shape);
+    if (features) write_features("features");
     t3v(RUN "--image pic_00001.png --steps 1 --cfg 1 -o clip.y4m");
     float *got = read_tensor("latent", "latent", &n), *x = read_tensor("noise", "noise", &n);
     write_clip("video.safetensors", FRAMES);
@@ -149,16 +167,23 @@ static void channels(void **state)
     memcpy(y + 4 * channel, encoded, (size_t)m * sizeof *y);
     write_tensor("y", "y", (int64_t[]){20, shape[1], shape[2], shape[3]}, y);
     write_tensor("x", "latent", shape, x);
-    t3v("dit --model model/high_noise_model --latent x --image-latent y --context context --timestep 1000 -o "
-        "v");
+    t3v("dit --model %s --latent x --image-latent y --context context --timestep 1000 %s -o v", dit,
+        features ? "--clip features" : "");
     assert_int_equal(t3v_sampler_open(&s, "euler", 1, 5), T3V_OK);
     move(s, 0, x, n);
-    expect_close("image as channels", got, x, n, 1e-5);
+    expect_close(config, got, x, n, 1e-5);
     t3v_sampler_close(&s);
     free(got);
     free(x);
     free(y);
     free(encoded);
+}
+
+static void channels(void **state)
+{
+    (void)state;
+    beside("tiny-i2v-a14b", "model/high_noise_model", false);
+    beside("tiny-i2v", "model", true);
 }
 
 static void first_frame(void **state)
