@@ -57,5 +57,5 @@ expect 2 "goes with the plan full" attention --plan $t3 --queries 3
 expect 2 "known: wan2.1-t2v-1.3b" step --config nonsense
 expect 2 "4n+1" step --config tiny --frames 6
 expect 2 "not both" block --config tiny --model x
-expect 2 "config.json" block --model /nonexistent/x
+expect 2 "nothing there" block --model /nonexistent/x
 exit 0
