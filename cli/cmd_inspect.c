@@ -67,6 +67,8 @@ static void add_family(json_t *o, const t3v_family *y)
                  {"width", y->vae_width},
                  {"decoder_width", y->vae_decoder_width},
                  {"latent_channels", y->vae_z},
+                 {"width", y->clip_width},
+                 {"num_layers", y->clip_layers},
                  {"vocab", y->vocab},
                  {"dim", y->text_width},
                  {"num_layers", y->text_layers},

@@ -11,17 +11,29 @@
 #include "clip.h"
 #include "io/safetensors.h"
 #include "pipe/cost.h"
+#include "pipe/image.h"
 #include "pipe/model.h"
 #include "vae/clip.h"
 
-enum { OPT_MODEL = 0x100, OPT_VAE, OPT_TILE, OPT_LIMIT, OPT_FPS, OPT_CODEC, OPT_CROP_FRAMES, OPT_CROP_SIZE };
+enum {
+    OPT_MODEL = 0x100,
+    OPT_VAE,
+    OPT_TILE,
+    OPT_LIMIT,
+    OPT_FPS,
+    OPT_CODEC,
+    OPT_CROP_FRAMES,
+    OPT_CROP_SIZE,
+    OPT_CLIP,
+    OPT_FEATURES
+};
 
 typedef struct args {
     t3v_model_paths paths;
     const char *in, *out, *codec;
     int64_t tile_h, tile_w, limit;
     double fps;
-    bool crop_frames, crop_size;
+    bool crop_frames, crop_size, features;
 } args;
 
 static error_t parse(int key, char *arg, struct argp_state *state)
@@ -48,6 +60,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_CODEC: a->codec = arg; return 0;
     case OPT_CROP_FRAMES: a->crop_frames = true; return 0;
     case OPT_CROP_SIZE: a->crop_size = true; return 0;
+    case OPT_CLIP: a->paths.clip = arg; return 0;
+    case OPT_FEATURES: a->features = true; return 0;
     case ARGP_KEY_ARG: argp_error(state, "unexpected argument '%s'", arg); return 0;
     case ARGP_KEY_END:
         if (!a->paths.model || !a->in || !a->out) argp_error(state, "--model, -i and -o are needed");
@@ -76,6 +90,9 @@ static const struct argp_option encode_options[] = {
     {"crop-frames", OPT_CROP_FRAMES, 0, 0, "Drop the last frames down to 4n+1", 1},
     {"crop-size", OPT_CROP_SIZE, 0, 0,
      "Keep the middle: sides down to whole tokens (multiples of 16; Wan2.2's VAE: 32)", 1},
+    {"features", OPT_FEATURES, 0, 0,
+     "Of the first frame, whatever its size, the image encoder's rows instead: `clip` [257,1280]", 1},
+    {"clip", OPT_CLIP, "F", 0, "The image encoder's weights, when they are not in the model's directory", 1},
     {0},
 };
 
@@ -125,14 +142,11 @@ static t3v_status read4(const char *path, const char *name, int64_t channels, in
     return st;
 }
 
-static t3v_status write4(const char *path, const char *name, const float *data, const int64_t shape[4])
+static t3v_status write_values(const char *path, const char *name, const float *data, int ndim,
+                               const int64_t *shape)
 {
-    t3v_tensor_entry e = {.name = name,
-                          .dtype = T3V_F32,
-                          .ndim = 4,
-                          .data = data,
-                          .numel = shape[0] * shape[1] * shape[2] * shape[3]};
-    memcpy(e.shape, shape, 4 * sizeof *shape);
+    t3v_tensor_entry e = {.name = name, .dtype = T3V_F32, .ndim = ndim, .data = data, .numel = 1};
+    for (int i = 0; i < ndim; i++) e.numel *= e.shape[i] = shape[i];
     e.nbytes = e.numel * (int64_t)sizeof(float);
     return t3v_safetensors_write(path, &e, 1, NULL, 0);
 }
@@ -272,6 +286,27 @@ static t3v_status fit(source *s, int64_t stride, t3v_vae_clip *clip)
     return T3V_OK;
 }
 
+/* --features: the first frame through the image encoder. */
+static t3v_status encode_features(args *a, const cli_common *common)
+{
+    t3v_model *m = NULL;
+    t3v_image image = {0};
+    float *rows = NULL;
+    int64_t shape[2];
+    t3v_status st = t3v_image_read(&image, a->in);
+    if (!st) st = t3v_model_open(&m, &a->paths, 0, common->bf16 ? T3V_BF16 : T3V_F32, false);
+    if (!st) st = t3v_image_look(m, &image, &rows, shape);
+    if (!st) st = write_values(a->out, "clip", rows, 2, shape);
+    if (!st && common->json)
+        printf("{\"output\":\"%s\",\"rows\":%lld,\"width\":%lld}\n", a->out, (long long)shape[0],
+               (long long)shape[1]);
+    else if (!st) printf("%s\n", a->out);
+    free(rows);
+    t3v_image_free(&image);
+    t3v_model_close(m);
+    return st;
+}
+
 static int run_encode(int argc, char **argv)
 {
     static const struct argp own = {.options = encode_options,
@@ -281,6 +316,10 @@ static int run_encode(int argc, char **argv)
     cli_common common;
     int rc = cli_parse(&own, argc, argv, &common, &a);
     if (rc >= 0) return rc;
+    if (a.features) {
+        t3v_status looked = encode_features(&a, &common);
+        return looked ? cli_fail(looked) : CLI_OK;
+    }
     t3v_progress progress = cli_progress();
     t3v_model *m = NULL;
     t3v_vae_clip clip = {.progress = &progress};
@@ -298,7 +337,7 @@ static int run_encode(int argc, char **argv)
         latent = malloc((size_t)n * sizeof *latent);
         st = latent ? t3v_vae_encode(&m->vae, &clip, next_frame, &s, latent)
                     : t3v_fail(T3V_E_NOMEM, "no memory for the latent");
-        if (!st) st = write4(a.out, "latent", latent, shape);
+        if (!st) st = write_values(a.out, "latent", latent, 4, shape);
     }
     if (!st) print_result(&common, a.out, &clip, th, tw);
     free(latent);
@@ -337,7 +376,7 @@ static t3v_status decode(const args *a, const t3v_model *m, t3v_vae *vae, const 
         const int64_t shape[4] = {3, clip->frames, clip->height, clip->width};
         st = cli_clip_make(&s.clip, clip->frames, clip->height, clip->width, fps);
         if (!st) st = t3v_vae_decode(vae, clip, latent, put_frame, &s);
-        if (!st) st = write4(a->out, "video", s.clip.video, shape);
+        if (!st) st = write_values(a->out, "video", s.clip.video, 4, shape);
         cli_clip_free(&s.clip);
         return st;
     }

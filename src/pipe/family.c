@@ -9,7 +9,7 @@
 
 const char *t3v_weights_kind_name(t3v_weights_kind kind)
 {
-    static const char *const names[] = {"unknown", "dit", "vae", "text", "lora"};
+    static const char *const names[] = {"unknown", "dit", "vae", "text", "lora", "clip"};
     return names[kind];
 }
 
@@ -76,6 +76,12 @@ void t3v_family_detect(const t3v_tensor_file *f, t3v_family *o)
                   : o->vae_z == 16 && o->vae_width == 96 ? "wan2.1-vae"
                                                          : "wan-vae";
         if (!t3v_vae_stride(o->vae_z)) o->reason = "the latent has neither 16 nor 48 channels";
+    } else if (t3v_tensors_find(f, "visual.patch_embedding.weight") &&
+               t3v_tensors_find(f, "visual.pre_norm.weight")) {
+        o->kind = T3V_WEIGHTS_CLIP;
+        o->clip_width = axis(f, "visual.patch_embedding.weight", 0);
+        o->clip_layers = count(f, "visual.transformer.");
+        o->name = o->clip_width == 1280 && o->clip_layers == 32 ? "clip-vit-h-14" : "clip-vit";
     } else if (t3v_tensors_find(f, "token_embedding.weight") &&
                t3v_tensors_find(f, "blocks.0.attn.q.weight")) {
         o->kind = T3V_WEIGHTS_TEXT;

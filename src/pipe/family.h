@@ -10,7 +10,8 @@ typedef enum t3v_weights_kind {
     T3V_WEIGHTS_DIT,
     T3V_WEIGHTS_VAE,
     T3V_WEIGHTS_TEXT,
-    T3V_WEIGHTS_LORA
+    T3V_WEIGHTS_LORA,
+    T3V_WEIGHTS_CLIP
 } t3v_weights_kind;
 
 typedef struct t3v_family {
@@ -21,6 +22,8 @@ typedef struct t3v_family {
     int64_t dim, ffn_dim, layers, in_dim, out_dim, text_dim;
     /* ---- a VAE: base widths, latent channels. A text encoder: vocabulary, width, layers, heads ---- */
     int64_t vae_width, vae_decoder_width, vae_z, vocab, text_width, text_layers, text_heads;
+    /* ---- CLIP's vision tower ---- */
+    int64_t clip_width, clip_layers;
 } t3v_family;
 
 /* Never fails: what is not recognised is T3V_WEIGHTS_UNKNOWN. Names are the original ones (io/names.h). */

@@ -286,7 +286,9 @@ static t3v_status encode_image(run *r)
     t3v_status st = t3v_image_encode(r->model, &r->image, &clip, latent);
     if (!st) st = t3v_model_check(r->model, T3V_PART_VAE);
     t3v_model_unload(r->model, T3V_PART_VAE);
-    if (!st && r->model->config.clip_dim) st = t3v_image_look(r->model, &r->image, &r->clip, &r->clip_rows);
+    int64_t shape[2] = {0};
+    if (!st && r->model->config.clip_dim) st = t3v_image_look(r->model, &r->image, &r->clip, shape);
+    r->clip_rows = shape[0];
     t3v_image_free(&r->image);
     return st;
 }

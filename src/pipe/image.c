@@ -79,14 +79,14 @@ static t3v_status open_tower(const t3v_model *m, t3v_tensor_file **f, t3v_clip *
     t3v_clip_config c;
     T3V_TRY(t3v_model_weights(m, T3V_AT_CLIP, f));
     t3v_status st = t3v_clip_config_read(*f, &c);
-    if (!st && c.dim != m->config.clip_dim)
+    if (!st && m->config.clip_dim && c.dim != m->config.clip_dim)
         st = t3v_fail(T3V_E_SHAPE, "the image encoder %s is %lld wide, the model takes %lld", (*f)->path,
                       (long long)c.dim, (long long)m->config.clip_dim);
     if (!st) st = t3v_clip_open(clip, &c);
     return st;
 }
 
-t3v_status t3v_image_look(const t3v_model *m, const t3v_image *image, float **features, int64_t *rows)
+t3v_status t3v_image_look(const t3v_model *m, const t3v_image *image, float **features, int64_t shape[2])
 {
     t3v_tensor_file *f = NULL;
     t3v_clip clip = {0};
@@ -105,7 +105,8 @@ t3v_status t3v_image_look(const t3v_model *m, const t3v_image *image, float **fe
         if (!st && !(*features = malloc(bytes)))
             st = t3v_fail(T3V_E_NOMEM, "no memory for the image's features");
         if (!st) memcpy(*features, y->data, bytes);
-        *rows = t3v_clip_rows(&clip.config);
+        shape[0] = t3v_clip_rows(&clip.config);
+        shape[1] = clip.config.dim;
     }
     t3v_arena_close(&work);
     t3v_arena_close(&weights);

@@ -22,9 +22,9 @@ void t3v_image_fit(const t3v_image *image, int64_t unit, int64_t *width, int64_t
  * and goes on grey. The VAE of m is loaded. */
 t3v_status t3v_image_encode(t3v_model *m, const t3v_image *image, const t3v_vae_clip *clip, float *latent);
 
-/* What CLIP's vision tower of m's files makes of the image, on the CPU: *features [rows, dim], to be freed; dim is what the
- * transformer takes. The tower is loaded for this call. */
-t3v_status t3v_image_look(const t3v_model *m, const t3v_image *image, float **features, int64_t *rows);
+/* What CLIP's vision tower of m's files makes of the image, on the CPU: *features of `shape` [rows, dim], to be freed; dim is
+ * what the transformer takes, where the model's configuration tells it. The tower is loaded for this call. */
+t3v_status t3v_image_look(const t3v_model *m, const t3v_image *image, float **features, int64_t shape[2]);
 /* Bytes that takes. */
 t3v_status t3v_image_look_bytes(const t3v_model *m, int64_t *bytes);
 

@@ -76,3 +76,15 @@ head -1 "$dir/e.y4m" | grep -aq 'W176 H144 F24'
 fails 1 "latents of 48 channels" "$t3v" decode --model $tiny --vae "$dir/m22/Wan2.2_VAE.pth" -i "$dir/e.safetensors" -o "$dir/x.y4m"
 fails 2 "expected multiples of 16 (32 for the transformer), the nearest is 96x64" "$t3v" encode --model "$dir/m22" -i "$dir/odd.y4m" --crop-frames -o "$dir/x.safetensors"
 "$t3v" inspect --json "$dir/m22/Wan2.2_VAE.pth" | grep -q '"latent_channels": *48'
+
+# The image encoder: the first frame of anything, at any size.
+"$t3v" init --config tiny-i2v -o "$dir/i2v" --quiet >"$dir/said"
+weights=$(ls "$dir"/i2v/models_clip*.pth)
+"$t3v" inspect --json "$weights" | grep -q '"kind": *"clip"'
+"$t3v" encode --features --model "$dir/i2v" -i "$dir/odd.y4m" -o "$dir/f.safetensors" --quiet --json >"$dir/said"
+grep -q '"rows":17,"width":32' "$dir/said"
+grep -aq '"clip":{"dtype":"F32","shape":\[17,32\]' "$dir/f.safetensors"
+mv "$weights" "$dir/elsewhere.pth"
+fails 1 "image encoder is missing" "$t3v" encode --features --model "$dir/i2v" -i "$dir/odd.y4m" -o "$dir/x.safetensors"
+"$t3v" encode --features --model "$dir/i2v" --clip "$dir/elsewhere.pth" -i "$dir/odd.y4m" -o "$dir/g.safetensors" --quiet >"$dir/said"
+cmp "$dir/f.safetensors" "$dir/g.safetensors"

@@ -34,10 +34,12 @@ static inline void formula_params(const t3v_params *p)
         t3v_tensor *t = p->item[k].tensor;
         int64_t n = t3v_numel(t), fan = n / t->shape[0];
         bool norm = strstr(name, "gamma") || (strstr(name, "norm") && end && strcmp(end, ".weight") == 0);
+        bool whole = strstr(name, "cls_") || strstr(name, "pos_");
         T3V_ASSERT(t->type == T3V_F32);
         for (int64_t i = 0; i < n; i++) {
             double u = formula_at(name, i);
             ((float *)t->data)[i] = (float)(norm       ? 1 + 0.4 * u
+                                            : whole    ? u
                                             : fan == 1 ? 0.25 * u
                                                        : u * sqrt(3.0 / (double)fan));
         }

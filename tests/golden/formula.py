@@ -24,10 +24,12 @@ def tensor(name, *shape):
 
 
 def weight(name, shape):
-    """Norms near 1, vectors small, matrices of about unit gain."""
+    """Norms near 1, vectors small, embeddings whole, matrices of about unit gain."""
     u, fan = uniform(name, int(np.prod(shape))), int(np.prod(shape[1:]))
     if 'gamma' in name or ('norm' in name and name.endswith('.weight')):
         u = 1 + 0.4 * u
+    elif 'cls_' in name or 'pos_' in name:
+        pass
     elif fan == 1:
         u = 0.25 * u
     else:
