@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Every kernel of the CUDA module, under the emulator, against the CPU's: random shapes with tails, both types, data that
- * begin anywhere, sums that are added to. */
+ * begin anywhere, sums that are added to. On a card: T3V_CUDA=build/libt3v-cuda.so build/tests/test_kernels */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -11,12 +11,21 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include "attn/attend_op.h"
 #include "base/rng.h"
 #include "cuda/emulate.h"
 #include "device.h"
 #include "ops/kernels.h"
 
 enum { MOST = 12 };
+
+/* The emulator's device; with T3V_CUDA set, that of the module it names. */
+static const t3v_device *card(void)
+{
+    const t3v_device *d = t3v_emulated_device();
+    if (getenv("T3V_CUDA") && t3v_device_open(T3V_DEVICE_CUDA, &d)) fail_msg("%s", t3v_error_text());
+    return d;
+}
 
 /* What one call works on: the same numbers for both sides. */
 typedef struct job {
@@ -59,7 +68,7 @@ static void *numbers(job *j, t3v_dtype t, int64_t n, bool aligned)
     void *p = host;
     if (j->arena) {
         p = t3v_arena_twin(j->arena, host);
-        assert_int_equal(t3v_emulated_device()->push(p, host, (size_t)n * size), T3V_OK);
+        assert_int_equal(card()->push(p, host, (size_t)n * size), T3V_OK);
     }
     assert_true(j->count < MOST);
     j->b[j->count].p = p, j->b[j->count].host = host, j->b[j->count].n = n, j->b[j->count++].type = t;
@@ -77,7 +86,7 @@ static double at(const job *j, int i, int64_t k)
 
 static void run_both(const char *name, void (*fn)(job *), int times)
 {
-    const t3v_device *d = t3v_emulated_device();
+    const t3v_device *d = card();
     for (int t = 0; t < times; t++) {
         t3v_arena arena;
         t3v_emulate_seed((uint64_t)t + 1);
@@ -148,7 +157,7 @@ static t3v_rope rope(job *j, int64_t hd, int64_t T, int64_t H, int64_t W)
     OK(t3v_rope_tables_size(&n, T, H, W, hd));
     float *tables = calloc((size_t)n, sizeof *tables), *there = A(T3V_F32, n);
     t3v_rope_tables_make(&r, tables, T, H, W, hd, 10000.0);
-    if (j->arena) OK(t3v_emulated_device()->push(there, tables, (size_t)n * sizeof *tables));
+    if (j->arena) OK(card()->push(there, tables, (size_t)n * sizeof *tables));
     else memcpy(there, tables, (size_t)n * sizeof *tables);
     for (int a = 0; a < 3; a++)
         r.cos[a] = there + (r.cos[a] - tables), r.sin[a] = there + (r.sin[a] - tables);
@@ -269,12 +278,12 @@ static void sums(job *j)
                       j->k->rows_all_finite(x, xt, n), 0};
     const float bad = coin(j) ? INFINITY : NAN;
     size_t last = (size_t)(n - 1) * sizeof bad;
-    if (j->arena) OK(t3v_emulated_device()->push((char *)v + last, &bad, sizeof bad));
+    if (j->arena) OK(card()->push((char *)v + last, &bad, sizeof bad));
     else memcpy((char *)v + last, &bad, sizeof bad);
     found[3] = j->k->rows_all_finite(v, T3V_F32, n);
     j->k->clear((char *)v + last, sizeof bad);
     assert_true(found[2] == 1 && found[3] == 0);
-    if (j->arena) OK(t3v_emulated_device()->push(out, found, sizeof found));
+    if (j->arena) OK(card()->push(out, found, sizeof found));
     else memcpy(out, found, sizeof found);
     OK(j->k->rows_sum(db, dy, T3V_F32, rows, d));
 }
@@ -403,6 +412,34 @@ static void conv(job *j)
     OK(j->k->conv_backward_weights(&s, x, dy, dw, db));
 }
 
+/* Through the op, so that a device's work lists and scratch are those of a run; the output takes over q. */
+static void attention(job *j)
+{
+    static const char *const plans[] = {"full", "t3:blocks=2x2x2", "t3:blocks=1x3x2", "t3:blocks=3x1x1"};
+    t3v_grid grid = {pick(j, 3, 4), pick(j, 4, 8), pick(j, 4, 8)};
+    int64_t heads = pick(j, 1, 2), dim = 16 * pick(j, 1, 8), n = grid.t * grid.h * grid.w, d = heads * dim;
+    t3v_dtype t = type(j);
+    t3v_plan *plan;
+    t3v_arena host = {0};
+    OK(t3v_plan_make_for(&plan, plans[pick(j, 0, 3)], grid, 1, d, heads));
+    if (!j->arena) OK(t3v_arena_open(&host, (size_t)1 << 26));
+    t3v_ctx ctx = {.arena = j->arena ? j->arena : &host, .compute = t};
+    t3v_tensor x[3];
+    for (int i = 0; i < 3; i++)
+        x[i] = (t3v_tensor){.data = A(t, n * d), .type = t, .ndim = 2, .shape = {n, d}};
+    assert_non_null(
+        t3v_attend(&ctx, &plan->layer[0].site[T3V_SITE_SELF], heads, &x[0], &x[1], &x[2], NULL, NULL, NULL));
+    if (j->arena) OK(card()->finish());
+    t3v_plan_free(plan);
+    t3v_arena_close(&host);
+}
+
+static void test_attention(void **state)
+{
+    (void)state;
+    BOTH(attention, 10);
+}
+
 static void test_norms(void **state)
 {
     (void)state;
@@ -435,7 +472,7 @@ static void test_products(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_norms), cmocka_unit_test(test_elements),
-                                       cmocka_unit_test(test_products)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_attention), cmocka_unit_test(test_norms),
+                                       cmocka_unit_test(test_elements), cmocka_unit_test(test_products)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

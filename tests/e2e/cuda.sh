@@ -7,7 +7,7 @@ t3v=$1
 golden=tests/golden/wan
 tiny=$golden/tiny
 compare=${T3V_BUILD:?}/tests/compare_tensors
-export T3V_CUDA=$T3V_BUILD/tests/libt3v-cuda-emulated.so
+export T3V_CUDA=${T3V_CUDA:-$T3V_BUILD/tests/libt3v-cuda-emulated.so} # on a card: build/libt3v-cuda.so
 [ -e "$T3V_CUDA" ] || exit 77
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
