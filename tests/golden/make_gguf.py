@@ -115,7 +115,7 @@ def make_blocks(g, out):
         lambda f: g.gguf_set_arr_str(f, b'strings', strings, c_size_t(3)),
         lambda f: g.gguf_set_arr_data(f, b'ints', c_int(5), ints, c_size_t(3)),
         lambda f: g.gguf_set_arr_data(f, b'bools', c_int(7), bools, c_size_t(2)),
-        lambda f: g.gguf_set_val_u32(f, b'general.alignment', ctypes.c_uint32(64)),
+        lambda f: g.gguf_set_val_u32(f, b'general.alignment', ctypes.c_uint32(32)),
     ]
     write_gguf(g, f'{out}/blocks.gguf', tensors, pairs)
     official.save(f'{out}/blocks.safetensors', {k: v.view(np.int32) for k, v in values.items()}, values='bits of F32')

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Sizes of block types, narrow floats over all their values, and expanded blocks: the same bits on every CPU. ggml's own
- * values are held in tests/golden/test_gguf.c. */
+ * values are held in tests/golden/test_quants.c. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
