@@ -17,6 +17,7 @@ typedef struct bench_args {
     int64_t first_heads;                           /* of attention, those computed; 0: all */
     bool backward, composed;
     const t3v_device *device; /* --device; NULL: the CPU */
+    t3v_dtype weight; /* of gemm, and of the matrices of random blocks; COUNT: not given */
 } bench_args;
 
 /* One file bench_NAME.c defines one; cmd_bench.c lists them. */
@@ -38,6 +39,9 @@ typedef struct bench_result {
 
 /* Runs `fn` once or twice unmeasured, then `repeat` times in turn with the peak loop, and prints medians. */
 int bench_measure(const bench_args *args, const bench_result *what, t3v_status (*fn)(void *), void *user);
+
+/* dst: `rows` rows of n F32 values as args->weight, in parallel. */
+t3v_status bench_pack(const bench_args *args, void *dst, const float *src, int64_t rows, int64_t n);
 
 /* Full attention (scale 1/sqrt(dim)) of `heads` heads in rows [tokens, width] of bf16, as oneDNN composes it: K and V
  * packed once a head, then for each block of queries a product, a softmax and a product. */

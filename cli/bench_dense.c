@@ -2,6 +2,7 @@
 /* t3v bench gemm, t3v bench conv: dense products and convolutions in the shapes the models use. */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/rng.h"
 #include "bench.h"
@@ -9,6 +10,7 @@
 #include "ops/gemm/gemm.h"
 #include "ops/onednn.h"
 #include "tensor/dtype.h"
+#include "tensor/quantise.h"
 
 typedef struct conv_call {
     t3v_conv_shape s;
@@ -37,6 +39,35 @@ static void *numbers(int64_t n, t3v_dtype type, uint64_t seed)
     return p;
 }
 
+t3v_status bench_pack(const bench_args *args, void *dst, const float *src, int64_t rows, int64_t n)
+{
+    int64_t bytes;
+    if (!t3v_dtype_bytes(args->weight, n, &bytes))
+        return t3v_fail(T3V_E_ARG, "--weight %s: rows of %lld are not whole blocks of %lld",
+                        t3v_dtype_name(args->weight), (long long)n, (long long)t3v_dtype_block(args->weight));
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < rows; i++) {
+        uint8_t *row = (uint8_t *)dst + i * bytes;
+        if (args->weight != T3V_F8_E4M3) (void)t3v_quantise(row, args->weight, src + i * n, n);
+        else
+            for (int64_t j = 0; j < n; j++) row[j] = t3v_f32_to_f8_e4m3(src[i * n + j]);
+    }
+    return T3V_OK;
+}
+
+/* The weight [n, k] of a product as --weight says; F32 normal numbers become it in place. */
+static t3v_status pack(const bench_args *args, t3v_gemm_args *g, void *b)
+{
+    int64_t bytes;
+    void *packed = t3v_dtype_bytes(args->weight, g->n * g->k, &bytes) ? malloc((size_t)bytes) : NULL;
+    if (!packed) return t3v_fail(T3V_E_NOMEM, "no memory for a product");
+    t3v_status st = bench_pack(args, packed, b, g->n, g->k);
+    if (!st) memcpy(b, packed, (size_t)bytes);
+    free(packed);
+    g->b_type = args->weight;
+    return st;
+}
+
 static int run_gemm(const bench_args *args)
 {
     /* m, n, k: projections and the two halves of the FFN of Wan2.1-1.3B; a small model's; a weight gradient. */
@@ -49,7 +80,9 @@ static int run_gemm(const bench_args *args)
     for (int i = 0; i < 6 && status == CLI_OK; i++) {
         int64_t m = sizes[i][0], n = sizes[i][1], k = sizes[i][2];
         bool grad = sizes[i][3];
-        void *a = numbers(m * k, type, 1), *b = numbers(n * k, type, 2), *c = calloc((size_t)(m * n), 4);
+        bool packed = !grad && args->weight != T3V_DTYPE_COUNT;
+        void *a = numbers(m * k, type, 1), *b = numbers(n * k, packed ? T3V_F32 : type, 2),
+             *c = calloc((size_t)(m * n), 4);
         t3v_gemm_args g = {.batch = 1,
                            .m = m,
                            .n = n,
@@ -66,10 +99,12 @@ static int run_gemm(const bench_args *args)
                            .c_type = grad ? T3V_F32 : type,
                            .ldc = n,
                            .accumulate = grad};
-        t3v_status st = a && b && c ? t3v_gemm(&g) : t3v_fail(T3V_E_NOMEM, "no memory for a product");
+        t3v_status st = a && b && c ? T3V_OK : t3v_fail(T3V_E_NOMEM, "no memory for a product");
+        if (!st && packed) st = pack(args, &g, b);
+        if (!st) st = t3v_gemm(&g);
         char what[64];
-        snprintf(what, sizeof what, "gemm%s %lldx%lldx%lld", grad ? " gradient" : "", (long long)m,
-                 (long long)n, (long long)k);
+        snprintf(what, sizeof what, "gemm%s %lldx%lldx%lld%s%s", grad ? " gradient" : "", (long long)m,
+                 (long long)n, (long long)k, packed ? " " : "", packed ? t3v_dtype_name(args->weight) : "");
         bench_result r = {what, 2.0 * (double)m * (double)n * (double)k, type, t3v_dnn_last_impl(), NULL};
         status = st ? cli_fail(st) : bench_measure(args, &r, do_gemm, &g);
         free(a), free(b), free(c);

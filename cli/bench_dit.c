@@ -10,6 +10,7 @@
 #include "dit/configs.h"
 #include "pipe/model.h"
 #include "pipe/place.h"
+#include "tensor/dtype.h"
 #include "tensor/randomise.h"
 
 /* A prompt of 20 words or so; the text's other rows are zeros, and the DiT sees them as one. Random models above
@@ -37,7 +38,26 @@ typedef struct bench {
     t3v_dit_by_time e0;
 } bench;
 
-static t3v_status random_model(bench *b, const t3v_dit_config *config, t3v_dtype compute)
+/* The matrices of the blocks as --weight says, in the memory that they have. */
+static t3v_status pack_blocks(const t3v_params *p, const bench_args *args)
+{
+    for (int64_t i = 0; i < p->count; i++) {
+        t3v_tensor *t = p->item[i].tensor;
+        if (!p->item[i].matrix || strncmp(p->item[i].name, "blocks.", 7) != 0) continue;
+        int64_t n = t3v_numel(t), rows = t->shape[0];
+        float *values = malloc((size_t)n * sizeof *values);
+        if (!values) return t3v_fail(T3V_E_NOMEM, "no memory for %s", p->item[i].name);
+        t3v_status st = t3v_convert(values, T3V_F32, t->data, t->type, n);
+        if (!st) st = bench_pack(args, t->data, values, rows, n / rows);
+        free(values);
+        if (st) return st;
+        t->type = args->weight;
+    }
+    return T3V_OK;
+}
+
+static t3v_status random_model(bench *b, const t3v_dit_config *config, t3v_dtype compute,
+                               const bench_args *args)
 {
     t3v_dit_config one = *config;
     t3v_params_options options = {.matrix = compute};
@@ -51,6 +71,7 @@ static t3v_status random_model(bench *b, const t3v_dit_config *config, t3v_dtype
     T3V_TRY(t3v_arena_open(&b->weights, t3v_params_bytes(&b->random.params, NULL, &options)));
     T3V_TRY(t3v_params_alloc(&b->random.params, &options, &b->weights));
     t3v_params_randomise(&b->random.params, 1);
+    if (args->weight != T3V_DTYPE_COUNT) T3V_TRY(pack_blocks(&b->random.params, args));
     b->random.device = b->device;
     if (b->device) T3V_TRY(t3v_weights_place(&b->random.params, compute, b->device, &b->placed, NULL));
     if (b->shared) {
@@ -156,6 +177,10 @@ static double macs(const bench *b)
 static t3v_status open_all(bench *b, const bench_args *args)
 {
     t3v_dtype compute = args->common.bf16 ? T3V_BF16 : T3V_F32;
+    if (args->model && args->weight != T3V_DTYPE_COUNT)
+        return t3v_fail(
+            T3V_E_ARG,
+            "--weight is for random weights: give --config, or a --model with weights of that type");
     if (args->model) {
         t3v_model_paths paths = {.model = args->model, .device = b->device};
         T3V_TRY(t3v_model_open(&b->model, &paths, T3V_PART_DIT, compute, false));
@@ -163,7 +188,7 @@ static t3v_status open_all(bench *b, const bench_args *args)
     } else {
         t3v_dit_config config;
         T3V_TRY(t3v_dit_config_named(args->config ? args->config : "wan2.1-t2v-1.3b", &config));
-        T3V_TRY(random_model(b, &config, compute));
+        T3V_TRY(random_model(b, &config, compute, args));
     }
     const t3v_dit_config *c = &b->dit->config;
     const char *plan = args->plan ? args->plan : "full";
@@ -216,6 +241,9 @@ static int run(const bench_args *args, bool step)
         if (!step)
             snprintf(extra + strlen(extra), sizeof extra - strlen(extra), ",\"layer\":%lld",
                      (long long)b.layer);
+        if (args->weight != T3V_DTYPE_COUNT)
+            snprintf(extra + strlen(extra), sizeof extra - strlen(extra), ",\"weight\":\"%s\"",
+                     t3v_dtype_name(args->weight));
         bench_result r = {step ? "step" : "block", 2 * macs(&b), b.ctx.compute, t3v_isa_name(t3v_cpu()),
                           extra};
         status = bench_measure(args, &r, pass, &b);

@@ -3,12 +3,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/resource.h>
 #include <time.h>
 
 #include "attn/peak.h"
 #include "base/threads.h"
 #include "bench.h"
+#include "tensor/quantise.h"
 
 static const bench_row *const rows[] = {&bench_attention, &bench_gemm, &bench_conv, &bench_block,
                                         &bench_step,      &bench_vae,  NULL};
@@ -27,7 +29,8 @@ enum {
     OPT_LAYER,
     OPT_QUERIES,
     OPT_FIRST_HEADS,
-    OPT_COMPOSED
+    OPT_COMPOSED,
+    OPT_WEIGHT
 };
 
 static const struct argp_option options[] = {
@@ -42,6 +45,11 @@ static const struct argp_option options[] = {
      "Attention of the first N heads alone, in rows as wide as all heads", 1},
     {"composed", OPT_COMPOSED, 0, 0,
      "Full attention once more, composed of oneDNN's products and softmax (bf16, AVX-512-BF16)", 1},
+    {"weight", OPT_WEIGHT, "TYPE", 0,
+     "Packed weights, for gemm, and for block and step with --config: q8_0, q4_0, q4_1, q5_0, q5_1, q3_k, "
+     "q4_k, q5_k, "
+     "q6_k, f8_e4m3",
+     1},
     {"repeat", OPT_REPEAT, "N", 0, "Measurements, of which the median counts (default: 7; vae: 1)", 1},
     {"backward", OPT_BACKWARD, 0, 0, "The gradient too", 1},
     {"config", OPT_CONFIG, "NAME", 0,
@@ -92,6 +100,12 @@ static error_t parse(int key, char *arg, struct argp_state *state)
             argp_error(state, "--first-heads %s: expected 1 to 1024", arg);
         return 0;
     case OPT_COMPOSED: a->composed = true; return 0;
+    case OPT_WEIGHT:
+        a->weight = (t3v_dtype)0;
+        while (a->weight < T3V_DTYPE_COUNT && strcasecmp(t3v_dtype_name(a->weight), arg) != 0) a->weight++;
+        if (a->weight == T3V_DTYPE_COUNT || (!t3v_quantises(a->weight) && a->weight != T3V_F8_E4M3))
+            argp_error(state, "--weight %s: expected a type such as q8_0, q4_k or f8_e4m3", arg);
+        return 0;
     case OPT_BACKWARD: a->backward = true; return 0;
     case OPT_CONFIG: a->config = arg; return 0;
     case OPT_MODEL: a->model = arg; return 0;
@@ -236,7 +250,13 @@ static int run(int argc, char **argv)
                                     .parser = parse,
                                     .args_doc = "WHAT",
                                     .doc = "Measures a part of T3V and the machine's peak in turn."};
-    input in = {.args = {.t = 1, .h = 42, .w = 32, .heads = 12, .dim = 128, .grid_text = "1,42,32"}};
+    input in = {.args = {.t = 1,
+                         .h = 42,
+                         .w = 32,
+                         .heads = 12,
+                         .dim = 128,
+                         .grid_text = "1,42,32",
+                         .weight = T3V_DTYPE_COUNT}};
     int status = cli_parse(&own, argc, argv, &in.args.common, &in);
     if (status >= 0) return status;
     t3v_status st = t3v_device_open(in.args.common.device, &in.args.device);

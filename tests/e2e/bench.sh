@@ -50,6 +50,13 @@ if grep -q '"isa":"avx512bf16"' <<<"$line"; then # the composition must give wha
     line=$("$t3v" bench attention --grid 1,6,8 --heads 2 --dim 32 --composed --repeat 1 --json) || fail "--composed failed"
     grep -q '"what":"attention_composed"' <<<"$line" || fail "--composed: $line"
 fi
+# packed weights: the same products, and types whose blocks do not fit the rows are refused
+line=$("$t3v" bench block --config tiny --size 64x48 --frames 5 --weight q8_0 --repeat 1 --json) || fail "--weight failed"
+grep -q '"weight":"Q8_0"' <<<"$line" || fail "--weight: $line"
+[ "$(number flop "$line")" = $((2 * layer)) ] || fail "--weight: $line"
+expect 2 "whole blocks of 256" block --config tiny --size 64x48 --weight q4_k
+expect 2 "expected a type" gemm --weight iq4
+expect 2 "--weight is for random" block --model x --weight q8_0
 expect 2 "divisor" attention --grid 1,1,31 --heads 1 --dim 16 --composed --precision bf16 --repeat 1
 expect 2 "there are 2" attention --heads 2 --first-heads 3
 expect 2 "0 to 4" block --config tiny --layer 5 --size 64x48
