@@ -75,7 +75,8 @@ static t3v_status add_scale(work *w, const char *weight)
 static bool scaled(const work *w, t3v_dtype to, const t3v_tensor_entry *e)
 {
     size_t n = strlen(e->name);
-    return w->job->type && to == T3V_F8_E4M3 && n > 7 && strcmp(e->name + n - 7, ".weight") == 0;
+    bool made = w->job->type && to == T3V_F8_E4M3 && n > 7 && strcmp(e->name + n - 7, ".weight") == 0;
+    return made || (e->scale && to == e->dtype);
 }
 
 static t3v_status list_tensors(work *w)
@@ -140,7 +141,7 @@ static t3v_status load(work *w, int64_t i, int64_t first, int64_t n)
 {
     const t3v_tensor_entry *e = &w->in->tensors[i];
     int64_t cols = row_length(e);
-    T3V_TRY(t3v_convert(w->values, T3V_F32, at(e, first), e->dtype, n));
+    T3V_TRY(t3v_convert_scaled(w->values, T3V_F32, at(e, first), e->dtype, e->scale ? *e->scale : 1, n));
     for (int64_t k = 0; k < w->job->loras; k++)
         for (int64_t j = 0; j < w->lora[k]->count; j++)
             if (w->lora[k]->items[j].weight == i)
@@ -208,7 +209,10 @@ static t3v_status write_tensor(work *w, t3v_writer *out, int64_t k)
     const t3v_tensor_entry *e = &w->in->tensors[it->source];
     t3v_dtype to = w->out[k].dtype;
     bool lora = changed(w, it->source);
-    if (to == e->dtype && !lora) return copy_bytes(w, out, k, e);
+    if (to == e->dtype && !lora) {
+        if (e->scale) it->scale = *e->scale;
+        return copy_bytes(w, out, k, e);
+    }
     int64_t cols = row_length(e), piece = lora ? (PIECE > cols ? PIECE / cols * cols : cols) : PIECE;
     if (piece > w->piece)
         return t3v_fail(T3V_E_TOO_BIG, "%s: a row of tensor '%s' has %lld elements, more than %lld", e->file,
