@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "io/file.h"
+#include "io/tensors.h"
 
 enum { NAMES = 6 };
 
@@ -59,6 +60,15 @@ static t3v_status find_named(t3v_location *l, t3v_place p)
     return T3V_OK;
 }
 
+/* Whether a directory says which weights are its own; if these are broken, that is for their reader to tell. */
+static bool holds_weights(const char *dir)
+{
+    t3v_tensor_file *f;
+    t3v_status st = t3v_tensors_open(&f, dir);
+    t3v_tensors_close(f);
+    return st != T3V_E_IO;
+}
+
 /* A DiT's directory: the model's own in the original layout, one below it in the others. */
 static t3v_status find_in_directory(t3v_location *l)
 {
@@ -88,7 +98,7 @@ static t3v_status find_in_directory(t3v_location *l)
         st = find_named(l, T3V_AT_DIT);
         if (!st) st = find_named(l, T3V_AT_DIT_LOW);
     } else if (own) {
-        if (!copy(l->root, &l->path[T3V_AT_DIT])) st = no_memory();
+        if (holds_weights(l->root) && !copy(l->root, &l->path[T3V_AT_DIT])) st = no_memory();
     } else {
         l->layout = "files";
     }
@@ -156,7 +166,10 @@ static t3v_status find_parts(t3v_location *l, const t3v_model_paths *paths)
     bool known_dit = l->path[T3V_AT_DIT] != NULL;
     if (!known_dit || !l->path[T3V_AT_TEXT] || !l->path[T3V_AT_VAE] || !l->path[T3V_AT_TOKENIZER])
         T3V_TRY(t3v_location_scan(l));
-    if (!known_dit && l->path[T3V_AT_DIT]) T3V_TRY(find_beside(l));
+    if (!known_dit && l->path[T3V_AT_DIT]) {
+        T3V_TRY(find_beside(l));
+        if (!l->config && !look(l->root, "config.json", &l->config)) return no_memory();
+    }
     if (l->path[T3V_AT_DIT_LOW]) l->experts = true;
     return look(l->root, "t3v.json", &l->defaults) ? T3V_OK : no_memory();
 }

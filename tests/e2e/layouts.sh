@@ -71,7 +71,9 @@ echo "# GGUF: the same numbers"
 mkdir "$dir/gguf"
 "$t3v" convert --quiet $dit --dtype f32 -o "$dir/gguf/wan.gguf" > /dev/null
 cp $tiny/config.json "$dir/gguf"
+"$tools/relayout" text gguf $text "$dir/gguf/umt5.gguf"
 same from_gguf --model "$dir/gguf/wan.gguf" --vae $vae --text-encoder $text --tokenizer $spiece
+same from_ggufs --model "$dir/gguf" --vae $vae --tokenizer $spiece
 
 echo "# other families: the velocity"
 for family in i2v ti2v; do

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* relayout dit|text|vae LAYOUT IN OUT [PREFIX [SPIECE_MODEL]]: a checkpoint of the original layout under another's names, each with
- * PREFIX in front, with a tokenizer as tensor spiece_model, as a safetensors file. */
+ * PREFIX in front, with a tokenizer as tensor spiece_model, as a safetensors file, or GGUF if OUT ends so. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "io/file.h"
+#include "io/gguf_write.h"
 #include "io/names.h"
 #include "io/safetensors.h"
 
@@ -13,6 +14,16 @@ static void stop(const char *what)
 {
     fprintf(stderr, "relayout: %s: %s\n", what, t3v_error_text());
     exit(1);
+}
+
+static void write_gguf(const char *path, const t3v_tensor_entry *e, int64_t n)
+{
+    t3v_gguf_keys keys = {0};
+    t3v_gguf_writer *w;
+    if (t3v_gguf_begin(&w, path, &keys, e, n)) stop(path);
+    for (int64_t i = 0; i < n; i++)
+        if (t3v_gguf_append(w, e[i].data, (size_t)e[i].nbytes)) stop(path);
+    if (t3v_gguf_finish(w)) stop(path);
 }
 
 int main(int argc, char **argv)
@@ -48,7 +59,9 @@ int main(int argc, char **argv)
                                     .shape = {(int64_t)spiece.size},
                                     .data = spiece.data};
     }
-    if (t3v_safetensors_write(argv[4], e, n, NULL, 0)) stop(argv[4]);
+    const char *ending = strrchr(argv[4], '.');
+    if (ending && strcmp(ending, ".gguf") == 0) write_gguf(argv[4], e, n);
+    else if (t3v_safetensors_write(argv[4], e, n, NULL, 0)) stop(argv[4]);
     t3v_map_close(&spiece);
     t3v_tensors_close(f);
     free(e);

@@ -73,10 +73,20 @@ static void open_at(t3v_location *l, const char *model)
     if (t3v_location_find(l, &paths)) fail_msg("%s", t3v_error_text());
 }
 
+/* A file of weights with one tensor, whose name tells what it holds. */
+static void weights(const char *name, const char *tensor)
+{
+    static const float zero;
+    const t3v_tensor_entry e = {.name = tensor, .dtype = T3V_F32, .ndim = 1, .shape = {1}, .data = &zero};
+    make(name);
+    if (t3v_safetensors_write(at(name), &e, 1, NULL, 0)) fail_msg("%s", t3v_error_text());
+}
+
 static void original(void **state)
 {
     (void)state;
     make("config.json");
+    weights("diffusion_pytorch_model.safetensors", "head.modulation");
     make("Wan2.1_VAE.pth");
     make("models_t5_umt5-xxl-enc-bf16.pth");
     make("google/umt5-xxl/spiece.model");
@@ -175,15 +185,6 @@ static void one_file(void **state)
     t3v_location_free(&l);
 }
 
-/* A file of weights with one tensor, whose name tells what it holds. */
-static void weights(const char *name, const char *tensor)
-{
-    static const float zero;
-    const t3v_tensor_entry e = {.name = tensor, .dtype = T3V_F32, .ndim = 1, .shape = {1}, .data = &zero};
-    make(name);
-    if (t3v_safetensors_write(at(name), &e, 1, NULL, 0)) fail_msg("%s", t3v_error_text());
-}
-
 static void by_content(void **state)
 {
     (void)state;
@@ -243,6 +244,7 @@ static void missing(void **state)
     assert_int_equal(t3v_location_find(&l, &paths), T3V_E_ARG);
     assert_non_null(strstr(t3v_error_text(), "nothing"));
     make("config.json");
+    weights("diffusion_pytorch_model.safetensors", "head.modulation");
     paths = (t3v_model_paths){.model = root, .clip = at("no.pth")};
     assert_int_equal(t3v_location_find(&l, &paths), T3V_E_ARG);
     assert_non_null(strstr(t3v_error_text(), "--clip"));
