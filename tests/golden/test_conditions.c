@@ -139,12 +139,12 @@ static void write_features(const char *file)
     t3v_model *m = NULL;
     t3v_image image;
     float *x = NULL;
-    int64_t rows = 0;
+    int64_t shape[2];
     t3v_model_paths paths = {.model = in_dir("model")};
     if (t3v_model_open(&m, &paths, T3V_PART_DIT, T3V_F32, false) ||
-        t3v_image_read(&image, in_dir("pic_00001.png")) || t3v_image_look(m, &image, &x, &rows))
+        t3v_image_read(&image, in_dir("pic_00001.png")) || t3v_image_look(m, &image, &x, shape))
         fail_msg("%s", t3v_error_text());
-    write_tensor(file, "clip", (int64_t[]){1, 1, rows, m->config.clip_dim}, x);
+    write_tensor(file, "clip", (int64_t[]){1, 1, shape[0], shape[1]}, x);
     t3v_image_free(&image);
     t3v_model_close(m);
     free(x);
