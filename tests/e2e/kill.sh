@@ -10,13 +10,21 @@ dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
 RANDOM=${T3V_KILL_SEED:-7}
 
-# command...: runs it, kills it after a part of the time that it takes when it is left alone.
+# FOLDER command...: runs it, which writes into the folder, and kills it after a part of the time that it takes when it is left
+# alone. A run that was faster leaves nothing to kill: the folder is emptied and the next is given half as long.
 killed() {
-    local pid
+    local pid folder=$1
+    shift
     "$@" > /dev/null 2>&1 &
     pid=$!
     sleep "$(awk -v s="$seconds" -v r=$RANDOM 'BEGIN { print s * r / 32768 }')"
-    kill -9 $pid 2> /dev/null && kills=$((kills + 1))
+    if kill -9 $pid 2> /dev/null; then
+        kills=$((kills + 1))
+    else
+        seconds=$(awk -v s="$seconds" 'BEGIN { print s / 2 }')
+        rm -rf "$folder"
+        mkdir "$folder"
+    fi
     wait $pid 2> /dev/null || true
 }
 timed() { # command...
@@ -28,7 +36,7 @@ whole() { # FOLDER OF_THE_WHOLE_ONES: every final file there is one of those
     local file
     while read -r file; do
         cmp "$1/$file" "$2/$file" || { echo "after kill $kills, $file is not whole"; exit 1; }
-    done < <(cd "$1" 2> /dev/null && find . -type f ! -name '*.tmp' ! -name '*.t3v-state')
+    done < <(cd "$1" 2> /dev/null && find . -type f ! -name '*.tmp' ! -name '*.tmp-*' ! -name '*.t3v-state')
 }
 
 echo "# lists of prompts"
@@ -37,8 +45,9 @@ echo ']' >> "$dir/list.json"
 batch=(generate --quiet --model $tiny --size 48x32 --frames 5 --steps 4 --cfg 5 --seed 3 --save-every 0 --prompts "$dir/list.json")
 timed "$t3v" "${batch[@]}" --out-dir "$dir/whole"
 kills=0
-for try in 1 2 3; do
-    killed "$t3v" "${batch[@]}" --out-dir "$dir/cut"
+for try in 1 2 3 4 5 6 7 8; do
+    [ $kills -lt 3 ] || break
+    killed "$dir/cut" "$t3v" "${batch[@]}" --out-dir "$dir/cut"
     whole "$dir/cut" "$dir/whole"
 done
 [ $kills -ge 1 ]
@@ -58,7 +67,7 @@ for what in "q8_0 a.gguf" "bf16 a.pth" "f16 a.safetensors --shard-size 300K"; do
     kills=0
     for try in 1 2; do
         # shellcheck disable=SC2086
-        killed "$t3v" convert -q --force --dtype "$type" $more "$weights" -o "$dir/c.$out/$out"
+        killed "$dir/c.$out" "$t3v" convert -q --force --dtype "$type" $more "$weights" -o "$dir/c.$out/$out"
         whole "$dir/c.$out" "$dir/w.$out"
     done
     convert "$dir/c.$out/$out"
@@ -70,7 +79,7 @@ init=(init -q --config tiny --parts dit,vae,text,tokenizer --seed 3 --tokenizer 
 timed "$t3v" "${init[@]}" -o "$dir/model"
 kills=0
 for try in 1 2 3; do
-    killed "$t3v" "${init[@]}" -o "$dir/cut-model"
+    killed "$dir/cut-model" "$t3v" "${init[@]}" -o "$dir/cut-model"
     whole "$dir/cut-model" "$dir/model"
     rm -rf "$dir/cut-model"
 done

@@ -169,9 +169,8 @@ static struct {
 static int visit(const char *path, const struct stat *st, int type, struct FTW *at)
 {
     (void)st, (void)type;
-    size_t n = strlen(path);
     if (at->level == 0) return 0;
-    if (n > 4 && strcmp(path + n - 4, ".tmp") == 0) place_to_write.temporary = true;
+    if (strstr(path + at->base, ".tmp")) place_to_write.temporary = true; /* .NAME.1.2.tmp, NAME.tmp-1-2 */
     if (place_to_write.clear && remove(path)) return -1;
     return 0;
 }
