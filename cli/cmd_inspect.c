@@ -4,23 +4,32 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "cli.h"
 #include "io/file.h"
 #include "io/json.h"
 #include "io/names.h"
 #include "pipe/family.h"
+#include "pipe/location.h"
 #include "pipe/model.h"
+#include "t3v/t3v.h"
 
 typedef struct args {
     const char *path;
     bool all;
+    int64_t width, height, frames;
+    const char *plan;
 } args;
 
-enum { OPT_ALL = 0x100, FEW = 5 };
+enum { OPT_ALL = 0x100, OPT_SIZE, OPT_FRAMES, OPT_PLAN, FEW = 5 };
 
 static const struct argp_option options[] = {
     {"all", OPT_ALL, 0, 0, "Every tensor, not only the first and the last (--json lists all)", 1},
+    {"size", OPT_SIZE, "WxH", 0,
+     "Memory and work of a clip of this size (default with --frames or --plan: the model's)", 1},
+    {"frames", OPT_FRAMES, "N", 0, "The same of this many frames, 4n+1", 1},
+    {"plan", OPT_PLAN, "PLAN", 0, "The same with this attention plan", 1},
     {0},
 };
 
@@ -29,6 +38,15 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     args *a = state->input;
     switch (key) {
     case OPT_ALL: a->all = true; return 0;
+    case OPT_SIZE:
+        if (!cli_size(arg, &a->width, &a->height))
+            argp_error(state, "--size %s: expected WxH, e.g. 832x480", arg);
+        return 0;
+    case OPT_FRAMES:
+        if (!cli_int(arg, 1, 1 << 16, &a->frames))
+            argp_error(state, "--frames %s: expected a number above 0", arg);
+        return 0;
+    case OPT_PLAN: a->plan = arg; return 0;
     case ARGP_KEY_ARG:
         if (a->path) argp_error(state, "one PATH at a time");
         a->path = arg;
@@ -38,14 +56,6 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     default: return ARGP_ERR_UNKNOWN;
     }
-}
-
-/* Nothing is written yet: a command that only looks may end where memory does. */
-static char *path_of(const char *dir, const char *name)
-{
-    char *path = t3v_path_join(dir, name);
-    if (!path) exit(cli_fail(t3v_fail(T3V_E_NOMEM, "no memory for a path")));
-    return path;
 }
 
 /* ---- gathering ------------------------------------------------------------------------------------- */
@@ -121,59 +131,71 @@ static t3v_status add_weights(json_t *o, const char *path, bool list, t3v_family
     return st;
 }
 
+/* What was found of a model. */
 typedef struct parts {
     json_t *all, *missing, *problems;
-    const char *dir;
-    t3v_family family[3]; /* dit, vae, text */
+    t3v_location where;
+    t3v_family family[T3V_AT_COUNT];
+    bool good[T3V_AT_COUNT]; /* there, and of a kind that is run */
+    int64_t pieces;          /* of the tokenizer */
 } parts;
+
+static const char *const part_names[T3V_AT_COUNT] = {"dit", "dit_low", "text", "tokenizer", "vae", "clip"};
 
 static void problem(parts *p, const char *text) { json_array_append_new(p->problems, json_string(text)); }
 
-static bool add_part(parts *p, const char *name, const char *file, bool whole_dir, t3v_family *family)
+/* What was looked for, and how to name it elsewhere. */
+static void add_missing(parts *p, t3v_place place)
 {
-    json_t *o = json_object();
-    char *path = path_of(p->dir, file);
-    bool present = t3v_is_file(path), good = present;
-    json_object_set_new(p->all, name, o);
-    if (!present && whole_dir) { /* a DiT in shards, or under another name */
-        t3v_tensor_file *f = NULL;
-        present = good = !t3v_tensors_open(&f, p->dir);
-        t3v_tensors_close(f);
-    }
-    json_object_set_new(o, "file", json_string(file));
-    json_object_set_new(o, "present", json_boolean(present));
-    if (!present) json_array_append_new(p->missing, json_string(file));
-    else if (add_weights(o, whole_dir ? p->dir : path, false, family)) {
-        problem(p, t3v_error_text());
-        good = false;
-    } else if (family->reason) {
-        problem(p, family->reason);
-        good = false;
-    }
-    free(path);
-    return good;
+    json_t *names = json_array();
+    for (const char *const *n = t3v_location_names(place); *n; n++)
+        json_array_append_new(names, json_string(*n));
+    if (place == T3V_AT_DIT)
+        json_array_insert_new(names, 0, json_string("diffusion_pytorch_model.safetensors"));
+    json_array_append_new(p->missing, json_pack("{s:s, s:s, s:o, s:s}", "part", part_names[place],
+                                                "looked_in", p->where.root, "looked_for", names, "option",
+                                                t3v_location_option(place)));
 }
 
-static bool add_tokenizer(parts *p, int64_t *pieces)
+static bool open_tokenizer(parts *p, json_t *o, const char *path)
 {
-    static const char file[] = "google/umt5-xxl/spiece.model";
-    char *path = path_of(p->dir, file);
-    bool present = t3v_is_file(path), good = present;
-    json_t *o = json_object();
     t3v_tokenizer *t = NULL;
-    json_object_set_new(p->all, "tokenizer", o);
-    json_object_set_new(o, "file", json_string(file));
-    json_object_set_new(o, "present", json_boolean(present));
-    if (!present) json_array_append_new(p->missing, json_string(file));
-    else if (t3v_tokenizer_open(path, &t)) {
-        problem(p, t3v_error_text());
-        good = false;
-    } else {
-        set_int(o, "pieces", *pieces = t3v_tokenizer_vocab_size(t));
-    }
+    if (t3v_tokenizer_open(path, &t)) return false;
+    set_int(o, "pieces", p->pieces = t3v_tokenizer_vocab_size(t));
     t3v_tokenizer_close(t);
-    free(path);
-    return good;
+    return true;
+}
+
+/* A DiT's directory may hold nothing but the other parts. */
+static bool is_there(const parts *p, t3v_place place)
+{
+    const char *path = p->where.path[place];
+    t3v_tensor_file *f = NULL;
+    if (!path || place != T3V_AT_DIT || !t3v_is_dir(path)) return path;
+    bool there = !t3v_tensors_open(&f, path);
+    t3v_tensors_close(f);
+    return there;
+}
+
+static void add_part(parts *p, t3v_place place)
+{
+    const char *path = p->where.path[place];
+    json_t *o = json_object();
+    bool present = is_there(p, place);
+    json_object_set_new(p->all, part_names[place], o);
+    json_object_set_new(o, "file", present ? json_string(path) : json_null());
+    json_object_set_new(o, "present", json_boolean(present));
+    if (!present) {
+        add_missing(p, place);
+        return;
+    }
+    p->good[place] = place == T3V_AT_TOKENIZER ? open_tokenizer(p, o, path)
+                                               : !add_weights(o, path, false, &p->family[place]);
+    if (!p->good[place]) problem(p, t3v_error_text());
+    if (p->family[place].reason) {
+        problem(p, p->family[place].reason);
+        p->good[place] = false;
+    }
 }
 
 static json_t *defaults_json(const t3v_defaults *d)
@@ -200,84 +222,143 @@ static void compare(parts *p, const char *what, int64_t config, int64_t weights)
     problem(p, text);
 }
 
-static void check(parts *p, const t3v_dit_config *c, bool dit, bool text, int64_t pieces)
+/* What the parts say of each other. */
+static void check(parts *p, const t3v_dit_config *c)
 {
-    const t3v_family *d = &p->family[0], *x = &p->family[2];
+    const t3v_family *d = &p->family[T3V_AT_DIT], *x = &p->family[T3V_AT_TEXT], *v = &p->family[T3V_AT_VAE];
     char line[200];
-    if (dit) {
+    if (p->good[T3V_AT_DIT]) {
         compare(p, "dim", c->dim, d->dim);
         compare(p, "ffn_dim", c->ffn_dim, d->ffn_dim);
         compare(p, "num_layers", c->layers, d->layers);
         compare(p, "in_dim", c->in_dim, d->in_dim);
         compare(p, "out_dim", c->out_dim, d->out_dim);
     }
-    if (dit && text && d->text_dim != x->text_width) {
+    if (p->good[T3V_AT_DIT] && p->good[T3V_AT_VAE] && d->out_dim != v->vae_z) {
+        snprintf(line, sizeof line, "the transformer makes latents of %lld channels, the VAE takes %lld",
+                 (long long)d->out_dim, (long long)v->vae_z);
+        problem(p, line);
+    }
+    if (p->good[T3V_AT_DIT] && p->good[T3V_AT_TEXT] && d->text_dim != x->text_width) {
         snprintf(line, sizeof line, "the transformer takes text rows of %lld, the text encoder makes %lld",
                  (long long)d->text_dim, (long long)x->text_width);
         problem(p, line);
     }
-    if (dit && p->family[1].vae_z && d->out_dim != p->family[1].vae_z) {
-        snprintf(line, sizeof line, "the transformer makes latents of %lld channels, the VAE takes %lld",
-                 (long long)d->out_dim, (long long)p->family[1].vae_z);
-        problem(p, line);
-    }
-    if (text && pieces > x->vocab) {
+    if (p->good[T3V_AT_TEXT] && p->pieces > x->vocab) {
         snprintf(line, sizeof line, "the tokenizer has %lld pieces, the text encoder %lld rows",
-                 (long long)pieces, (long long)x->vocab);
+                 (long long)p->pieces, (long long)x->vocab);
         problem(p, line);
     }
 }
 
-/* The VAE that the transformer's latents are for; without one, that which is there. */
-static const char *vae_file(const parts *p)
+static void add_config(json_t *o, const t3v_model *m)
 {
-    int64_t z = p->family[0].out_dim;
-    char *path = t3v_path_join(p->dir, t3v_vae_file_name(48));
-    if (!z && path && t3v_is_file(path)) z = 48;
-    free(path);
-    return t3v_vae_file_name(z);
+    const t3v_dit_config *c = &m->config;
+    json_object_set_new(o, "config",
+                        json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f}", "dim", (json_int_t)c->dim,
+                                  "ffn_dim", (json_int_t)c->ffn_dim, "num_heads", (json_int_t)c->heads,
+                                  "num_layers", (json_int_t)c->layers, "in_dim", (json_int_t)c->in_dim,
+                                  "out_dim", (json_int_t)c->out_dim, "freq_dim", (json_int_t)c->freq_dim,
+                                  "text_len", (json_int_t)c->text_len, "eps", c->eps));
+    json_object_set_new(o, "defaults", defaults_json(&m->defaults));
 }
 
-static t3v_status model_json(const char *dir, json_t *o)
+/* Memory and work of a clip, as a dry run finds them. */
+static t3v_status add_cost(json_t *o, const args *a, const cli_common *common)
 {
-    parts p = {.all = json_object(), .missing = json_array(), .problems = json_array(), .dir = dir};
+    t3v_output output = {.prompt = "", .path = "clip.y4m"};
+    t3v_job job = T3V_JOB_INIT;
+    t3v_result r;
+    job.model = a->path;
+    job.output = &output;
+    job.outputs = 1;
+    job.width = a->width;
+    job.height = a->height;
+    job.frames = a->frames;
+    job.plan = a->plan;
+    job.compute = common->bf16 ? T3V_BF16 : T3V_F32;
+    job.dry_run = true;
+    job.memory_limit = INT64_MAX / 2; /* what this machine has does not matter */
+    T3V_TRY(t3v_generate(&job, &r));
+    json_object_set_new(o, "cost",
+                        json_pack("{s:I, s:I, s:I, s:s?, s:s, s:[I,I,I], s:I, s:I, s:f, s:I}", "width",
+                                  (json_int_t)r.width, "height", (json_int_t)r.height, "frames",
+                                  (json_int_t)r.frames, "plan", a->plan, "precision",
+                                  common->bf16 ? "bf16" : "f32", "grid", (json_int_t)r.grid[0],
+                                  (json_int_t)r.grid[1], (json_int_t)r.grid[2], "steps", (json_int_t)r.steps,
+                                  "passes", (json_int_t)r.passes, "tflop", r.flop / 1e12, "peak_bytes",
+                                  (json_int_t)r.peak_bytes));
+    return T3V_OK;
+}
+
+/* The configuration and the defaults, with what only the weights tell. */
+static t3v_status open_model(t3v_model **m, const t3v_model_paths *paths)
+{
+    t3v_tensor_file *f = NULL;
+    T3V_TRY(t3v_model_open(m, paths, 0, T3V_F32, false));
+    t3v_status st = t3v_model_weights(*m, T3V_AT_DIT, &f);
+    if (!st) st = t3v_dit_config_complete(&(*m)->config, f);
+    t3v_tensors_close(f);
+    if (!st) return T3V_OK;
+    t3v_model_close(*m);
+    *m = NULL;
+    return st;
+}
+
+static t3v_status model_json(const args *a, const cli_common *common, json_t *o)
+{
+    parts p = {.all = json_object(), .missing = json_array(), .problems = json_array()};
     t3v_model *m = NULL;
-    t3v_model_paths paths = {.model = dir};
+    t3v_model_paths paths = {.model = a->path};
     json_object_set_new(o, "kind", json_string("model"));
     json_object_set_new(o, "parts", p.all);
     json_object_set_new(o, "missing", p.missing);
     json_object_set_new(o, "problems", p.problems);
-    int64_t pieces = 0;
-    bool dit = add_part(&p, "dit", "diffusion_pytorch_model.safetensors", true, &p.family[0]);
-    bool vae = add_part(&p, "vae", vae_file(&p), false, &p.family[1]);
-    bool text = add_part(&p, "text", "models_t5_umt5-xxl-enc-bf16.pth", false, &p.family[2]);
-    bool tokenizer = add_tokenizer(&p, &pieces);
-    json_object_set_new(o, "family", p.family[0].name ? json_string(p.family[0].name) : json_null());
-    char *config = path_of(dir, "config.json");
-    bool opened = false;
-    if (!t3v_is_file(config)) json_array_append_new(p.missing, json_string("config.json"));
-    else if (t3v_model_open(&m, &paths, 0, T3V_F32, false)) problem(&p, t3v_error_text());
-    else opened = true;
-    free(config);
+    T3V_TRY(t3v_location_look(&p.where, &paths));
+    json_object_set_new(o, "layout", json_string(p.where.layout));
+    add_part(&p, T3V_AT_DIT);
+    if (p.where.experts) add_part(&p, T3V_AT_DIT_LOW);
+    add_part(&p, T3V_AT_VAE);
+    add_part(&p, T3V_AT_TEXT);
+    add_part(&p, T3V_AT_TOKENIZER);
+    const t3v_family *d = &p.family[T3V_AT_DIT];
+    bool opened = p.good[T3V_AT_DIT] && !open_model(&m, &paths);
+    if (p.good[T3V_AT_DIT] && !opened) problem(&p, t3v_error_text());
+    bool clip = opened && m->config.clip_dim;
+    if (clip || p.where.path[T3V_AT_CLIP]) add_part(&p, T3V_AT_CLIP);
+    json_object_set_new(o, "family", d->name ? json_string(d->name) : json_null());
     if (opened) {
-        const t3v_dit_config *c = &m->config;
-        check(&p, c, dit, text, pieces);
-        json_object_set_new(o, "config",
-                            json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f}", "dim",
-                                      (json_int_t)c->dim, "ffn_dim", (json_int_t)c->ffn_dim, "num_heads",
-                                      (json_int_t)c->heads, "num_layers", (json_int_t)c->layers, "in_dim",
-                                      (json_int_t)c->in_dim, "out_dim", (json_int_t)c->out_dim, "freq_dim",
-                                      (json_int_t)c->freq_dim, "text_len", (json_int_t)c->text_len, "eps",
-                                      c->eps));
-        json_object_set_new(o, "defaults", defaults_json(&m->defaults));
+        check(&p, &m->config);
+        add_config(o, m);
     }
-    bool sound = opened && json_array_size(p.problems) == 0;
+    bool sound = json_array_size(p.problems) == 0, text = p.good[T3V_AT_TEXT] && p.good[T3V_AT_TOKENIZER];
+    bool whole = opened && sound && text && p.good[T3V_AT_VAE] &&
+                 (!p.where.experts || p.good[T3V_AT_DIT_LOW]) && (!clip || p.good[T3V_AT_CLIP]);
     json_object_set_new(o, "runs",
-                        json_pack("{s:b, s:b, s:b, s:b, s:b}", "generate",
-                                  sound && dit && vae && text && tokenizer, "text",
-                                  opened && text && tokenizer, "dit", opened && dit, "encode", opened && vae,
-                                  "decode", opened && vae));
+                        json_pack("{s:b, s:b, s:b, s:b, s:b}", "generate", whole, "text", opened && text,
+                                  "dit", opened, "encode", opened && p.good[T3V_AT_VAE], "decode",
+                                  opened && p.good[T3V_AT_VAE]));
     t3v_model_close(m);
+    t3v_location_free(&p.where);
+    if (!a->width && !a->frames && !a->plan) return T3V_OK;
+    if (!whole)
+        return t3v_fail(T3V_E_ARG, "%s: memory at a size is told of a whole model; see what is missing",
+                        a->path);
+    return add_cost(o, a, common);
+}
+
+/* Weights; of a transformer also which other parts were looked for and not found. */
+static t3v_status file_json(const char *path, json_t *o)
+{
+    t3v_family family;
+    T3V_TRY(add_weights(o, path, true, &family));
+    parts p = {.missing = json_array()};
+    json_object_set_new(o, "missing", p.missing);
+    if (family.kind != T3V_WEIGHTS_DIT) return T3V_OK;
+    T3V_TRY(t3v_location_look(&p.where, &(t3v_model_paths){.model = path}));
+    for (t3v_place place = T3V_AT_TEXT; place <= T3V_AT_VAE; place++)
+        if (!p.where.path[place]) add_missing(&p, place);
+    t3v_location_free(&p.where);
     return T3V_OK;
 }
 
@@ -325,18 +406,28 @@ static void print_sizes(const json_t *o)
 /* The integers that describe a part: width, layers, ... */
 static void print_numbers(const json_t *o, const char *indent)
 {
-    static const char *const skip[] = {"tensors", "parameters", "bytes"};
+    static const char *const skip[] = {"tensors", "parameters", "bytes", "peak_rss_bytes"};
     const char *key, *before = indent;
     json_t *v;
     json_object_foreach((json_t *)o, key, v)
     {
         bool skipped = !json_is_integer(v);
-        for (size_t i = 0; i < 3; i++) skipped |= strcmp(key, skip[i]) == 0;
+        for (size_t i = 0; i < sizeof skip / sizeof *skip; i++) skipped |= strcmp(key, skip[i]) == 0;
         if (skipped) continue;
         printf("%s%s %lld", before, key, (long long)json_integer_value(v));
         before = ", ";
     }
     if (before != indent) printf("\n");
+}
+
+static void print_missing(const json_t *v)
+{
+    size_t i;
+    json_t *name;
+    printf("missing   %s: looked in %s for", text_of(v, "part"), text_of(v, "looked_in"));
+    json_array_foreach(json_object_get(v, "looked_for"), i, name)
+        printf("%s %s", i ? "," : "", json_string_value(name));
+    printf("; %s names it elsewhere\n", text_of(v, "option"));
 }
 
 static void print_file(const json_t *o, bool all)
@@ -348,6 +439,8 @@ static void print_file(const json_t *o, bool all)
     printf("kind %s%s%s\n", text_of(o, "kind"), *family ? ", family " : "", family);
     print_numbers(o, "");
     if (*text_of(o, "not_run")) printf("not run: %s\n", text_of(o, "not_run"));
+    size_t gap;
+    json_array_foreach(json_object_get(o, "missing"), gap, v) print_missing(v);
     json_object_foreach(json_object_get(o, "metadata"), key, v)
     {
         printf("metadata ");
@@ -377,17 +470,25 @@ static void print_file(const json_t *o, bool all)
     }
 }
 
+static void print_cost(const json_t *o)
+{
+    printf("clip      %lldx%lld, %lld frames, %lld steps: %.2f GiB, %lld passes, %.1f Tflop (%s, plan %s)\n",
+           int_of(o, "width"), int_of(o, "height"), int_of(o, "frames"), int_of(o, "steps"),
+           (double)int_of(o, "peak_bytes") / 0x1p30, int_of(o, "passes"), real_of(o, "tflop"),
+           text_of(o, "precision"), *text_of(o, "plan") ? text_of(o, "plan") : "of the model");
+}
+
 static void print_model(const json_t *o)
 {
     const char *key, *family = text_of(o, "family");
     json_t *v;
     size_t i;
-    printf("model directory%s%s\n", *family ? ", family " : "", family);
+    printf("model, layout %s%s%s\n", text_of(o, "layout"), *family ? ", family " : "", family);
     json_object_foreach(json_object_get(o, "parts"), key, v)
     {
+        if (!json_is_true(json_object_get(v, "present"))) continue;
         printf("%-10s", key);
-        if (!json_is_true(json_object_get(v, "present"))) printf("missing: %s\n", text_of(v, "file"));
-        else if (json_object_get(v, "pieces")) printf("%lld pieces\n", int_of(v, "pieces"));
+        if (json_object_get(v, "pieces")) printf("%lld pieces\n", int_of(v, "pieces"));
         else print_sizes(v);
         if (json_object_get(v, "family")) print_numbers(v, "          ");
     }
@@ -397,7 +498,7 @@ static void print_model(const json_t *o)
                int_of(d, "width"), int_of(d, "height"), int_of(d, "frames"), real_of(d, "fps"),
                int_of(d, "steps"), text_of(d, "sampler"), real_of(d, "shift"), real_of(d, "cfg"),
                text_of(d, "plan"));
-    json_array_foreach(json_object_get(o, "missing"), i, v) printf("missing   %s\n", json_string_value(v));
+    json_array_foreach(json_object_get(o, "missing"), i, v) print_missing(v);
     json_array_foreach(json_object_get(o, "problems"), i, v)
     {
         printf("problem   ");
@@ -407,19 +508,33 @@ static void print_model(const json_t *o)
     printf("runs     ");
     json_object_foreach(json_object_get(o, "runs"), key, v) if (json_is_true(v)) printf(" %s", key);
     printf("\n");
+    if (json_object_get(o, "cost")) print_cost(json_object_get(o, "cost"));
 }
 
-/* A directory with a configuration or another part of a model; else it is looked at as weights. */
-static bool is_model(const char *path)
+/* Nothing is written yet: a command that only looks may end where memory does. */
+static char *path_of(const char *dir, const char *name)
 {
-    static const char *const files[] = {"config.json", "Wan2.1_VAE.pth", "models_t5_umt5-xxl-enc-bf16.pth",
-                                        "google/umt5-xxl/spiece.model", "t3v.json"};
-    bool any = false;
-    for (size_t i = 0; i < sizeof files / sizeof *files && t3v_is_dir(path); i++) {
-        char *p = path_of(path, files[i]);
+    char *path = t3v_path_join(dir, name);
+    if (!path) exit(cli_fail(t3v_fail(T3V_E_NOMEM, "no memory for a path")));
+    return path;
+}
+
+/* A directory with a configuration or another part of a model, or a DiT's file with its parts beside it when a clip's
+ * memory is asked for; else it is looked at as weights. */
+static bool is_model(const args *a)
+{
+    static const char *const files[] = {"config.json", "t3v.json", "model_index.json"};
+    bool any = (a->width || a->frames || a->plan) && t3v_is_file(a->path);
+    for (size_t i = 0; i < sizeof files / sizeof *files && t3v_is_dir(a->path); i++) {
+        char *p = path_of(a->path, files[i]);
         any |= t3v_is_file(p);
         free(p);
     }
+    t3v_location where = {0};
+    if (any || !t3v_is_dir(a->path) || t3v_location_look(&where, &(t3v_model_paths){.model = a->path}))
+        return any;
+    for (int p = T3V_AT_DIT_LOW; p < T3V_AT_COUNT; p++) any |= where.path[p] != NULL;
+    t3v_location_free(&where);
     return any;
 }
 
@@ -435,10 +550,12 @@ static int run(int argc, char **argv)
     int rc = cli_parse(&own, argc, argv, &common, &a);
     if (rc >= 0) return rc;
     json_t *o = json_object();
-    t3v_family family;
-    bool model = is_model(a.path);
+    bool model = is_model(&a);
     json_object_set_new(o, "path", json_string(a.path));
-    t3v_status st = model ? model_json(a.path, o) : add_weights(o, a.path, true, &family);
+    t3v_status st = model ? model_json(&a, &common, o) : file_json(a.path, o);
+    struct rusage use;
+    getrusage(RUSAGE_SELF, &use);
+    set_int(o, "peak_rss_bytes", (int64_t)use.ru_maxrss * 1024);
     if (!st && common.json) {
         json_dumpf(o, stdout, JSON_INDENT(1));
         printf("\n");

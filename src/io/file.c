@@ -177,6 +177,34 @@ t3v_status t3v_check_space(const char *path, int64_t bytes)
                     left / 1e9);
 }
 
+t3v_status t3v_make_dir(const char *path)
+{
+    char *copy = strdup(path);
+    if (!copy) return t3v_fail(T3V_E_NOMEM, "no memory for a path");
+    t3v_status st = T3V_OK;
+    for (char *p = copy + (*copy != 0); !st; p++) {
+        if (*p && *p != '/') continue;
+        char end = *p;
+        *p = 0;
+        if (*copy && mkdir(copy, 0777) && errno != EEXIST)
+            st = t3v_fail(T3V_E_IO, "%s: cannot make the directory: %s", copy, strerror(errno));
+        *p = end;
+        if (!end) break;
+    }
+    if (!st && *copy && !t3v_is_dir(copy)) st = t3v_fail(T3V_E_IO, "%s is not a directory", copy);
+    free(copy);
+    return st;
+}
+
+t3v_status t3v_make_parents(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    char *dir = slash ? strndup(path, (size_t)(slash - path)) : strdup("");
+    t3v_status st = dir ? t3v_make_dir(dir) : t3v_fail(T3V_E_NOMEM, "no memory for a path");
+    free(dir);
+    return st;
+}
+
 /* ---- outputs --------------------------------------------------------------------------------- */
 
 enum { BUFFER = 1 << 16 };

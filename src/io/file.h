@@ -41,6 +41,10 @@ bool t3v_same_file(const char *a, const char *b);
 /* E_IO when the disk of `path` (a file to be, or its directory) has not `bytes` left; OK where that cannot be told. */
 t3v_status t3v_check_space(const char *path, int64_t bytes);
 
+/* Makes the directory and those above it; of a file, those above it. E_IO. */
+t3v_status t3v_make_dir(const char *path);
+t3v_status t3v_make_parents(const char *path);
+
 /* An output file: written under a temporary name in the directory of `path`, renamed by commit. */
 typedef struct t3v_out t3v_out;
 

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "io/names.h"
 #include "io/view.h"
 #include "tensor/dtype.h"
 
@@ -29,9 +30,10 @@ typedef struct row {
 } row;
 
 typedef struct matcher {
-    row *dotted, *underscored; /* sorted by name */
+    row *dotted, *underscored; /* sorted by name; the second has the names of Diffusers too */
     char *text;
-    int64_t n;
+    int64_t n, n_underscored;
+    const t3v_names *diffusers;
 } matcher;
 
 /* ---- names ----------------------------------------------------------------------------------- */
@@ -41,25 +43,34 @@ static int by_name(const void *a, const void *b)
     return strcmp(((const row *)a)->name, ((const row *)b)->name);
 }
 
+/* Adds a row for `name` with '_' for '.', its text at *at. */
+static void add_underscored(matcher *m, const char *name, int64_t weight, char **at)
+{
+    m->underscored[m->n_underscored++] = (row){*at, weight};
+    for (; *name; name++) *(*at)++ = *name == '.' ? '_' : *name;
+    *(*at)++ = 0;
+}
+
 static t3v_status make_matcher(matcher *m, const t3v_tensor_entry *weights, int64_t n)
 {
+    char other[T3V_NAME_CAP];
     size_t bytes = 1;
-    for (int64_t i = 0; i < n; i++) bytes += strlen(weights[i].name) + 1;
+    for (int64_t i = 0; i < n; i++) bytes += strlen(weights[i].name) + 1 + T3V_NAME_CAP;
     m->n = n;
+    m->diffusers = t3v_names_of(T3V_NAMES_DIT, "diffusers");
     m->dotted = malloc((size_t)(n + 1) * sizeof *m->dotted);
-    m->underscored = malloc((size_t)(n + 1) * sizeof *m->underscored);
+    m->underscored = malloc((size_t)(2 * n + 1) * sizeof *m->underscored);
     m->text = malloc(bytes);
     if (!m->dotted || !m->underscored || !m->text)
         return t3v_fail(T3V_E_NOMEM, "no memory to match a LoRA with %lld weights", (long long)n);
     char *p = m->text;
     for (int64_t i = 0; i < n; i++) {
         m->dotted[i] = (row){weights[i].name, i};
-        m->underscored[i] = (row){p, i};
-        for (const char *s = weights[i].name; *s; s++) *p++ = *s == '.' ? '_' : *s;
-        *p++ = 0;
+        add_underscored(m, weights[i].name, i, &p);
+        if (t3v_name_from_original(m->diffusers, weights[i].name, other)) add_underscored(m, other, i, &p);
     }
     qsort(m->dotted, (size_t)n, sizeof *m->dotted, by_name);
-    qsort(m->underscored, (size_t)n, sizeof *m->underscored, by_name);
+    qsort(m->underscored, (size_t)m->n_underscored, sizeof *m->underscored, by_name);
     return T3V_OK;
 }
 
@@ -99,56 +110,6 @@ static role split_role(char *key)
     return R_NONE;
 }
 
-/* The original name of a module that Diffusers renamed; false when it is none of those. */
-static bool from_diffusers(char *out, size_t size, const char *module)
-{
-    static const char *const whole[][2] = {
-        {"condition_embedder.text_embedder.linear_1", "text_embedding.0"},
-        {"condition_embedder.text_embedder.linear_2", "text_embedding.2"},
-        {"condition_embedder.time_embedder.linear_1", "time_embedding.0"},
-        {"condition_embedder.time_embedder.linear_2", "time_embedding.2"},
-        {"condition_embedder.time_proj", "time_projection.1"},
-        {"condition_embedder.image_embedder.norm1", "img_emb.proj.0"},
-        {"condition_embedder.image_embedder.ff.net.0.proj", "img_emb.proj.1"},
-        {"condition_embedder.image_embedder.ff.net.2", "img_emb.proj.3"},
-        {"condition_embedder.image_embedder.norm2", "img_emb.proj.4"},
-        {"proj_out", "head.head"},
-        {"scale_shift_table", "head.modulation"},
-    };
-    static const char *const leaf[][2] = {
-        {"attn1.to_q", "self_attn.q"},
-        {"attn1.to_k", "self_attn.k"},
-        {"attn1.to_v", "self_attn.v"},
-        {"attn1.to_out.0", "self_attn.o"},
-        {"attn1.norm_q", "self_attn.norm_q"},
-        {"attn1.norm_k", "self_attn.norm_k"},
-        {"attn2.to_q", "cross_attn.q"},
-        {"attn2.to_k", "cross_attn.k"},
-        {"attn2.to_v", "cross_attn.v"},
-        {"attn2.to_out.0", "cross_attn.o"},
-        {"attn2.norm_q", "cross_attn.norm_q"},
-        {"attn2.norm_k", "cross_attn.norm_k"},
-        {"attn2.add_k_proj", "cross_attn.k_img"},
-        {"attn2.add_v_proj", "cross_attn.v_img"},
-        {"attn2.norm_added_k", "cross_attn.norm_k_img"},
-        {"norm2", "norm3"},
-        {"ffn.net.0.proj", "ffn.0"},
-        {"ffn.net.2", "ffn.2"},
-        {"scale_shift_table", "modulation"},
-        {"proj_in", "before_proj"},
-        {"proj_out", "after_proj"},
-    };
-    for (size_t i = 0; i < sizeof whole / sizeof *whole; i++)
-        if (strcmp(module, whole[i][0]) == 0) return snprintf(out, size, "%s", whole[i][1]) < (int)size;
-    const char *block = strncmp(module, "vace_", 5) == 0 ? module + 5 : module;
-    if (strncmp(block, "blocks.", 7) != 0) return false;
-    const char *rest = strchr(block + 7, '.');
-    for (size_t i = 0; rest && i < sizeof leaf / sizeof *leaf; i++)
-        if (strcmp(rest + 1, leaf[i][0]) == 0)
-            return snprintf(out, size, "%.*s%s", (int)(rest + 1 - module), module, leaf[i][1]) < (int)size;
-    return false;
-}
-
 /* The weight that `key` (its role already split off) changes, or -1. *second: it is for Diffusers' second transformer. */
 static int64_t match(const matcher *m, const char *key, role r, layout *l, bool *second)
 {
@@ -161,13 +122,13 @@ static int64_t match(const matcher *m, const char *key, role r, layout *l, bool 
                     {"transformer_2.", L_DIFFUSERS},
                     {"base_model.model.", L_NATIVE}};
     const char *tail = r == R_BIAS || r == R_UP_BIAS ? "bias" : "weight";
-    char name[NAME_CAP + 16], original[NAME_CAP];
+    char name[NAME_CAP + 16], original[T3V_NAME_CAP];
     *l = L_NATIVE;
     *second = strncmp(key, "transformer_2.", 14) == 0;
     if (strncmp(key, "lora_unet_", 10) == 0) {
         *l = L_KOHYA;
         snprintf(name, sizeof name, "%s_%s", key + 10, tail);
-        return lookup(m->underscored, m->n, name);
+        return lookup(m->underscored, m->n_underscored, name);
     }
     for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++) {
         size_t k = strlen(prefixes[i].text);
@@ -178,7 +139,7 @@ static int64_t match(const matcher *m, const char *key, role r, layout *l, bool 
     }
     for (int form = 0; form < 2; form++) {
         if (form == 1) {
-            if (!from_diffusers(original, sizeof original, key)) break;
+            if (t3v_name_to_original(m->diffusers, key, original) != T3V_NAME_MAPPED) break;
             key = original;
             *l = L_DIFFUSERS;
         }

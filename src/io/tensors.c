@@ -115,7 +115,9 @@ static t3v_status add_dir(t3v_tensor_file *f, const char *path)
     if (!(names = calloc(FILE_CAP, sizeof *names))) st = t3v_fail(T3V_E_NOMEM, "%s: no memory", path);
     for (struct dirent *e; !st && (e = readdir(d));) {
         bool is_index = ends_with(e->d_name, ".safetensors.index.json");
-        if (e->d_name[0] == '.' || (!is_index && !ends_with(e->d_name, ".safetensors"))) continue;
+        if (e->d_name[0] == '.' ||
+            (!is_index && !ends_with(e->d_name, ".safetensors") && !ends_with(e->d_name, ".gguf")))
+            continue;
         char *full = t3v_path_join(path, e->d_name);
         if (!full || count == FILE_CAP) {
             st = full ? t3v_fail(T3V_E_TOO_BIG, "%s: more than %d weight files", path, FILE_CAP)

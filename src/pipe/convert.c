@@ -3,6 +3,7 @@
 #include "pipe/convert.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,27 +12,32 @@
 #include "io/lora.h"
 #include "io/names.h"
 #include "io/view.h"
+#include "pipe/gguf_text.h"
 #include "tensor/dtype.h"
 #include "tensor/quantise.h"
+#include "text/spiece_model.h"
 
 enum { PIECE = 1 << 22 }; /* elements: whole blocks of every type */
 
 /* An output tensor: a tensor of the input, or the scale of the one before it, or bytes made here. */
 typedef struct item {
     int64_t source; /* in the input's tensors; -1: none */
-    bool is_scale;
-    float scale; /* of an 8-bit tensor: what its values are multiplied by */
+    bool is_scale, scaled;
+    float scale; /* of an 8-bit tensor: what its numbers are multiplied by */
     const void *bytes;
 } item;
 
 typedef struct work {
     const t3v_convert_job *job;
+    const t3v_names *names; /* of the output; NULL: the original ones */
+    char *spiece;           /* a text encoder's tokenizer; NULL: none */
+    size_t spiece_bytes;
     t3v_convert_result *result;
     t3v_tensor_file *in;
     t3v_lora **lora;
     t3v_tensor_entry *out; /* [n] */
     item *item;            /* [n] */
-    char **name;           /* [n], owned; NULL: the source's */
+    char **name;           /* [n], owned */
     int64_t n;
     t3v_gguf_keys keys;
     float *values; /* a piece, in F32 */
@@ -42,13 +48,11 @@ typedef struct work {
 
 /* ---- the list of tensors ------------------------------------------------------------------------------ */
 
-static t3v_status add(work *w, const char *name, t3v_dtype type, int ndim, const int64_t *shape, item it,
-                      bool own_name)
+static t3v_status add(work *w, const char *name, t3v_dtype type, int ndim, const int64_t *shape, item it)
 {
     t3v_tensor_entry *e = &w->out[w->n];
-    *e = (t3v_tensor_entry){.name = name, .dtype = type, .ndim = ndim};
-    if (own_name && !(e->name = w->name[w->n] = strdup(name)))
-        return t3v_fail(T3V_E_NOMEM, "%s: no memory for a name", w->job->out);
+    *e = (t3v_tensor_entry){.name = w->name[w->n] = strdup(name), .dtype = type, .ndim = ndim};
+    if (!e->name) return t3v_fail(T3V_E_NOMEM, "%s: no memory for a name", w->job->out);
     if (ndim) memcpy(e->shape, shape, (size_t)ndim * sizeof *shape);
     if (!t3v_entry_sizes(e))
         return t3v_fail(T3V_E_ARG, "%s: tensor '%s' has a shape that %s cannot have", w->in->path, e->name,
@@ -62,21 +66,34 @@ static t3v_status add(work *w, const char *name, t3v_dtype type, int ndim, const
 /* The scale of an 8-bit matrix NAME.weight, by the name that ComfyUI gives it. */
 static t3v_status add_scale(work *w, const char *weight)
 {
-    size_t n = strlen(weight) - strlen("weight");
-    char *name = malloc(n + sizeof "scale_weight");
-    if (!name) return t3v_fail(T3V_E_NOMEM, "%s: no memory for a name", w->job->out);
-    memcpy(name, weight, n);
-    memcpy(name + n, "scale_weight", sizeof "scale_weight");
-    t3v_status st = add(w, name, T3V_F32, 0, NULL, (item){.source = -1, .is_scale = true}, true);
-    free(name);
-    return st;
+    char name[T3V_NAME_CAP + 8];
+    snprintf(name, sizeof name, "%.*sscale_weight", (int)(strlen(weight) - strlen("weight")), weight);
+    return add(w, name, T3V_F32, 0, NULL, (item){.source = -1, .is_scale = true});
 }
 
-static bool scaled(const work *w, t3v_dtype to, const t3v_tensor_entry *e)
+static bool is_weight(const char *name)
 {
-    size_t n = strlen(e->name);
-    bool made = w->job->type && to == T3V_F8_E4M3 && n > 7 && strcmp(e->name + n - 7, ".weight") == 0;
-    return made || (e->scale && to == e->dtype);
+    size_t n = strlen(name);
+    return n > 7 && strcmp(name + n - 7, ".weight") == 0;
+}
+
+static bool is_tokenizer(const t3v_tensor_entry *e)
+{
+    return e->dtype == T3V_U8 && strcmp(e->name, "spiece_model") == 0;
+}
+
+/* The name that the output's layout has for a tensor. */
+static t3v_status name_of(const work *w, const t3v_tensor_entry *e, char out[T3V_NAME_CAP])
+{
+    bool prefix = w->job->layout == T3V_LAYOUT_COMFYUI && w->result->family.kind == T3V_WEIGHTS_DIT;
+    if (!w->names || is_tokenizer(e)) {
+        int n = snprintf(out, T3V_NAME_CAP, "%s%s", prefix ? "model.diffusion_model." : "", e->name);
+        if (n < T3V_NAME_CAP) return T3V_OK;
+    } else if (t3v_name_from_original(w->names, e->name, out)) {
+        return T3V_OK;
+    }
+    return t3v_fail(T3V_E_ARG, "%s: tensor '%s' has no name in the layout '%s'; leave --format away",
+                    w->in->path, e->name, w->names ? w->names->layout : "original");
 }
 
 static t3v_status list_tensors(work *w)
@@ -84,25 +101,32 @@ static t3v_status list_tensors(work *w)
     static const unsigned char marker[2];
     const t3v_convert_job *job = w->job;
     const t3v_tensor_file *f = w->in;
+    bool text = w->result->family.kind == T3V_WEIGHTS_TEXT, any_scale = false, tokenizer = false;
     size_t most = 2 * (size_t)f->count + 2;
+    char name[T3V_NAME_CAP];
     w->out = calloc(most, sizeof *w->out);
     w->item = calloc(most, sizeof *w->item);
     w->name = calloc(most, sizeof *w->name);
     if (!w->out || !w->item || !w->name) return t3v_fail(T3V_E_NOMEM, "%s: no memory", f->path);
-    bool any_scale = false;
     for (int64_t i = 0; i < f->count; i++) {
         const t3v_tensor_entry *e = &f->tensors[i];
         bool short_rows;
+        if (is_tokenizer(e) && job->container != T3V_FILE_SAFETENSORS) continue;
+        tokenizer |= is_tokenizer(e);
+        T3V_TRY(name_of(w, e, name));
         t3v_dtype to = t3v_file_type_of(job->type, w->result->family.kind, job->container, e, &short_rows);
         w->result->short_rows += short_rows;
-        T3V_TRY(add(w, e->name, to, e->ndim, e->shape, (item){.source = i, .scale = 1}, false));
-        if (!scaled(w, to, e)) continue;
-        any_scale = true;
-        T3V_TRY(add_scale(w, e->name));
+        bool scaled = is_weight(name) && ((job->type && to == T3V_F8_E4M3) || (e->scale && to == e->dtype));
+        T3V_TRY(add(w, name, to, e->ndim, e->shape,
+                    (item){.source = i, .scaled = scaled, .scale = e->scale ? *e->scale : 1}));
+        any_scale |= scaled;
+        if (scaled) T3V_TRY(add_scale(w, name));
     }
-    if (any_scale) /* what tells ComfyUI that there are scales; two elements: products are not in 8 bits */
-        T3V_TRY(add(w, "scaled_fp8", T3V_F8_E4M3, 1, (int64_t[]){2}, (item){.source = -1, .bytes = marker},
-                    false));
+    if (any_scale) /* tells ComfyUI that there are scales; two elements: products are not made in 8 bits */
+        T3V_TRY(add(w, "scaled_fp8", T3V_F8_E4M3, 1, (int64_t[]){2}, (item){.source = -1, .bytes = marker}));
+    if (text && job->layout == T3V_LAYOUT_COMFYUI && !tokenizer && w->spiece)
+        T3V_TRY(add(w, "spiece_model", T3V_U8, 1, (int64_t[]){(int64_t)w->spiece_bytes},
+                    (item){.source = -1, .bytes = w->spiece}));
     w->result->tensors = w->n;
     return T3V_OK;
 }
@@ -126,7 +150,7 @@ static void drop(const t3v_tensor_entry *e, int64_t first, int64_t n)
 static bool changed(const work *w, int64_t i)
 {
     for (int64_t k = 0; k < w->job->loras; k++)
-        for (int64_t j = 0; j < w->lora[k]->count; j++)
+        for (int64_t j = 0; w->lora[k] && j < w->lora[k]->count; j++)
             if (w->lora[k]->items[j].weight == i) return true;
     return false;
 }
@@ -141,9 +165,12 @@ static t3v_status load(work *w, int64_t i, int64_t first, int64_t n)
 {
     const t3v_tensor_entry *e = &w->in->tensors[i];
     int64_t cols = row_length(e);
-    T3V_TRY(t3v_convert_scaled(w->values, T3V_F32, at(e, first), e->dtype, e->scale ? *e->scale : 1, n));
+    const t3v_convert_source *made = w->job->source;
+    if (made) made->values(made->user, i, first, n, w->values);
+    else T3V_TRY(t3v_convert(w->values, T3V_F32, at(e, first), e->dtype, n));
+    for (int64_t k = 0; k < n && e->scale; k++) w->values[k] *= *e->scale;
     for (int64_t k = 0; k < w->job->loras; k++)
-        for (int64_t j = 0; j < w->lora[k]->count; j++)
+        for (int64_t j = 0; w->lora[k] && j < w->lora[k]->count; j++)
             if (w->lora[k]->items[j].weight == i)
                 T3V_TRY(t3v_lora_add(&w->lora[k]->items[j], w->job->lora[k].strength, first / cols, n / cols,
                                      cols, w->values));
@@ -171,7 +198,8 @@ static t3v_status pack(work *w, const t3v_tensor_entry *e, t3v_dtype to, float s
 static t3v_status report(work *w, int64_t bytes)
 {
     w->done += bytes;
-    return t3v_report(w->job->progress, "convert", w->done / (1 << 20), w->total / (1 << 20));
+    return t3v_report(w->job->progress, w->job->phase ? w->job->phase : "convert", w->done / (1 << 20),
+                      w->total / (1 << 20));
 }
 
 /* What maps the largest value of a tensor to the largest of E4M3. */
@@ -209,15 +237,12 @@ static t3v_status write_tensor(work *w, t3v_writer *out, int64_t k)
     const t3v_tensor_entry *e = &w->in->tensors[it->source];
     t3v_dtype to = w->out[k].dtype;
     bool lora = changed(w, it->source);
-    if (to == e->dtype && !lora) {
-        if (e->scale) it->scale = *e->scale;
-        return copy_bytes(w, out, k, e);
-    }
+    if (to == e->dtype && !lora && !w->job->source) return copy_bytes(w, out, k, e);
     int64_t cols = row_length(e), piece = lora ? (PIECE > cols ? PIECE / cols * cols : cols) : PIECE;
     if (piece > w->piece)
         return t3v_fail(T3V_E_TOO_BIG, "%s: a row of tensor '%s' has %lld elements, more than %lld", e->file,
                         e->name, (long long)cols, (long long)w->piece);
-    if (scaled(w, to, e)) T3V_TRY(find_scale(w, it->source, piece, &it->scale));
+    if (it->scaled) T3V_TRY(find_scale(w, it->source, piece, &it->scale));
     for (int64_t first = 0; first < e->numel; first += piece) {
         int64_t n = e->numel - first < piece ? e->numel - first : piece, bytes = 0, read = 0;
         T3V_TRY(load(w, it->source, first, n));
@@ -267,7 +292,8 @@ static int64_t keep_meta(work *w, t3v_meta *meta)
     for (int64_t i = 0; i < w->in->meta_count; i++)
         if (kept_meta(w->in->meta[i].key)) meta[n++] = w->in->meta[i];
     const t3v_file_type *t = w->job->type ? w->job->type : t3v_file_type_told(w->out, w->n);
-    t3v_gguf_text(&w->keys, "general.architecture", "wan");
+    t3v_gguf_text(&w->keys, "general.architecture",
+                  w->result->family.kind == T3V_WEIGHTS_TEXT ? "t5encoder" : "wan");
     t3v_gguf_u32(&w->keys, "general.quantization_version", 2);
     t3v_gguf_u32(&w->keys, "general.file_type", t ? t->number : 0);
     for (int64_t i = 0; i < n; i++) t3v_gguf_text(&w->keys, meta[i].key, meta[i].value);
@@ -305,12 +331,50 @@ static t3v_status check_job(const work *w)
         return t3v_fail(T3V_E_ARG,
                         "%s: --dtype %s is for transformers and text encoders, these weights are '%s'",
                         job->in, job->type->name, what);
-    if (job->container == T3V_FILE_GGUF && kind != T3V_WEIGHTS_DIT)
-        return t3v_fail(T3V_E_ARG, "%s: GGUF is written of transformers, these weights are '%s'", job->in,
-                        what);
+    if (job->container == T3V_FILE_GGUF && kind != T3V_WEIGHTS_DIT && kind != T3V_WEIGHTS_TEXT)
+        return t3v_fail(T3V_E_ARG,
+                        "%s: GGUF is written of transformers and text encoders, these weights are '%s'",
+                        job->in, what);
     if (job->loras && kind != T3V_WEIGHTS_DIT)
         return t3v_fail(T3V_E_ARG, "%s: --lora changes transformers, these weights are '%s'", job->in, what);
     return T3V_OK;
+}
+
+/* The tokenizer that goes with a text encoder: named, in the file, or beside it. */
+static t3v_status find_tokenizer(work *w)
+{
+    static const char *const near[] = {"google/umt5-xxl/spiece.model", "tokenizer/spiece.model",
+                                       "../tokenizer/spiece.model", "spiece.model"};
+    const t3v_convert_job *job = w->job;
+    const t3v_tensor_entry *inside = t3v_tensors_find(w->in, "spiece_model");
+    bool wanted = w->result->family.kind == T3V_WEIGHTS_TEXT &&
+                  (job->container == T3V_FILE_GGUF || job->layout == T3V_LAYOUT_COMFYUI);
+    if (!wanted) return T3V_OK;
+    if (job->tokenizer)
+        return t3v_read_text(job->tokenizer, T3V_SPIECE_MAX_BYTES, &w->spiece, &w->spiece_bytes);
+    if (inside && is_tokenizer(inside) && inside->nbytes <= T3V_SPIECE_MAX_BYTES) {
+        if (!(w->spiece = malloc((size_t)inside->nbytes + 1)))
+            return t3v_fail(T3V_E_NOMEM, "no memory for a tokenizer");
+        memcpy(w->spiece, inside->data, (size_t)inside->nbytes);
+        w->spiece_bytes = (size_t)inside->nbytes;
+        return T3V_OK;
+    }
+    const char *slash = strrchr(job->in, '/');
+    char *dir = t3v_is_dir(job->in) ? strdup(job->in)
+                : slash             ? strndup(job->in, (size_t)(slash - job->in))
+                                    : strdup(".");
+    t3v_status st = dir ? T3V_OK : t3v_fail(T3V_E_NOMEM, "no memory for a path");
+    for (size_t i = 0; i < sizeof near / sizeof *near && !st && !w->spiece; i++) {
+        char *path = t3v_path_join(dir, near[i]);
+        if (!path) st = t3v_fail(T3V_E_NOMEM, "no memory for a path");
+        else if (t3v_is_file(path))
+            st = t3v_read_text(path, T3V_SPIECE_MAX_BYTES, &w->spiece, &w->spiece_bytes);
+        free(path);
+    }
+    free(dir);
+    if (!st && !w->spiece)
+        t3v_warn("%s: no tokenizer (spiece.model) inside or beside it; the output has none", job->in);
+    return st;
 }
 
 static t3v_status open_loras(work *w)
@@ -318,9 +382,14 @@ static t3v_status open_loras(work *w)
     const t3v_convert_job *job = w->job;
     w->lora = calloc((size_t)job->loras + 1, sizeof *w->lora);
     if (!w->lora) return t3v_fail(T3V_E_NOMEM, "%s: no memory", job->in);
-    for (int64_t k = 0; k < job->loras; k++)
-        T3V_TRY(
-            t3v_lora_open(&w->lora[k], job->lora[k].path, w->in->tensors, w->in->count, T3V_LORA_FOR_ALL));
+    for (int64_t k = 0; k < job->loras; k++) {
+        const t3v_lora_use *use = &job->lora[k];
+        if (use->expert && !job->expert)
+            return t3v_fail(T3V_E_ARG, "%s is for one of two experts, %s is one transformer; name it alone",
+                            use->path, job->in);
+        if (use->expert && use->expert != job->expert) continue;
+        T3V_TRY(t3v_lora_open(&w->lora[k], use->path, w->in->tensors, w->in->count, job->expert));
+    }
     return T3V_OK;
 }
 
@@ -343,12 +412,15 @@ static t3v_status write_file(work *w)
     const t3v_convert_job *job = w->job;
     t3v_writer *out = NULL;
     t3v_meta *meta = calloc((size_t)w->in->meta_count + 1, sizeof *meta);
-    t3v_status st = meta ? T3V_OK : t3v_fail(T3V_E_NOMEM, "%s: no memory", job->in);
-    if (!st) st = t3v_check_space(job->out, w->result->bytes);
+    t3v_status st = meta ? t3v_check_space(job->out, w->result->bytes)
+                         : t3v_fail(T3V_E_NOMEM, "%s: no memory", job->in);
+    int64_t meta_count = st ? 0 : keep_meta(w, meta);
+    if (!st && job->container == T3V_FILE_GGUF && w->result->family.kind == T3V_WEIGHTS_TEXT)
+        st = t3v_gguf_text_keys(&w->keys, w->in, &w->result->family, w->spiece, w->spiece_bytes);
     if (!st) {
         t3v_writer_options o = {.container = job->container,
                                 .meta = meta,
-                                .meta_count = keep_meta(w, meta),
+                                .meta_count = meta_count,
                                 .keys = &w->keys,
                                 .shard_bytes = job->shard_bytes};
         st = t3v_writer_begin(&out, job->out, &o, w->out, w->n);
@@ -362,15 +434,35 @@ static t3v_status write_file(work *w)
     return st;
 }
 
+static t3v_status open_input(work *w)
+{
+    const t3v_convert_source *made = w->job->source;
+    if (!made) {
+        T3V_TRY(t3v_tensors_open(&w->in, w->job->in));
+        return t3v_names_apply(w->in, T3V_NAMES_ANY);
+    }
+    T3V_TRY(t3v_view_new(&w->in, w->job->in));
+    for (int64_t i = 0; i < made->count; i++) {
+        t3v_tensor_entry e = made->tensors[i];
+        e.dtype = T3V_F32;
+        e.file = w->in->path;
+        if (!t3v_entry_sizes(&e))
+            return t3v_fail(T3V_E_ARG, "%s: '%s' has an impossible shape", w->in->path, e.name);
+        T3V_TRY(t3v_view_add(w->in, &e));
+    }
+    return t3v_view_seal(w->in);
+}
+
 t3v_status t3v_convert_file(const t3v_convert_job *job, t3v_convert_result *result)
 {
     work w = {.job = job, .result = result};
     t3v_status st;
     *result = (t3v_convert_result){0};
-    T3V_TRY_GOTO(st, done, t3v_tensors_open(&w.in, job->in));
-    T3V_TRY_GOTO(st, done, t3v_names_apply(w.in, T3V_NAMES_ANY));
+    T3V_TRY_GOTO(st, done, open_input(&w));
     t3v_family_detect(w.in, &result->family);
+    w.names = t3v_layout_tensors(job->layout, job->container, &result->family);
     T3V_TRY_GOTO(st, done, check_job(&w));
+    T3V_TRY_GOTO(st, done, find_tokenizer(&w));
     T3V_TRY_GOTO(st, done, open_loras(&w));
     T3V_TRY_GOTO(st, done, list_tensors(&w));
     T3V_TRY_GOTO(st, done, make_room(&w));
@@ -381,6 +473,7 @@ t3v_status t3v_convert_file(const t3v_convert_job *job, t3v_convert_result *resu
 done:
     for (int64_t k = 0; w.lora && k < job->loras; k++) t3v_lora_close(w.lora[k]);
     for (int64_t i = 0; w.name && i < w.n; i++) free(w.name[i]);
+    free(w.spiece);
     free(w.lora);
     free(w.out);
     free(w.item);

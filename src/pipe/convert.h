@@ -4,17 +4,33 @@
 #define T3V_PIPE_CONVERT_H
 
 #include "pipe/file_type.h"
+#include "pipe/layout.h"
 #include "t3v/log.h"
 #include "t3v/t3v.h"
 
+/* Weights that are made instead of read. */
+typedef struct t3v_convert_source {
+    const t3v_tensor_entry *tensors; /* name (original), ndim, shape */
+    int64_t count;
+    /* Elements [first, first + n) of tensor i. */
+    void (*values)(void *user, int64_t i, int64_t first, int64_t n, float *out);
+    void *user;
+} t3v_convert_source;
+
 typedef struct t3v_convert_job {
     const char *in, *out;
-    const t3v_file_type *type; /* NULL: every tensor keeps its own, as far as the container has it */
+    const t3v_convert_source *source; /* NULL: `in` is read; else `in` is what they are called in messages */
+    const char *phase;                /* for `progress`; NULL: "convert" */
+    const t3v_file_type *type;        /* NULL: every tensor keeps its own, as far as the container has it */
     t3v_container container;
+    t3v_layout layout;   /* whose names the tensors get */
     int64_t shard_bytes; /* of safetensors; 0: one file */
+    const char *
+        tokenizer; /* for a text encoder in GGUF or for ComfyUI; NULL: looked for inside and beside the input */
     const t3v_lora_use *lora;
     int64_t loras;
-    bool force; /* replace what is there */
+    t3v_lora_for expert; /* which of two experts the input is; FOR_ALL: it is the only transformer */
+    bool force;          /* replace what is there */
     const t3v_progress *progress;
 } t3v_convert_job;
 
@@ -30,5 +46,10 @@ typedef struct t3v_convert_result {
  * The output appears whole or not at all. E_ARG: the output would be the input, or a type that the container has not;
  * E_IO: it is there already, no room; E_FORMAT: a value that the type cannot hold, a LoRA that does not fit; E_CANCEL. */
 t3v_status t3v_convert_file(const t3v_convert_job *job, t3v_convert_result *result);
+
+/* The same of all parts of the model in job->in: job->out becomes a directory in the layout, with its small files. The
+ * container is the layout's; job->type is for transformers and text encoders, for other parts only if it is a plain type.
+ * results[place].files is 0 for parts that are not there. */
+t3v_status t3v_convert_model(const t3v_convert_job *job, t3v_convert_result results[T3V_AT_COUNT]);
 
 #endif

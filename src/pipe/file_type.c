@@ -96,12 +96,10 @@ t3v_dtype t3v_file_type_of(const t3v_file_type *t, t3v_weights_kind kind, t3v_co
     bool gguf = container == T3V_FILE_GGUF;
     *short_rows = false;
     if (!is_float(e->dtype)) return e->dtype;
-    if (!t) {
-        if (gguf) return t3v_gguf_holds(e->dtype) ? e->dtype : small(kind, e) ? T3V_F32 : T3V_BF16;
-        return t3v_dtype_block(e->dtype) > 1 ? T3V_BF16 : e->dtype;
-    }
-    bool packs = t3v_dtype_block(t->base) > 1 || t->base == T3V_F8_E4M3;
     if (gguf && small(kind, e)) return T3V_F32;
+    if (!t && gguf) return t3v_gguf_holds(e->dtype) ? e->dtype : T3V_BF16;
+    if (!t) return t3v_dtype_block(e->dtype) > 1 ? T3V_BF16 : e->dtype;
+    bool packs = t3v_dtype_block(t->base) > 1 || t->base == T3V_F8_E4M3;
     if (!packs) return t->base;
     if (is_large(t, kind, e)) {
         t3v_dtype want = large(t, kind, e->name);

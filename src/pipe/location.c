@@ -14,7 +14,7 @@ enum { NAMES = 6 };
 /* What each part is called below the model's directory, best first; a directory stands for the weights in it. */
 static const struct {
     const char *what, *option;
-    const char *name[NAMES];
+    const char *name[NAMES + 1]; /* ends with NULL */
 } known[T3V_AT_COUNT] = {
     [T3V_AT_DIT] = {"transformer", "--model", {"transformer", "high_noise_model"}},
     [T3V_AT_DIT_LOW] = {"expert for low noise", "--model-low", {"transformer_2", "low_noise_model"}},
@@ -174,7 +174,10 @@ static t3v_status find_parts(t3v_location *l, const t3v_model_paths *paths)
     return look(l->root, "t3v.json", &l->defaults) ? T3V_OK : no_memory();
 }
 
-t3v_status t3v_location_find(t3v_location *l, const t3v_model_paths *paths)
+const char *const *t3v_location_names(t3v_place place) { return known[place].name; }
+const char *t3v_location_option(t3v_place place) { return known[place].option; }
+
+t3v_status t3v_location_look(t3v_location *l, const t3v_model_paths *paths)
 {
     *l = (t3v_location){.layout = "original"};
     t3v_status st = T3V_OK;
@@ -187,8 +190,15 @@ t3v_status t3v_location_find(t3v_location *l, const t3v_model_paths *paths)
                       paths->model);
     }
     if (!st) st = find_parts(l, paths);
+    if (st) t3v_location_free(l);
+    return st;
+}
+
+t3v_status t3v_location_find(t3v_location *l, const t3v_model_paths *paths)
+{
     const char *dit;
-    if (!st) st = t3v_location_get(l, T3V_AT_DIT, &dit);
+    T3V_TRY(t3v_location_look(l, paths));
+    t3v_status st = t3v_location_get(l, T3V_AT_DIT, &dit);
     if (st) t3v_location_free(l);
     return st;
 }

@@ -39,6 +39,12 @@ typedef struct t3v_location {
     char *root;                  /* the directory that was looked in */
 } t3v_location;
 
+/* The same as t3v_location_find, but a model without a DiT is no error. */
+t3v_status t3v_location_look(t3v_location *out, const t3v_model_paths *paths);
+/* What a part is called below a model's directory, best first, ending with NULL; the option that names it elsewhere. */
+const char *const *t3v_location_names(t3v_place place);
+const char *t3v_location_option(t3v_place place);
+
 /* Looks for the names that the layouts give the parts, then, for what is missing, into the files there (headers only; two
  * levels of directories, up to 256 files). E_ARG: a path that was given is not there; E_IO: `model` has no DiT; E_FORMAT: a directory holds
  * two layouts. Other parts that are missing are not an error yet. */

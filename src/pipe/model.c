@@ -114,21 +114,28 @@ static int64_t count_layers(const t3v_tensor_file *f)
     }
 }
 
+t3v_status t3v_umt5_config_read(const t3v_tensor_file *f, t3v_umt5_config *c)
+{
+    *c = (t3v_umt5_config){0};
+    T3V_TRY(axis_of(f, "token_embedding.weight", 2, 0, &c->vocab));
+    T3V_TRY(axis_of(f, "token_embedding.weight", 2, 1, &c->dim));
+    T3V_TRY(axis_of(f, "blocks.0.attn.q.weight", 2, 0, &c->dim_attn));
+    T3V_TRY(axis_of(f, "blocks.0.pos_embedding.embedding.weight", 2, 0, &c->buckets));
+    T3V_TRY(axis_of(f, "blocks.0.pos_embedding.embedding.weight", 2, 1, &c->heads));
+    T3V_TRY(axis_of(f, "blocks.0.ffn.fc1.weight", 2, 0, &c->dim_ffn));
+    c->layers = count_layers(f);
+    return T3V_OK;
+}
+
 static t3v_status open_text(t3v_model *m)
 {
     const char *spiece;
-    t3v_umt5_config c = {0};
+    t3v_umt5_config c;
     t3v_status st = t3v_model_weights(m, T3V_AT_TEXT, &m->file[TEXT]);
     if (!st) st = t3v_location_get(&m->where, T3V_AT_TOKENIZER, &spiece);
     if (!st) st = t3v_tokenizer_open(spiece, &m->tokenizer);
     const t3v_tensor_file *f = m->file[TEXT];
-    if (!st) st = axis_of(f, "token_embedding.weight", 2, 0, &c.vocab);
-    if (!st) st = axis_of(f, "token_embedding.weight", 2, 1, &c.dim);
-    if (!st) st = axis_of(f, "blocks.0.attn.q.weight", 2, 0, &c.dim_attn);
-    if (!st) st = axis_of(f, "blocks.0.pos_embedding.embedding.weight", 2, 0, &c.buckets);
-    if (!st) st = axis_of(f, "blocks.0.pos_embedding.embedding.weight", 2, 1, &c.heads);
-    if (!st) st = axis_of(f, "blocks.0.ffn.fc1.weight", 2, 0, &c.dim_ffn);
-    if (!st) c.layers = count_layers(f);
+    if (!st) st = t3v_umt5_config_read(f, &c);
     if (!st && t3v_tokenizer_vocab_size(m->tokenizer) > c.vocab)
         st = t3v_fail(T3V_E_SHAPE, "the tokenizer %s has %d pieces, the text encoder %s only %lld rows",
                       spiece, t3v_tokenizer_vocab_size(m->tokenizer), f->path, (long long)c.vocab);

@@ -52,4 +52,7 @@ t3v_status t3v_model_check(const t3v_model *m, unsigned parts);
 int64_t t3v_model_stride(const t3v_model *m);
 void t3v_model_close(t3v_model *m); /* NULL is fine */
 
+/* A text encoder's sizes, from its tensors. */
+t3v_status t3v_umt5_config_read(const t3v_tensor_file *f, t3v_umt5_config *out);
+
 #endif

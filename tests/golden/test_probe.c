@@ -348,7 +348,12 @@ static void random_models(void **state)
     json_t *j = inspect(model, 0);
     assert_true(runs(j, "dit"));
     assert_false(runs(j, "generate") || runs(j, "text") || runs(j, "decode"));
-    assert_int_equal(json_array_size(json_object_get(j, "missing")), 2);
+    json_t *missing = json_object_get(j, "missing"), *vae = json_array_get(missing, 0);
+    assert_int_equal(json_array_size(missing), 2);
+    assert_string_equal(json_string_value(json_object_get(vae, "part")), "vae");
+    assert_string_equal(json_string_value(json_object_get(vae, "option")), "--vae");
+    assert_string_equal(json_string_value(json_array_get(json_object_get(vae, "looked_for"), 0)),
+                        "Wan2.1_VAE.pth");
     json_decref(j);
     expect_refused(t3v("init --config tiny -o %s", model), 1, "diffusion_pytorch_model.safetensors",
                    "--force", NULL);
