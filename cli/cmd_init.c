@@ -1,22 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* t3v init: a model directory with random weights, written tensor by tensor. */
 #define _GNU_SOURCE
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <sys/statvfs.h>
 
-#include "base/log.h"
 #include "cli.h"
 #include "clip/vision.h"
 #include "dit/configs.h"
 #include "io/file.h"
-#include "io/pth.h"
-#include "io/safetensors.h"
+#include "pipe/convert.h"
 #include "pipe/model.h"
-#include "tensor/dtype.h"
 #include "tensor/randomise.h"
 #include "text/byte_model.h"
 
@@ -99,11 +93,6 @@ enum { CONFIGS = sizeof configs / sizeof *configs };
     "wan2.1-t2v-1.3b, wan2.1-t2v-14b, wan2.1-i2v-14b, wan2.2-ti2v-5b, wan2.2-t2v-a14b, wan2.2-i2v-a14b, " \
     "starter, tiny, tiny-i2v, tiny-ti2v, tiny-t2v-a14b or tiny-i2v-a14b"
 
-/* Where a transformer's files go, below the model's directory. */
-static const char *const alone[] = {"", NULL}, *const both[] = {"high_noise_model/", "low_noise_model/",
-                                                                NULL};
-static const char dit_file[] = "diffusion_pytorch_model.safetensors";
-
 /* ---- options --------------------------------------------------------------------------------------- */
 
 enum { DIT = 1, VAE = 2, TEXT = 4, TEXT_FULL = 8, TOKENIZER = 16, CLIP = 32 };
@@ -112,13 +101,14 @@ typedef struct args {
     const config *config;
     t3v_dit_config dit;
     unsigned parts;
-    t3v_dtype dtype;
+    const t3v_file_type *type;
+    t3v_layout layout;
     int64_t seed;
     bool force;
     const char *list, *tokenizer, *out; /* list: as --parts gives it */
 } args;
 
-enum { OPT_CONFIG = 0x100, OPT_PARTS, OPT_DTYPE, OPT_SEED, OPT_TOKENIZER, OPT_FORCE };
+enum { OPT_CONFIG = 0x100, OPT_PARTS, OPT_DTYPE, OPT_LAYOUT, OPT_SEED, OPT_TOKENIZER, OPT_FORCE };
 
 static const struct argp_option options[] = {
     {"config", OPT_CONFIG, "NAME", 0, CONFIG_NAMES, 0},
@@ -126,7 +116,12 @@ static const struct argp_option options[] = {
      "Of dit, vae, text, text-full, tokenizer, clip (default: all but text-full; clip where the model looks "
      "at images with it)",
      0},
-    {"dtype", OPT_DTYPE, "bf16|f32", 0, "Type of the weights in the files (default: bf16)", 0},
+    {"dtype", OPT_DTYPE, "TYPE", 0,
+     "Type of the weights in the files (default: bf16): f32, bf16, f16; of the transformer, with the other "
+     "parts in "
+     "bf16, also f8_e4m3, or a type of `t3v convert' for GGUF (q8_0, q4_k, ...)",
+     0},
+    {"layout", OPT_LAYOUT, "NAME", 0, "original (default), diffusers or comfyui", 0},
     {"seed", OPT_SEED, "N", 0, "Which random weights (default: 0)", 0},
     {"tokenizer", OPT_TOKENIZER, "FILE", 0, "A spiece.model (default: the one in DIR, else one piece a byte)",
      0},
@@ -171,9 +166,12 @@ static error_t parse(int key, char *arg, struct argp_state *state)
                        arg);
         return 0;
     case OPT_DTYPE:
-        if (strcmp(arg, "bf16") == 0) a->dtype = T3V_BF16;
-        else if (strcmp(arg, "f32") == 0) a->dtype = T3V_F32;
-        else argp_error(state, "--dtype %s: expected bf16 or f32", arg);
+        if (!(a->type = t3v_file_type_named(arg)))
+            argp_error(state, "--dtype %s: not a type that --help or `t3v convert --help' lists", arg);
+        return 0;
+    case OPT_LAYOUT:
+        if (!t3v_layout_named(arg, &a->layout))
+            argp_error(state, "--layout %s: expected original, diffusers or comfyui", arg);
         return 0;
     case OPT_SEED:
         if (!cli_int(arg, 0, INT64_MAX, &a->seed))
@@ -197,7 +195,7 @@ static const struct argp argp = {
     options,
     parse,
     NULL,
-    "Writes a model with random weights in Wan's layout, to train, measure or test with."
+    "Writes a model with random weights in one of Wan's layouts, to train, measure or test with."
     "\vThe parts text and clip are small encoders of the right width. For the Wan configurations, text-full "
     "is the "
     "whole UMT5-XXL "
@@ -212,14 +210,16 @@ static const struct argp argp = {
 
 /* One file of weights to be made. */
 typedef struct part {
-    const char *name, *dir, *file; /* dir: "", or ends with a slash */
-    unsigned bit;
-    bool pth;
+    const char *phase;
+    t3v_place place;
+    bool wanted;
     char *path;
+    const t3v_file_type *type;
     t3v_params params; /* borrowed from the models below */
+    uint64_t seed;
 } part;
 
-enum { PARTS = 5 };
+enum { DIT_PART, VAE_PART, TEXT_PART, LOW_PART, CLIP_PART, PARTS };
 
 typedef struct job {
     const args *a;
@@ -228,71 +228,41 @@ typedef struct job {
     t3v_vae vae;
     t3v_clip clip;
     part part[PARTS];
-    int64_t done, total; /* bytes of weights */
+    char *tokenizer; /* where it goes; NULL: the layout has no place for it */
     const t3v_progress *progress;
 } job;
 
-static t3v_status make_dir(const char *path)
+static void random_values(void *user, int64_t i, int64_t first, int64_t n, float *out)
 {
-    char *copy = strdup(path);
-    if (!copy) return t3v_fail(T3V_E_NOMEM, "no memory for a path");
-    t3v_status st = T3V_OK;
-    for (char *p = copy + 1; !st; p++) {
-        if (*p && *p != '/') continue;
-        char end = *p;
-        *p = 0;
-        if (mkdir(copy, 0777) && errno != EEXIST)
-            st = t3v_fail(T3V_E_IO, "%s: cannot make the directory: %s", copy, strerror(errno));
-        *p = end;
-        if (!end) break;
-    }
-    if (!st && !t3v_is_dir(copy)) st = t3v_fail(T3V_E_IO, "%s is not a directory", copy);
-    free(copy);
-    return st;
+    const part *p = user;
+    t3v_param_random(&p->params, i, p->seed, first, n, out);
 }
 
-/* All tensors of a part, a piece at a time. */
-static t3v_status write_part(job *j, const part *p, uint64_t seed)
+static t3v_status write_part(const job *j, part *p)
 {
-    enum { PIECE = 1 << 22 };
-    t3v_dtype dtype = j->a->dtype;
-    int64_t n = p->params.count;
-    t3v_safetensors_writer *w = NULL;
-    t3v_pth_writer *z = NULL;
-    t3v_tensor_entry *e = calloc((size_t)n, sizeof *e);
-    float *values = malloc(PIECE * sizeof *values);
-    void *stored = malloc(PIECE * sizeof *values);
-    t3v_status st = e && values && stored ? T3V_OK : t3v_fail(T3V_E_NOMEM, "no memory to write %s", p->path);
-    for (int64_t i = 0; i < n && !st; i++) {
+    t3v_tensor_entry *e = calloc((size_t)p->params.count + 1, sizeof *e);
+    t3v_convert_result result;
+    t3v_convert_source source = {e, p->params.count, random_values, p};
+    t3v_convert_job convert = {.in = p->path,
+                               .out = p->path,
+                               .source = &source,
+                               .phase = p->phase,
+                               .type = p->type,
+                               .layout = j->a->layout,
+                               .tokenizer = t3v_is_file(j->tokenizer) ? j->tokenizer : j->a->tokenizer,
+                               .force = j->a->force,
+                               .progress = j->progress};
+    t3v_status st = e ? T3V_OK : t3v_fail(T3V_E_NOMEM, "no memory to write %s", p->path);
+    for (int64_t i = 0; i < p->params.count && !st; i++) {
         const t3v_tensor *t = p->params.item[i].tensor;
-        e[i] = (t3v_tensor_entry){.name = p->params.item[i].name, .dtype = dtype, .ndim = t->ndim};
+        e[i] = (t3v_tensor_entry){.name = p->params.item[i].name, .ndim = t->ndim};
         memcpy(e[i].shape, t->shape, (size_t)t->ndim * sizeof *t->shape);
     }
-    if (!st)
-        st = p->pth ? t3v_pth_begin(&z, p->path, e, n) : t3v_safetensors_begin(&w, p->path, e, n, NULL, 0);
-    for (int64_t i = 0; i < n && !st; i++) {
-        int64_t count = t3v_numel(p->params.item[i].tensor);
-        for (int64_t first = 0; first < count && !st; first += PIECE) {
-            int64_t len = count - first < PIECE ? count - first : PIECE;
-            size_t bytes = (size_t)len * t3v_dtype_size(dtype);
-            t3v_param_random(&p->params, i, seed, first, len, values);
-            st = t3v_convert(stored, dtype, values, T3V_F32, len);
-            if (!st)
-                st = p->pth ? t3v_pth_append(z, stored, bytes)
-                            : t3v_safetensors_append(w, e[i].name, stored, bytes);
-            j->done += (int64_t)bytes;
-            if (!st) st = t3v_report(j->progress, "weights", j->done / (1 << 20), j->total / (1 << 20));
-        }
-    }
-    if (!st) {
-        st = p->pth ? t3v_pth_finish(z) : t3v_safetensors_finish(w);
-    } else {
-        t3v_pth_abandon(z);
-        t3v_safetensors_abandon(w);
-    }
+    if (!st && !t3v_container_of(p->path, &convert.container))
+        st = t3v_fail(T3V_E_ARG, "%s: no known ending", p->path);
+    if (!st) st = t3v_make_parents(p->path);
+    if (!st) st = t3v_convert_file(&convert, &result);
     free(e);
-    free(values);
-    free(stored);
     return st;
 }
 
@@ -315,115 +285,137 @@ static t3v_status get_tokenizer(const args *a, const char *own, char **bytes, si
     return T3V_OK;
 }
 
-static t3v_status check_space(const job *j)
+/* The path of a part, in GGUF where its type is one of blocks. */
+static t3v_status part_path(const args *a, part *p)
 {
-    struct statvfs fs;
-    if (statvfs(j->a->out, &fs) != 0) return T3V_OK; /* the writer will tell */
-    double free_bytes = (double)fs.f_bavail * (double)fs.f_frsize;
-    if (free_bytes >= (double)j->total + (1 << 20)) return T3V_OK;
-    return t3v_fail(T3V_E_IO, "%s: the weights need %.2f GB, the disk has %.2f GB left", j->a->out,
-                    (double)j->total / 1e9, free_bytes / 1e9);
+    const char *name = t3v_layout_path(a->layout, p->place, a->config->experts, a->config->vae.z);
+    bool gguf = t3v_dtype_block(p->type->base) > 1;
+    int stem = (int)strlen(name) - (gguf ? (int)strlen(".safetensors") : 0);
+    if (asprintf(&p->path, "%s/%.*s%s", a->out, stem, name, gguf ? ".gguf" : "") >= 0) return T3V_OK;
+    p->path = NULL;
+    return t3v_fail(T3V_E_NOMEM, "no memory for a path");
 }
 
-/* What stays as it is and what cannot be replaced is found out before anything is written. */
+/* What cannot be replaced, and whether there is room, is found out before anything is written. */
 static t3v_status plan_parts(job *j)
 {
+    const args *a = j->a;
+    bool plain = a->type->base == T3V_F32 || a->type->base == T3V_BF16 || a->type->base == T3V_F16;
+    int64_t total = 0;
     for (int i = 0; i < PARTS; i++) {
         part *p = &j->part[i];
-        if (!p->bit) continue;
-        if (asprintf(&p->path, "%s/%s%s", j->a->out, p->dir, p->file) < 0) {
-            p->path = NULL;
-            return t3v_fail(T3V_E_NOMEM, "no memory for a path");
-        }
-        if (!j->a->force && t3v_is_file(p->path))
+        if (!p->wanted) continue;
+        p->type = plain || p->place == T3V_AT_DIT || p->place == T3V_AT_DIT_LOW ? a->type
+                                                                                : t3v_file_type_named("bf16");
+        p->seed = (uint64_t)a->seed + (uint64_t)i * 0x9e3779b97f4a7c15u;
+        T3V_TRY(part_path(a, p));
+        if (!a->force && t3v_is_file(p->path))
             return t3v_fail(T3V_E_IO, "%s is there already; --force replaces it", p->path);
-        j->total += t3v_params_numel(&p->params) * (int64_t)t3v_dtype_size(j->a->dtype);
+        total += t3v_params_numel(&p->params) / t3v_dtype_block(p->type->base) *
+                 (int64_t)t3v_dtype_block_bytes(p->type->base);
     }
-    return check_space(j);
+    return t3v_check_space(a->out, total);
 }
 
 /* With a DiT, or where there are none yet. */
-static t3v_status write_settings(const args *a)
+static t3v_status write_settings(const job *j)
 {
+    const args *a = j->a;
     const config *c = a->config;
-    char *own = t3v_path_join(a->out, "t3v.json");
-    t3v_status st = own ? T3V_OK : t3v_fail(T3V_E_NOMEM, "no memory for a path");
-    bool dit = a->parts & DIT;
-    for (const char *const *d = c->experts ? both : alone; *d && !st; d++) {
-        char *dir = t3v_path_join(a->out, *d), *path = dir ? t3v_path_join(dir, "config.json") : NULL;
-        st = path ? make_dir(dir) : t3v_fail(T3V_E_NOMEM, "no memory for a path");
-        if (!st && (dit || !t3v_is_file(path))) st = t3v_dit_config_write(path, &a->dit);
-        free(dir);
-        free(path);
+    const char *name = a->layout == T3V_LAYOUT_DIFFUSERS ? "model_index.json"
+                       : c->experts                      ? "high_noise_model/config.json"
+                                                         : "config.json";
+    char *path = t3v_path_join(a->out, name), *own = t3v_path_join(a->out, "t3v.json");
+    t3v_defaults defaults = c->defaults;
+    t3v_status st = path && own ? T3V_OK : t3v_fail(T3V_E_NOMEM, "no memory for a path");
+    if (!defaults.width) t3v_defaults_of(&a->dit, c->experts, &defaults);
+    if (!st) {
+        bool dit = a->parts & DIT;
+        t3v_layout_model m = {.dit = dit || !t3v_is_file(path) ? &a->dit : NULL,
+                              .experts = c->experts,
+                              .text = j->part[TEXT_PART].wanted ? &j->text.config : NULL,
+                              .vae = j->part[VAE_PART].wanted ? &j->vae : NULL,
+                              .defaults = &defaults,
+                              .own_defaults = c->defaults.width && (dit || !t3v_is_file(own))};
+        st = t3v_layout_write(a->layout, a->out, &m);
     }
-    if (!st && c->defaults.width && (dit || !t3v_is_file(own))) st = t3v_defaults_write(own, &c->defaults);
+    free(path);
     free(own);
     return st;
 }
 
-static t3v_status write_tokenizer(const args *a, const char *path, const char *bytes, size_t n)
+static t3v_status open_parts(job *j, int64_t pieces)
 {
-    char *dir = t3v_path_join(a->out, "google/umt5-xxl");
-    t3v_status st = dir ? make_dir(dir) : t3v_fail(T3V_E_NOMEM, "no memory for a path");
-    if (!st) st = t3v_write_text(path, bytes, n);
-    free(dir);
-    return st;
+    const args *a = j->a;
+    const config *c = a->config;
+    if (a->parts & DIT) {
+        T3V_TRY(t3v_dit_open(&j->dit, &a->dit));
+        j->part[DIT_PART] =
+            (part){.phase = "transformer", .place = T3V_AT_DIT, .wanted = true, .params = j->dit.params};
+        j->part[LOW_PART] = (part){.phase = "transformer 2",
+                                   .place = T3V_AT_DIT_LOW,
+                                   .wanted = c->experts,
+                                   .params = j->dit.params};
+    }
+    if (a->parts & VAE) {
+        T3V_TRY(t3v_vae_open(&j->vae, &c->vae));
+        j->part[VAE_PART] =
+            (part){.phase = "VAE", .place = T3V_AT_VAE, .wanted = true, .params = j->vae.params};
+    }
+    if (a->parts & (TEXT | TEXT_FULL)) {
+        t3v_umt5_config t = a->parts & TEXT_FULL && c->full.layers ? c->full : c->text;
+        if (t.vocab == 0) t.vocab = pieces;
+        if (pieces > t.vocab)
+            return t3v_fail(T3V_E_SHAPE,
+                            "the tokenizer has %lld pieces, the text encoder of %s only %lld rows",
+                            (long long)pieces, c->name, (long long)t.vocab);
+        T3V_TRY(t3v_umt5_open(&j->text, &t));
+        j->part[TEXT_PART] =
+            (part){.phase = "text encoder", .place = T3V_AT_TEXT, .wanted = true, .params = j->text.params};
+    }
+    if (a->parts & CLIP) {
+        T3V_TRY(t3v_clip_open(&j->clip, &c->clip));
+        j->part[CLIP_PART] =
+            (part){.phase = "image encoder", .place = T3V_AT_CLIP, .wanted = true, .params = j->clip.params};
+    }
+    return T3V_OK;
 }
 
 static t3v_status init(const args *a, const t3v_progress *progress)
 {
-    const config *c = a->config;
     job j = {.a = a, .progress = progress};
-    char *own = t3v_path_join(a->out, "google/umt5-xxl/spiece.model"), *bytes = NULL;
+    const char *name = t3v_layout_path(a->layout, T3V_AT_TOKENIZER, false, 0);
+    char *bytes = NULL;
     size_t n = 0;
     int64_t pieces = 0;
-    t3v_status st = own ? make_dir(a->out) : t3v_fail(T3V_E_NOMEM, "no memory for a path");
-    if (!st && a->parts & (TEXT | TEXT_FULL | TOKENIZER)) st = get_tokenizer(a, own, &bytes, &n, &pieces);
-    if (!st && a->parts & DIT) {
-        st = t3v_dit_open(&j.dit, &a->dit);
-        const char *const *d = c->experts ? both : alone;
-        j.part[0] = (part){"dit", d[0], dit_file, DIT, false, NULL, j.dit.params};
-        if (d[1]) j.part[3] = (part){"low-noise dit", d[1], dit_file, DIT, false, NULL, j.dit.params};
-    }
-    if (!st && a->parts & VAE) {
-        st = t3v_vae_open(&j.vae, &c->vae);
-        j.part[1] = (part){"vae", "", t3v_vae_file_name(c->vae.z), VAE, true, NULL, j.vae.params};
-    }
-    if (!st && a->parts & (TEXT | TEXT_FULL)) {
-        t3v_umt5_config t = a->parts & TEXT_FULL && c->full.layers ? c->full : c->text;
-        if (t.vocab == 0) t.vocab = pieces;
-        if (pieces > t.vocab)
-            st = t3v_fail(T3V_E_SHAPE, "the tokenizer has %lld pieces, the text encoder of %s only %lld rows",
-                          (long long)pieces, c->name, (long long)t.vocab);
-        if (!st) st = t3v_umt5_open(&j.text, &t);
-        j.part[2] = (part){"text", "", "models_t5_umt5-xxl-enc-bf16.pth", TEXT, true, NULL, j.text.params};
-    }
-    if (!st && a->parts & CLIP) {
-        st = t3v_clip_open(&j.clip, &c->clip);
-        j.part[4] = (part){"clip",       "",   "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth",
-                           CLIP,         true, NULL,
-                           j.clip.params};
-    }
+    t3v_status st = t3v_make_dir(a->out);
+    if (!name) name = "spiece.model"; /* of ComfyUI's layout: from where it goes into the text encoder */
+    if (!st && !(j.tokenizer = t3v_path_join(a->out, name)))
+        st = t3v_fail(T3V_E_NOMEM, "no memory for a path");
+    if (!st && a->parts & (TEXT | TEXT_FULL | TOKENIZER))
+        st = get_tokenizer(a, j.tokenizer, &bytes, &n, &pieces);
+    if (!st) st = open_parts(&j, pieces);
     if (!st) st = plan_parts(&j);
-    if (!st && a->parts & TOKENIZER && (a->tokenizer || !t3v_is_file(own)))
-        st = write_tokenizer(a, own, bytes, n);
-    if (!st) st = write_settings(a);
+    if (!st && a->parts & TOKENIZER && (a->tokenizer || !t3v_is_file(j.tokenizer))) {
+        st = t3v_make_parents(j.tokenizer);
+        if (!st) st = t3v_write_text(j.tokenizer, bytes, n);
+    }
+    if (!st) st = write_settings(&j);
     for (int i = 0; i < PARTS && !st; i++)
-        if (j.part[i].bit)
-            st = write_part(&j, &j.part[i], (uint64_t)a->seed + (uint64_t)i * 0x9e3779b97f4a7c15u);
+        if (j.part[i].wanted) st = write_part(&j, &j.part[i]);
     for (int i = 0; i < PARTS; i++) free(j.part[i].path);
     t3v_dit_close(&j.dit);
     t3v_vae_close(&j.vae);
-    t3v_clip_close(&j.clip);
     t3v_umt5_close(&j.text);
+    t3v_clip_close(&j.clip);
+    free(j.tokenizer);
     free(bytes);
-    free(own);
     return st;
 }
 
 static int run(int argc, char **argv)
 {
-    args a = {.dtype = T3V_BF16};
+    args a = {.type = t3v_file_type_named("bf16")};
     cli_common common;
     int rc = cli_parse(&argp, argc, argv, &common, &a);
     if (rc >= 0) return rc;

@@ -124,6 +124,27 @@ cmp "$dir/context.safetensors" "$dir/c.safetensors"
 convert "$m/models_t5_umt5-xxl-enc-bf16.pth" -o "$dir/t5q.gguf" --dtype q8_0
 "$t3v" inspect --json "$dir/t5q.gguf" | grep -q '"Q8_0"'
 
+echo "# random models of every layout are the converted original's"
+"$t3v" init --quiet --config starter --dtype q4_k --seed 4 --parts dit -o "$dir/packed" > /dev/null
+convert "$dir/q4_k.gguf" --dtype f32 -o "$dir/p.safetensors"
+convert "$dir/packed" --dtype f32 -o "$dir/q.safetensors" --force # tensors in another order in the GGUF file
+cmp "$dir/p.safetensors" "$dir/q.safetensors"
+velocity "$dir/packed" "$dir/q.safetensors"
+"$t3v" init --quiet --config tiny-t2v-a14b --dtype f32 -o "$dir/two" > /dev/null
+for layout in diffusers comfyui; do
+    convert "$dir/two" --format $layout -o "$dir/two-$layout"
+    "$t3v" init --quiet --config tiny-t2v-a14b --dtype f32 --layout $layout -o "$dir/new-$layout" > /dev/null
+    (cd "$dir/two-$layout" && find . -type f) | while read -r f; do cmp "$dir/two-$layout/$f" "$dir/new-$layout/$f"; done
+    [ "$(find "$dir/two-$layout" -name '*.safetensors' | wc -l)" = 4 ]
+done
+for part in transformer/config.json transformer_2/config.json vae/config.json text_encoder/config.json \
+    scheduler/scheduler_config.json model_index.json tokenizer/spiece.model; do
+    [ -s "$dir/two-diffusers/$part" ]
+done
+grep -q '"boundary_ratio": 0.875' "$dir/two-diffusers/model_index.json"
+convert "$dir/two-diffusers" --format original -o "$dir/two-back"
+for f in high_noise_model/$w low_noise_model/$w; do cmp "$dir/two/$f" "$dir/two-back/$f"; done
+
 echo "# LoRA merged is LoRA on the fly"
 lora=$(header "$m/$w" | sed -E 's/"([^"]*)\.weight":/"diffusion_model.\1.diff":/g; s/"([^"]*)\.bias":/"diffusion_model.\1.diff_b":/g;
     s/"([^"]*modulation)":/"diffusion_model.\1.diff":/g')

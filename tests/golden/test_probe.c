@@ -444,7 +444,7 @@ static void refusals(void **state)
     assert_false(t3v_is_file(in_dir("g2")));
     expect_refused(t3v("dit --model %s --latent %s --context %s --timestep 1 -o %s", dir, ok, ok,
                        in_dir("v")),
-                   1, "no weights here", NULL, NULL);
+                   1, "could be the transformer", NULL, NULL);
     expect_refused(t3v("text " TINY "-o %s", in_dir("v")), 2, "--prompt", NULL, NULL);
     expect_refused(t3v("text " TINY "--prompt \"$(printf '\\377')\" -o %s", in_dir("v")), 1, "UTF-8", NULL,
                    NULL);
