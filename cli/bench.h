@@ -17,7 +17,7 @@ typedef struct bench_args {
     int64_t first_heads;                           /* of attention, those computed; 0: all */
     bool backward, composed;
     const t3v_device *device; /* --device; NULL: the CPU */
-    t3v_dtype weight; /* of gemm, and of the matrices of random blocks; COUNT: not given */
+    t3v_dtype weight;         /* of gemm, and of the matrices of random blocks; COUNT: not given */
 } bench_args;
 
 /* One file bench_NAME.c defines one; cmd_bench.c lists them. */
