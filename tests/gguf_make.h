@@ -26,10 +26,11 @@ static inline void gguf_raw(gguf_bytes *b, const void *data, size_t n)
     b->size += n;
 }
 
-/* The low n bytes of v. */
+/* v in n bytes, low ones first. */
 static inline void gguf_number(gguf_bytes *b, uint64_t v, size_t n)
 {
-    for (size_t i = 0; i < n; i++) gguf_raw(b, &(unsigned char){(unsigned char)(v >> 8 * i)}, 1);
+    for (size_t i = 0; i < n; i++)
+        gguf_raw(b, &(unsigned char){(unsigned char)(i < sizeof v ? v >> 8 * i : 0)}, 1);
 }
 
 static inline void gguf_text(gguf_bytes *b, const char *s)

@@ -95,7 +95,8 @@ void t3v_conv_into(t3v_ctx *ctx, const t3v_conv_weight *w, t3v_tensor *x, const 
     T3V_ASSERT(ctx->status || t3v_numel(y) == to * ho * wo * s.cout);
     size_t mark = t3v_arena_mark(ctx->arena);
     const void *p = w->packed ? w->packed : pack(ctx, &s, T3V_CONV_FORWARD, &w->w);
-    if (ctx->arena->counting && !ctx->arena->space) t3v_temp(ctx, t3v_conv_forward_scratch(&s, y->type), 1);
+    int64_t scratch = ctx->arena->counting && !ctx->arena->space ? t3v_conv_forward_scratch(&s, y->type) : 0;
+    if (scratch) t3v_temp(ctx, scratch, 1);
     if (t3v_runs(ctx))
         t3v_ctx_keep(ctx, add ? t3v_k(ctx)->conv_forward_add(&s, x->data, p, w->bias.data, y->data)
                               : t3v_k(ctx)->conv_forward(&s, x->data, p, w->bias.data, y->data, y->type));

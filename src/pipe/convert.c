@@ -304,7 +304,7 @@ static int64_t keep_meta(work *w, t3v_meta *meta)
 static t3v_status check_target(const work *w, const char *path)
 {
     const t3v_convert_job *job = w->job;
-    for (int64_t i = 0; i < w->in->count; i++)
+    for (int64_t i = 0; i < w->in->count && !job->source; i++)
         if ((i == 0 || w->in->tensors[i].file != w->in->tensors[i - 1].file) &&
             t3v_same_file(path, w->in->tensors[i].file))
             return t3v_fail(T3V_E_ARG, "%s is the input; give another name with -o", path);

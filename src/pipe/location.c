@@ -61,12 +61,13 @@ static t3v_status find_named(t3v_location *l, t3v_place p)
 }
 
 /* Whether a directory says which weights are its own; if these are broken, that is for their reader to tell. */
-static bool holds_weights(const char *dir)
+static t3v_status holds_weights(const char *dir, bool *yes)
 {
     t3v_tensor_file *f;
     t3v_status st = t3v_tensors_open(&f, dir);
     t3v_tensors_close(f);
-    return st != T3V_E_IO;
+    *yes = st != T3V_E_IO;
+    return st == T3V_E_NOMEM ? st : T3V_OK;
 }
 
 /* A DiT's directory: the model's own in the original layout, one below it in the others. */
@@ -98,7 +99,9 @@ static t3v_status find_in_directory(t3v_location *l)
         st = find_named(l, T3V_AT_DIT);
         if (!st) st = find_named(l, T3V_AT_DIT_LOW);
     } else if (own) {
-        if (holds_weights(l->root) && !copy(l->root, &l->path[T3V_AT_DIT])) st = no_memory();
+        bool here;
+        st = holds_weights(l->root, &here);
+        if (!st && here && !copy(l->root, &l->path[T3V_AT_DIT])) st = no_memory();
     } else {
         l->layout = "files";
     }

@@ -53,16 +53,17 @@ static void gather(list *l, const char *dir, int deep)
     if (d) closedir(d);
 }
 
-/* Which parts a file holds, as a set of bits by t3v_names_part. */
-static unsigned parts_of(const char *path)
+/* Which parts a file holds, as a set of bits by t3v_names_part; a broken file none. false: no memory to look. */
+static bool parts_of(const char *path, unsigned *parts)
 {
     t3v_tensor_file *f;
-    unsigned parts = 0;
-    if (t3v_tensors_open(&f, path)) return 0;
+    *parts = 0;
+    t3v_status st = t3v_tensors_open(&f, path);
+    if (st) return st != T3V_E_NOMEM;
     for (int p = 0; p < T3V_NAMES_PARTS; p++)
-        if (t3v_names_told(f, (t3v_names_part)p)) parts |= 1u << p;
+        if (t3v_names_told(f, (t3v_names_part)p)) *parts |= 1u << p;
     t3v_tensors_close(f);
-    return parts;
+    return true;
 }
 
 /* Where "high" or "low" of "high noise" stands in the last two names of a path; NULL: nowhere. */
@@ -165,7 +166,7 @@ t3v_status t3v_location_scan(t3v_location *l)
     gather(files, l->root, 2);
     qsort(files->path, (size_t)files->count, sizeof *files->path, by_text);
     bool ok = !files->failed;
-    for (int i = 0; i < files->count; i++) parts[i] = parts_of(files->path[i]);
+    for (int i = 0; i < files->count && ok; i++) ok = parts_of(files->path[i], &parts[i]);
     for (size_t w = 0; w < sizeof wanted / sizeof *wanted && ok; w++)
         if (!l->path[wanted[w].place]) ok = choose(l, wanted[w].place, files, parts, 1u << wanted[w].part);
     for (int i = 0; i < files->count; i++) free(files->path[i]);

@@ -234,7 +234,7 @@ static unsigned char *random_blocks(t3v_dtype type, int64_t n, t3v_rng *r)
         bool two = type == T3V_Q4_1 || type == T3V_Q5_1 || type == T3V_Q2_K || type == T3V_Q4_K ||
                    type == T3V_Q5_K;
         if (block < 40) half = (uint16_t)(half + 0x1000);
-        memcpy(b + d, &half, 2);
+        memcpy(b + d, &half, block < 2 ? block : 2);
         if (two) memcpy(b + d + 2, &half, 2);
         if (type == T3V_Q4_1 || type == T3V_Q5_1) b[3] |= 0x80, b[3] = (unsigned char)(b[3] + 0x0c);
     }
