@@ -48,7 +48,7 @@ static t3v_status add_pointwise(t3v_params *p, t3v_weight *w, int64_t out, int64
 
 static t3v_status add_res(t3v_params *p, t3v_vae_res *r, int64_t in, int64_t out, const char *prefix)
 {
-    char name[T3V_NAME_MAX];
+    char name[T3V_NAME_MAX + 16];
     T3V_TRY(t3v_params_add(p, &r->gamma1, false, T3V_SHAPE(in, 1, 1, 1), "%s.residual.0.gamma", prefix));
     snprintf(name, sizeof name, "%s.residual.2", prefix);
     T3V_TRY(add_conv(p, &r->conv1, out, in, 3, 3, name));

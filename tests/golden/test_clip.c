@@ -82,7 +82,7 @@ static void real_geometry(t3v_dtype compute)
         t->type = T3V_BF16;
     }
     for (int i = 0; i < 2; i++) {
-        const t3v_tensor_entry *e;
+        const t3v_tensor_entry *e = NULL;
         t3v_arena_back(&arena, 0);
         int64_t n = 3 * row[i].h * row[i].w;
         float *picture = t3v_temp(&ctx, n, sizeof *picture);

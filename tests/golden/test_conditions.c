@@ -53,7 +53,7 @@ static char *in_dir(const char *name)
 static float *read_tensor(const char *file, const char *name, int64_t *n)
 {
     t3v_tensor_file *f;
-    const t3v_tensor_entry *e;
+    const t3v_tensor_entry *e = NULL;
     if (t3v_tensors_open(&f, in_dir(file)) || t3v_tensors_get(f, name, &e)) fail_msg("%s", t3v_error_text());
     float *x = malloc((size_t)e->numel * sizeof *x);
     if (t3v_tensor_copy(e, x, T3V_F32)) fail_msg("%s", t3v_error_text());

@@ -160,7 +160,7 @@ static t3v_tensor_file *file_of(const char *const *names)
     for (; names[n]; n++)
         e[n] = (t3v_tensor_entry){
             .name = names[n], .dtype = T3V_F32, .ndim = 1, .shape = {1}, .data = &value[n]};
-    t3v_tensor_file *f;
+    t3v_tensor_file *f = NULL;
     snprintf(path, sizeof path, "/tmp/t3v-names-%d.safetensors", (int)getpid());
     if (t3v_safetensors_write(path, e, n, NULL, 0) || t3v_tensors_open(&f, path))
         fail_msg("%s", t3v_error_text());

@@ -37,7 +37,7 @@ int main(int argc, char **argv)
                                                          : T3V_NAMES_VAE;
     const t3v_names *to = t3v_names_of(part, argv[2]);
     const char *prefix = argc > 5 ? argv[5] : "";
-    t3v_tensor_file *f;
+    t3v_tensor_file *f = NULL;
     t3v_map spiece = {0};
     if (!to || t3v_tensors_open(&f, argv[3]) || t3v_names_apply(f, part)) stop(argv[3]);
     t3v_tensor_entry *e = calloc((size_t)f->count + 1, sizeof *e);

@@ -115,7 +115,7 @@ static void from_json(void **state)
 /* Tensors that tell the shape; data are not read. */
 static t3v_status tell(const t3v_tensor_entry *e, int n, t3v_dit_config *c)
 {
-    t3v_tensor_file *f;
+    t3v_tensor_file *f = NULL;
     snprintf(path, sizeof path, "/tmp/t3v-shapes-%d.safetensors", (int)getpid());
     if (t3v_safetensors_write(path, e, n, NULL, 0) || t3v_tensors_open(&f, path))
         fail_msg("%s", t3v_error_text());
