@@ -40,14 +40,14 @@ void release(void *base) { t3v_emulate_free(base); }
 t3v_status push(void *to, const void *from, size_t n)
 {
     opened now;
-    memcpy(to, from, n);
+    if (n) memcpy(to, from, n);
     return check();
 }
 
 t3v_status pull(void *to, const void *from, size_t n)
 {
     opened now;
-    memcpy(to, from, n);
+    if (n) memcpy(to, from, n);
     return check();
 }
 
