@@ -39,8 +39,9 @@ static t3v_tensor *random_tensor(t3v_ctx *ctx, t3v_dtype type, int ndim, const i
     t3v_normal_fill(f, n, 11, stream, 0);
     void *host = t3v_host(ctx, t);
     for (int64_t i = 0; i < n; i++) {
-        if (type == T3V_F32) ((float *)host)[i] = f[i] * scale;
-        else ((t3v_bf16 *)host)[i] = t3v_f32_to_bf16(f[i] * scale);
+        float x = scale > 0 ? f[i] * scale : 0; /* not -0, whose bits are no zero of a counter */
+        if (type == T3V_F32) ((float *)host)[i] = x;
+        else ((t3v_bf16 *)host)[i] = t3v_f32_to_bf16(x);
     }
     t3v_give(ctx, t);
     free(f);

@@ -35,7 +35,7 @@ typedef struct job {
     t3v_rng rng; /* of the shapes: the same on both sides */
     int count;
     struct {
-        void *p, *host;
+        void *p, *host, *own; /* own: to be freed */
         int64_t n;
         t3v_dtype type;
     } b[MOST];
@@ -57,6 +57,7 @@ static void *numbers(job *j, t3v_dtype t, int64_t n, bool aligned)
                           : malloc((size_t)n * size + lead + 1);
     assert_non_null(f);
     assert_non_null(host);
+    void *own = j->arena ? NULL : host;
     t3v_normal_fill(f, n, j->seed, (uint64_t)j->count, 0);
     host += lead;
     for (int64_t i = 0; i < n; i++) {
@@ -71,6 +72,7 @@ static void *numbers(job *j, t3v_dtype t, int64_t n, bool aligned)
         assert_int_equal(card()->push(p, host, (size_t)n * size), T3V_OK);
     }
     assert_true(j->count < MOST);
+    j->b[j->count].own = own;
     j->b[j->count].p = p, j->b[j->count].host = host, j->b[j->count].n = n, j->b[j->count++].type = t;
     return p;
 }
@@ -118,6 +120,7 @@ static void run_both(const char *name, void (*fn)(job *), int times)
                 fail_msg("%s, case %d: buffer %d [%lld] is %.8g, expected %.8g (largest %g)", name, t, i,
                          (long long)where, at(&side[1], i, where), at(&side[0], i, where), most);
         }
+        for (int i = 0; i < side[0].count; i++) free(side[0].b[i].own);
         t3v_arena_close(&arena);
     }
 }

@@ -76,8 +76,9 @@ static int phase(const void *opt, const t3v_moment *m, int64_t counter[T3V_STATE
 {
     const settings *s = opt;
     if (100 * m->step < s->warm * (m->steps > 0 ? m->steps : 1)) return PHASE_FULL;
-    int64_t since = m->step - (counter[CACHED] - 1);
-    if (!counter[CACHED] || since <= 0 || since >= s->period) {
+    int64_t cached = counter[CACHED]; /* one more than the step; a state from a file may hold anything */
+    int64_t since = cached > 0 && cached <= m->step ? m->step - (cached - 1) : 0;
+    if (since <= 0 || since >= s->period) {
         counter[CACHED] = m->step + 1;
         return PHASE_CACHE;
     }
