@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # Seconds of a training step, t3v tune beside PyTorch (bench/train_torch.py): the same model, clips' size, batch, threads;
 # full attention, all weights, AdamW. Rounds of the one and the other in turn; one JSON line a measurement, then the ratio
-# of medians. A quiet machine.
+# of medians. A quiet machine. Debian's PyTorch takes the system's libblas for f32 products: without libopenblas0-pthread
+# that is the reference one, which makes it a hundred times slower and the comparison worthless.
 #
 #   bench/train_speed.sh [MODEL...]      default: the tiny model of the tests, models/starter-128
 # environment: T3V (build/t3v), PYTHON (/usr/bin/python3), THREADS (2), ROUNDS (3), SIZE (128x128), BATCH (8)
@@ -12,6 +13,7 @@ t3v=${T3V:-build/t3v} python=${PYTHON:-/usr/bin/python3} threads=${THREADS:-2} r
 size=${SIZE:-128x128} batch=${BATCH:-8}
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
+readlink -f /usr/lib/*/libblas.so.3 | grep -q openblas || { echo "train_speed: libblas is not OpenBLAS: apt-get install libopenblas0-pthread" >&2; exit 2; }
 [ $# -gt 0 ] || set -- tests/golden/wan/tiny models/starter-128
 median() { sort -g | awk '{ a[NR] = $1 } END { print a[int((NR + 1) / 2)] }'; }
 
