@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* From a job to videos: the main flow, top to bottom. */
+/* From a job to videos: the main flow, top to bottom. Longer than other files, so that a newcomer reads request, prompts,
+ * image, resuming, denoising and decoding in one place, in the order in which they happen. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <math.h>
