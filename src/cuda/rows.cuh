@@ -60,17 +60,6 @@ __device__ __forceinline__ void rows_load_or(const float *floats, int64_t i, flo
         for (int e = 0; e < W; e++) v[e] = other;
 }
 
-__device__ __forceinline__ uint32_t rows_bits(float x)
-{
-#ifdef __CUDACC__
-    return __float_as_uint(x);
-#else
-    uint32_t bits;
-    __builtin_memcpy(&bits, &x, sizeof bits);
-    return bits;
-#endif
-}
-
 template <int W> __device__ __forceinline__ void rows_store(const rows_out &y, int64_t i, float v[W])
 {
     if (W == 1) {
@@ -85,8 +74,8 @@ template <int W> __device__ __forceinline__ void rows_store(const rows_out &y, i
     if (y.type == T3V_F32) {
         for (int h = 0; h < 2; h++)
             t3v_store16((float *)y.data + i + 4 * h,
-                        make_uint4(rows_bits(v[4 * h]), rows_bits(v[4 * h + 1]), rows_bits(v[4 * h + 2]),
-                                   rows_bits(v[4 * h + 3])));
+                        make_uint4(t3v_float_bits(v[4 * h]), t3v_float_bits(v[4 * h + 1]),
+                                   t3v_float_bits(v[4 * h + 2]), t3v_float_bits(v[4 * h + 3])));
     } else {
         t3v_store16((uint16_t *)y.data + i, make_uint4(t3v_pack_bf16(v[0], v[1]), t3v_pack_bf16(v[2], v[3]),
                                                        t3v_pack_bf16(v[4], v[5]), t3v_pack_bf16(v[6], v[7])));

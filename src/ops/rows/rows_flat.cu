@@ -213,7 +213,7 @@ struct not_finite {
     rows_in x;
     __device__ double operator()(int64_t i) const
     {
-        return (rows_bits(rows_get(x, i)) & 0x7f800000u) == 0x7f800000u;
+        return (t3v_float_bits(rows_get(x, i)) & 0x7f800000u) == 0x7f800000u;
     }
 };
 
