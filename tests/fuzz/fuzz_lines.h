@@ -29,7 +29,8 @@ static inline uint8_t *fuzz_lines(const uint8_t *data, size_t size, size_t *tota
             if (*p < ' ' || *p == '"' || *p == '\\' || *p > '~') *p = '_';
         int dtype = 0;
         while (dtype < T3V_DTYPE_COUNT && strcmp(t3v_dtype_name((t3v_dtype)dtype), type) != 0) dtype++;
-        uint64_t n = dtype < T3V_DTYPE_COUNT ? t3v_dtype_size((t3v_dtype)dtype) : 4;
+        bool sized = dtype < T3V_DTYPE_COUNT && t3v_dtype_block((t3v_dtype)dtype) == 1;
+        uint64_t n = sized ? t3v_dtype_size((t3v_dtype)dtype) : 4;
         at += sprintf(at, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[", end || at > header + 1 ? "," : "", key,
                       type);
         for (int i = 0; (axis = strtok_r(NULL, " ", &word)); i++) {

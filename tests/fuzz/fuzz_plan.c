@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Any bytes as a plan, on the command line or in a file: refused, or every list of every term lies inside the grid. */
 #define _GNU_SOURCE
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,24 +10,28 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static void check(int holds)
-{
-    if (!holds) abort();
-}
+/* Says what doesn't hold: a crash's log is often all that is left of it. */
+#define CHECK(holds)                                       \
+    do {                                                   \
+        if (!(holds)) {                                    \
+            fprintf(stderr, "fuzz: not so: %s\n", #holds); \
+            abort();                                       \
+        }                                                  \
+    } while (0)
 
 static void check_term(const t3v_term *t, int64_t tokens)
 {
     if (!t->slots) return;
     int64_t keys = t->pool > 1 ? (tokens - 1) / t->pool + 1 : tokens,
             lists = (t->heads ? t->heads : 1) * t->blocks;
-    check(t->slots == tokens && t->blocks >= 1 && t->block_first[0] == 0 &&
+    CHECK(t->slots == tokens && t->blocks >= 1 && t->block_first[0] == 0 &&
           t->block_first[t->blocks] == tokens);
-    for (int64_t b = 0; b < t->blocks; b++) check(t->block_first[b] < t->block_first[b + 1]);
-    for (int64_t i = 0; t->order && i < tokens; i++) check(t->order[i] >= 0 && t->order[i] < tokens);
+    for (int64_t b = 0; b < t->blocks; b++) CHECK(t->block_first[b] < t->block_first[b + 1]);
+    for (int64_t i = 0; t->order && i < tokens; i++) CHECK(t->order[i] >= 0 && t->order[i] < tokens);
     for (int64_t l = 0; l < lists; l++) {
-        check(t->range_first[l] <= t->range_first[l + 1]);
+        CHECK(t->range_first[l] <= t->range_first[l + 1]);
         for (int64_t r = t->range_first[l]; r < t->range_first[l + 1]; r++)
-            check(t->ranges[r].first >= 0 && t->ranges[r].first < t->ranges[r].last &&
+            CHECK(t->ranges[r].first >= 0 && t->ranges[r].first < t->ranges[r].last &&
                   t->ranges[r].last <= keys);
     }
 }
@@ -55,22 +60,22 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     t3v_plan *plan = NULL;
     t3v_grid fitted = grid;
     t3v_status st = t3v_plan_fit(plan_text, layers, dim, &fitted);
-    if (!st) check(fitted.t >= grid.t && fitted.h >= grid.h && fitted.w >= grid.w);
+    if (!st) CHECK(fitted.t >= grid.t && fitted.h >= grid.h && fitted.w >= grid.w);
     if (t3v_plan_make_for(&plan, plan_text, grid, layers, dim, heads) == T3V_OK) {
-        check(!st); /* what can be made can be fitted */
+        CHECK(!st); /* what can be made can be fitted */
         for (int i = 0; i < layers; i++) {
             const t3v_site *s = &plan->layer[i].site[T3V_SITE_SELF];
-            check(s->terms >= 1 && plan->layer[i].pattern);
+            CHECK(s->terms >= 1 && plan->layer[i].pattern);
             for (int k = 0; k < s->terms; k++) check_term(&s->term[k], plan->tokens);
             int64_t pairs, macs;
             const t3v_moment moment = {.step = i, .steps = layers};
-            check(
+            CHECK(
                 t3v_site_cost(s, plan->tokens, plan->tokens, 12, 128, i % 2 ? &moment : NULL, &pairs, &macs));
-            check(pairs >= 1 && macs >= 1);
+            CHECK(pairs >= 1 && macs >= 1);
         }
         t3v_plan_free(plan);
     } else {
-        check(!plan);
+        CHECK(!plan);
     }
     free(given);
     if (file) fuzz_file_end(&f);
