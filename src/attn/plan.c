@@ -127,7 +127,8 @@ static bool add_cost(const t3v_term *t, int head, int64_t times, int64_t n_q, in
     if (t->kind == T3V_TERM_LINEAR) work = t3v_term_macs(t, n_q, n_k, dim);
     else if (!t3v_mul(2 * dim, own, &work)) return false;
     if (!moment && t->share > 0)
-        own = (int64_t)((double)t->share * (double)own), work = (int64_t)((double)t->share * (double)work);
+        own = (int64_t)ceil((double)t->share * (double)own),
+        work = (int64_t)ceil((double)t->share * (double)work);
     return t3v_mul(own, times, &own) && t3v_mul(work, times, &work) && t3v_add(*pairs, own, pairs) &&
            t3v_add(*macs, work, macs);
 }

@@ -240,7 +240,8 @@ int64_t t3v_term_pairs(const t3v_term *term, int64_t n_q, int64_t n_k);
 /* Multiply-adds of one head of dimension `dim`: QK^T plus AV, 2 * dim * pairs; of a linear term the feature maps, the state
  * and its reading. */
 int64_t t3v_term_macs(const t3v_term *term, int64_t n_q, int64_t n_k, int dim);
-/* The pairs and multiply-adds of all heads at a moment (NULL: nowhere in particular). false: they do not fit in an int64. */
+/* The pairs and multiply-adds of all heads at a moment; NULL: nowhere in particular, where what runs in some steps only
+ * counts for its share of them, rounded up. false: they do not fit in an int64. */
 bool t3v_site_cost(const t3v_site *site, int64_t n_q, int64_t n_k, int heads, int dim,
                    const t3v_moment *moment, int64_t *pairs, int64_t *macs);
 /* Does the site choose by content, so that these are lower bounds? */
