@@ -1,92 +1,220 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Everything that a machine with a GPU is needed for, in one command: whether the CUDA module computes what the CPU does,
-# and how fast it is. Made to take less than ten minutes on an H100, after `make cuda`.
+# Everything that a machine with a GPU is needed for, in one command of less than ten minutes: whether the CUDA module
+# computes what the CPU does, and how fast it is. The table is Markdown, on stdout and in $RESULTS/table.md; each part has a
+# time limit of its own, and what an earlier part found stays when a later one fails.
 #
-#   bench/gpu.sh [PEER.py]    PEER.py T,H,W HEADS DIM t,h,w prints the milliseconds of T3's attention in one layer; default:
-#                             bench/gpu_t3.py with PyTorch, where that is installed
-#   environment: BUILD (build), ONLY (a pattern of part names: kernels, sanitizer, program, attention, forward, vae, clip),
-#                MODEL (a model directory for the whole job from prompt to mp4; without it that part is left out)
+#   bench/gpu.sh              builds what is missing (the module for this card alone), runs all
+#   bench/gpu.sh pack DIR     on a machine without a card: programs, module and libraries into DIR, for one where nothing can
+#                             be installed; there: DIR/bench/gpu.sh
+#
+#   environment: BUILD (build), RESULTS (BUILD-gpu), SECONDS_ALL (570), ONLY (a pattern of part names: kernels, program, attention,
+#                forward, dense, vae, clip, sanitizer), MODEL (a model directory for the whole job; without it one with random
+#                weights is made), PYTHON (python3), PEER (bench/gpu_t3.py: PEER T,H,W HEADS DIM t,h,w prints the milliseconds
+#                of T3's attention in one layer), DRY=1 (no card: the emulated module and tiny sizes, to try this script)
 set -uo pipefail
 cd "$(dirname "$0")/.."
-build=${BUILD:-build} only=${ONLY:-} peer=${1:-bench/gpu_t3.py}
-t3v=$build/t3v
-export T3V_BUILD=$PWD/$build T3V_CUDA=$PWD/$build/libt3v-cuda.so
-dir=$(mktemp -d)
-trap 'rm -rf "$dir"' EXIT
-[ -e "$T3V_CUDA" ] || { echo "gpu.sh: $T3V_CUDA is missing; run make cuda" >&2; exit 1; }
-nvidia-smi --query-gpu=name,driver_version,memory.total,power.limit --format=csv,noheader || exit 1
-bad=0
-start=$SECONDS
+here=$PWD
 
-part() { [[ $1 =~ $only ]] && echo && echo "## $1 ($((SECONDS - start)) s)"; }
-check() { # NAME command...: one line, its output where it fails
-    local name=$1
+pack() { # DIR
+    local to=$1 build=${BUILD:-build} lib
+    [ -n "$to" ] && [ ! -e "$to" ] || { echo "gpu.sh: pack needs a directory that does not exist yet" >&2; return 2; }
+    [ -e "$build/libt3v-cuda.so" ] || { echo "gpu.sh: $build/libt3v-cuda.so is missing; run make cuda" >&2; return 1; }
+    mkdir -p "$to/build/tests" "$to/lib" "$to/tests/golden" && cp -r bench "$to" && cp -r tests/e2e "$to/tests" &&
+        cp -r tests/golden/wan "$to/tests/golden" && cp "$build/t3v" "$build/libt3v-cuda.so" "$to/build" &&
+        cp "$build"/tests/{test_kernels,compare_tensors,libt3v-cuda-emulated.so} "$to/build/tests" || return 1
+    # Not the C and C++ libraries: every machine has its own.
+    ldd "$build/t3v" "$build/tests/test_kernels" | sed -n 's/.* => \(\/[^ ]*\) .*/\1/p' | sort -u |
+        grep -v '/lib\(c\|m\|dl\|rt\|pthread\|stdc++\|gcc_s\)\.so' | while read -r lib; do cp -L "$lib" "$to/lib"; done
+    echo "$to: $(du -sm "$to" | cut -f1) MiB"
+}
+if [ $# -gt 0 ]; then
+    [ "$1" = pack ] || { sed -n '3,17s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+    pack "${2:-}"
+    exit
+fi
+
+build=${BUILD:-build} only=${ONLY:-} total=${SECONDS_ALL:-570} start=$SECONDS bad=0
+results=${RESULTS:-$build-gpu} python=${PYTHON:-python3} peer=${PEER:-bench/gpu_t3.py}
+[ ! -d lib ] || export LD_LIBRARY_PATH=$here/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+mkdir -p "$results" || exit 1
+results=$(cd "$results" && pwd) build=$(mkdir -p "$build" && cd "$build" && pwd)
+t3v=$build/t3v table=$results/table.md said=$results/said.log
+export T3V_BUILD=$build T3V_CUDA=$build/libt3v-cuda.so
+: >"$table"
+
+say() { printf '%s\n' "$*" | tee -a "$table"; }
+calc() { awk "BEGIN { printf \"%.${2:-2f}\", $1 }"; }
+left() { echo $((total - SECONDS + start)); }
+limited() { # SECONDS command...: at most so long, and no longer than is left of all
+    local limit=$1 rest
     shift
-    if "$@" >"$dir/said" 2>&1; then echo "ok      $name"; else
-        echo "FAILED  $name"
-        tail -n 15 "$dir/said" | sed 's/^/        /'
+    rest=$(left)
+    [ "$rest" -gt 3 ] || { echo "no time left of $total s" >&2; return 125; }
+    [ "$limit" -le "$rest" ] || limit=$rest
+    timeout -k 5 "$limit" "$@"
+    local rc=$?
+    [ $rc -ne 124 ] || echo "took more than $limit s" >&2
+    return $rc
+}
+part() { [[ $1 =~ $only ]] && say && say "## $1 ($((SECONDS - start)) s)" && say; }
+last() { tail -n 1 "$said" | tr '|' '/' | cut -c1-160; }
+check() { # NAME SECONDS command...: a line; its output is kept, and shown where it fails
+    local name=$1 log=$results/${1//[^A-Za-z0-9]/_}.log limit=$2 from=$SECONDS
+    shift 2
+    if limited "$limit" "$@" >"$log" 2>&1; then say "* ok: $name ($((SECONDS - from)) s)"; else
+        say "* **FAILED**: $name ($((SECONDS - from)) s)"
+        tail -n 15 "$log" | sed 's/^/        /' | tee -a "$table"
         bad=$((bad + 1))
     fi
 }
-field() { sed -n "s/.*\"$1\":\"\{0,1\}\([^,\"}]*\).*/\1/p" <<<"$2"; }
-row() { # NAME bench options: one row of the table; the seconds are left in $seconds
-    local name=$1 line
-    shift
+field() { sed -n "s/.*\"$1\": \{0,1\}\"\{0,1\}\([^,\"}]*\).*/\1/p" <<<"$2"; }
+head_row() {
+    say "| what | ms | Tflop/s | % of peak | % of copy bandwidth | GiB |"
+    say "|---|---:|---:|---:|---:|---:|"
+}
+row() { # NAME SECONDS bench options: rows of the table (NAME -: as the bench calls them); $seconds: of the last
+    local name=$1 limit=$2 lines line
+    shift 2
     seconds=
-    if ! line=$("$t3v" bench --device cuda --json --quiet "$@" 2>"$dir/said"); then
-        printf '| %-42s | %s |\n' "$name" "$(tail -n 1 "$dir/said")"
+    if ! lines=$(limited "$limit" "$t3v" bench --device cuda --json --quiet "$@" 2>"$said"); then
+        say "| ${name/#-/$1} | **FAILED**: $(last) | | | | |"
         bad=$((bad + 1))
         return
     fi
-    seconds=$(field seconds "$line")
-    printf '| %-42s | %10.2f | %8.1f | %6.1f | %8.2f |\n' "$name" "$(bc -l <<<"1000 * $seconds")" \
-        "$(bc -l <<<"$(field gflops "$line") / 1000")" "$(field percent_of_peak "$line")" \
-        "$(bc -l <<<"$(field peak_device_bytes "$line") / 2^30")"
+    while read -r line; do
+        seconds=$(field seconds "$line")
+        [ "$name" = - ] || line=${line/\"what\":\"*([^\"])\"/}
+        say "| $([ "$name" = - ] && field what "$line" || echo "$name") | $(calc "1000 * $seconds" 3f) | $(calc "$(field gflops "$line") / 1000" 1f) | $(field percent_of_peak "$line") | $(field percent_of_bandwidth "$line") | $(calc "$(field peak_device_bytes "$line") / 2^30") |"
+    done <<<"$lines"
 }
-head_row() { printf '| %-42s | %10s | %8s | %6s | %8s |\n|-|-|-|-|-|\n' what ms Tflop/s '% peak' GiB; }
+torch() { # NAME blocks: a row with what the logic takes in PyTorch; the seconds in $other, empty without it
+    other=
+    if other=$(limited 60 "$python" "$peer" "$grid" $heads $dim "$2" 2>"$said"); then
+        say "| $1, PyTorch | $(calc "$other" 3f) | | | | |"
+        other=$(calc "$other / 1000" 6f)
+    else
+        other=
+        say "| $1, PyTorch | SKIPPED: $(last) | | | | |"
+    fi
+}
 
-part kernels && check "every kernel, random shapes with tails" "$build/tests/test_kernels"
-part sanitizer && if command -v compute-sanitizer >/dev/null; then
-    for tool in memcheck racecheck; do
-        check "compute-sanitizer $tool" timeout 150 compute-sanitizer --tool $tool --error-exitcode 9 "$build/tests/test_kernels"
-    done
+if [ -n "${DRY:-}" ]; then
+    export T3V_CUDA=$build/tests/libt3v-cuda-emulated.so
+    card="DRY RUN: the emulator, tiny sizes; no figure below means anything"
+    grid=1,4,4 heads=2 dim=16 plan=t3:blocks=1x1x1/1x2x2 kinds="1,1,1 1,2,2" layers=2 tokens=16 frame=1,2,2
+    small=tiny large=tiny-ti2v giant=tiny size=64x48 frames=5 vae_size=16x16 vae_frames=1 rows=8 conv=1x1 job_size=16x16
+    tests=$build/tests/test_emulate steps=1 programs=tests/e2e/device.sh
 else
-    echo "SKIPPED: compute-sanitizer is not installed"
+    card=$(nvidia-smi --query-gpu=name,driver_version,memory.total,power.limit,clocks.max.sm --format=csv,noheader) ||
+        { echo "gpu.sh: nvidia-smi finds no card; DRY=1 tries the script without one" >&2; exit 1; }
+    # Native 4K: 21x136x240 tokens; 1.3B has 12 heads of 128. The five kinds of T3's 30 layers.
+    grid=21,136,240 heads=12 dim=128 plan=t3 kinds="21,1,1 1,17,30 1,8,40 3,17,8 7,8,6" layers=30 tokens=685440 frame=1,136,240
+    small=wan2.1-t2v-1.3b large=wan2.2-ti2v-5b giant=wan2.1-t2v-14b size=3840x2176 frames=81 vae_size=3840x2176
+    vae_frames="9 81" rows=8192 conv=1920x1088 job_size=3840x2160 steps=2 tests=$build/tests/test_kernels
+    programs=$(echo tests/e2e/cuda*.sh)
 fi
-part program && check "text, DiT and its gradients, VAE, a clip" bash tests/e2e/cuda.sh "$t3v"
 
-# Native 4K: 21x136x240 tokens, 1.3B has 12 heads of 128. The five kinds of T3's layers.
+# What is there is used; else it is built, where that is possible.
+if ! "$t3v" --version >"$said" 2>&1 || [ ! -e "$T3V_CUDA" ]; then
+    missing=
+    for tool in cmake ninja cc c++ pkg-config nvcc; do
+        PATH=$PATH:/usr/local/cuda/bin command -v $tool >/dev/null || missing+=" $tool"
+    done
+    for lib in jansson sentencepiece libutf8proc libpng zlib cmocka; do
+        pkg-config --exists $lib 2>/dev/null || missing+=" $lib"
+    done
+    if [ -n "$missing" ]; then
+        echo "gpu.sh: no $t3v that runs ($(last)), and it cannot be built here without:$missing" >&2
+        echo "gpu.sh: bench/gpu.sh pack DIR, elsewhere, makes a directory that needs none of them" >&2
+        exit 1
+    fi
+    check "build" 280 scripts/build.sh "$build"
+    [ -e "$T3V_CUDA" ] || { echo "gpu.sh: no CUDA module was built; see $results/build.log" >&2; exit 1; }
+fi
+
+say "# T3V on $card"
+say
+say "$(date -u +%F), $("$t3v" --version), $(nproc) processor cores, CUDA $(nvcc --version 2>/dev/null | sed -n 's/.*release \([0-9.]*\).*/\1/p'), PyTorch $("$python" -c 'import torch; print(torch.__version__)' 2>/dev/null || echo "not installed")"
+
+part kernels && check "every kernel against the CPU's, random shapes with tails, f32 and bf16" 120 $tests
+if part program; then
+    for script in $programs; do
+        check "$script: parts of a tiny model against the CPU" 150 bash "$script" "$t3v"
+    done
+fi
+
 if part attention; then
     head_row
-    layer=0
-    for blocks in 21,1,1 1,17,30 1,8,40 3,17,8 7,8,6; do
-        row "T3 layer of kind $layer, 685440 tokens" attention --plan t3 --grid 21,136,240 --layer $layer --repeat 5
-        if [ -n "$seconds" ] && ms=$(${PYTHON:-python3} "$peer" 21,136,240 12 128 $blocks 2>"$dir/said"); then
-            echo "  the same in PyTorch: $ms ms, $(bc -l <<<"scale=2; $ms / (1000 * $seconds)") times as long"
-        else
-            echo "  no comparison: $(tail -n 1 "$dir/said")"
-        fi
+    sum=0 peers=0 layer=0
+    for blocks in $kinds; do
+        row "T3, kind $layer, $tokens tokens" 60 attention --plan "$plan" --grid $grid --heads $heads --dim $dim --layer $layer --repeat 5
+        torch "T3, kind $layer" "$blocks"
+        sum=$([ -n "$seconds" ] && [ -n "$sum" ] && calc "$sum + $seconds" 6f)
+        peers=$([ -n "$other" ] && [ -n "$peers" ] && calc "$peers + $other" 6f)
         layer=$((layer + 1))
     done
-    row "full, 32640 tokens (one frame)" attention --plan full --grid 1,136,240 --repeat 5
+    row "full, one frame" 60 attention --plan full --grid $frame --heads $heads --dim $dim --repeat 5
+    torch "full, $tokens tokens" 1,1,1
+    full_peer=$other
+    say
+    [ -z "$sum" ] || say "T3's attention in $layers layers: $(calc "$sum * $layers / $layer") s"
+    [ -z "$sum" ] || [ -z "$peers" ] || say "The same in PyTorch: $(calc "$peers * $layers / $layer") s, $(calc "$peers / $sum") times as long (goal: 1.5)"
+    [ -z "$sum" ] || [ -z "$full_peer" ] || say "PyTorch's full attention in $layers layers: $(calc "$full_peer * $layers") s"
 fi
 if part forward; then
     head_row
-    row "1.3B, 2176x3840x81, t3, a pass" step --plan t3 --size 3840x2176 --frames 81 --repeat 3
-    t3=$seconds
-    row "1.3B, 2176x3840x81, full, one layer of 30" block --plan full --size 3840x2176 --frames 81 --repeat 1
-    [ -z "$t3" ] || [ -z "$seconds" ] || echo "full: $(bc -l <<<"scale=1; 30 * $seconds / 1") s a pass, $(bc -l <<<"scale=1; 30 * $seconds / $t3") times t3"
-    row "14B, 832x480x81, t3, one layer of 40" block --config wan2.1-t2v-14b --plan t3 --size 832x480 --frames 81 --repeat 3
+    row "$small, $size, $frames frames, t3: a pass" 120 step --config $small --plan t3 --size $size --frames $frames --repeat 3
+    pass=$seconds
+    row "$small, the same, full: one layer of $layers" 120 block --config $small --plan full --size $size --frames $frames --repeat 1
+    full=$seconds
+    row "$large, $size, $frames frames, t3: a pass" 120 step --config $large --plan t3 --size $size --frames $frames --repeat 1
+    row "$giant, 832x480, t3: one layer" 60 block --config $giant --plan t3 --size "$([ -n "${DRY:-}" ] && echo $size || echo 832x480)" --frames $frames --repeat 3
+    say
+    [ -z "$pass" ] || [ -z "$full" ] || say "A pass with full attention: $(calc "$full * $layers" 1f) s, $(calc "$full * $layers / $pass" 1f) times t3 (goal: 28)"
+    [ -z "$pass" ] || [ -z "${full_peer:-}" ] || say "PyTorch's full attention alone: $(calc "$full_peer * $layers / $pass" 1f) times a pass with t3"
+fi
+if part dense; then
+    head_row
+    row - 60 gemm --config $small --rows $rows --precision bf16
+    row - 60 conv --size $conv --precision bf16
 fi
 if part vae; then
     head_row
-    row "VAE decode, 3840x2176, 9 frames" vae --size 3840x2176 --frames 9 --repeat 1
+    for n in $vae_frames; do
+        row "VAE decode, $vae_size, $n frames" 120 vae --size $vae_size --frames "$n" --repeat 1
+    done
 fi
-if [ -n "${MODEL:-}" ] && part clip; then
-    "$t3v" generate --device cuda --model "$MODEL" --plan t3 --size 3840x2160 --frames 81 --steps 4 --cfg 1 \
-        --prompt "A red ball rolls over the beach" -o "$dir/clip.mp4" || bad=$((bad + 1))
+if part clip; then
+    model=${MODEL:-$results/model} out=$results/clip.mp4
+    if [ ! -e "$build/libt3v-av.so" ] || ldd "$build/libt3v-av.so" | grep -q 'not found'; then
+        out=$results/clip.y4m
+        say "No libav here: the clip is y4m, not mp4."
+        say
+    fi
+    [ -e "$model" ] || check "random weights of $small" 120 "$t3v" init --config $small --parts dit,vae,text,tokenizer -o "$model"
+    if line=$(limited 240 "$t3v" generate --device cuda --model "$model" --plan t3 --size $job_size --frames $frames --steps $steps --cfg 1 \
+        --seed 1 --prompt "A red ball rolls over the beach" --json --quiet -o "$out" 2>"$said" | tr -d '\n'); then
+        say "| prompt to ${out##*.}, $job_size, $frames frames, $steps steps | text | denoise | decode | GPU, GiB | host, GiB |"
+        say "|---|---:|---:|---:|---:|---:|"
+        gpu_bytes=$(field peak_device_bytes "$line")
+        say "| seconds | $(field seconds_text "$line") | $(field seconds_denoise "$line") | $(field seconds_decode "$line") | $(calc "${gpu_bytes:-0} / 2^30") | $(calc "$(field peak_bytes "$line") / 2^30") |"
+    else
+        say "**FAILED**: $(last)"
+        bad=$((bad + 1))
+    fi
+    rm -rf "$results/model" "$out"
 fi
-echo
-echo "$((SECONDS - start)) s, $bad failed"
+# Last: it takes what time there is.
+if part sanitizer; then
+    if command -v compute-sanitizer >/dev/null; then
+        for tool in memcheck racecheck synccheck initcheck; do
+            check "compute-sanitizer $tool" 90 compute-sanitizer --tool $tool --error-exitcode 9 $tests
+        done
+    else
+        say "* SKIPPED: compute-sanitizer is not installed"
+    fi
+fi
+say
+say "$((SECONDS - start)) s, $bad failed; the table is $table"
 [ $bad -eq 0 ]

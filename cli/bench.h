@@ -15,6 +15,7 @@ typedef struct bench_args {
     int64_t layer;                                 /* of the plan, for attention and block */
     int64_t queries;                               /* of attention, the first; 0: all */
     int64_t first_heads;                           /* of attention, those computed; 0: all */
+    int64_t rows;                                  /* of gemm; 0: not given */
     bool backward, composed;
     const t3v_device *device; /* --device; NULL: the CPU */
     t3v_dtype weight;         /* of gemm, and of the matrices of random blocks; COUNT: not given */
@@ -24,7 +25,6 @@ typedef struct bench_args {
 typedef struct bench_row {
     const char *name, *summary;
     int (*run)(const bench_args *args); /* exit status */
-    bool device;                        /* measures a GPU too */
 } bench_row;
 
 extern const bench_row bench_attention, bench_vae, bench_gemm, bench_conv, bench_block, bench_step;
@@ -32,6 +32,8 @@ extern const bench_row bench_attention, bench_vae, bench_gemm, bench_conv, bench
 typedef struct bench_result {
     const char *what;
     double flop;
+    double
+        bytes; /* of a device's memory, at least: operands read once, results written once; 0: not counted */
     t3v_dtype type;
     const char *isa;
     const char *extra; /* more JSON members, starting with a comma, or NULL */

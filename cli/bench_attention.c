@@ -144,7 +144,11 @@ static int run_on_device(const bench_args *args)
              ",\"plan\":\"%.200s\",\"grid\":[%lld,%lld,%lld],\"heads\":%lld,\"dim\":%lld,\"layer\":%lld",
              text, (long long)args->t, (long long)args->h, (long long)args->w, (long long)args->heads,
              (long long)args->dim, (long long)args->layer);
-    bench_result r = {"attention", 2 * (double)macs, type, args->device->name, extra};
+    bench_result r = {.what = "attention",
+                      .flop = 2 * (double)macs,
+                      .bytes = 4 * (double)(n * args->heads * args->dim) * (double)t3v_dtype_size(type),
+                      .type = type,
+                      .extra = extra};
     status = st ? cli_fail(st) : bench_measure(args, &r, attend_on_device, &b);
     t3v_arena_close(&b.arena);
     t3v_plan_free(plan);
@@ -256,7 +260,11 @@ static int run(const bench_args *args)
              "\"queries\":%lld,\"first_heads\":%d",
              text, (long long)args->t, (long long)args->h, (long long)args->w, (long long)args->heads,
              (long long)args->dim, (long long)args->layer, (long long)n_q, b.a.heads);
-    bench_result r = {"attention", 2 * macs, type, t3v_attend_impl(b.site, &b.a, NULL, 0), extra};
+    bench_result r = {.what = "attention",
+                      .flop = 2 * macs,
+                      .type = type,
+                      .isa = t3v_attend_impl(b.site, &b.a, NULL, 0),
+                      .extra = extra};
     status = bench_measure(args, &r, forward, &b);
     if (status == CLI_OK && args->backward) {
         r.what = "attention_backward", r.flop = 5 * macs;
@@ -284,4 +292,4 @@ done:
     return status;
 }
 
-const bench_row bench_attention = {"attention", "self-attention of one layer", run, true};
+const bench_row bench_attention = {"attention", "self-attention of one layer", run};

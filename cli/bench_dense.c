@@ -6,37 +6,71 @@
 
 #include "base/rng.h"
 #include "bench.h"
-#include "ops/conv/conv.h"
-#include "ops/gemm/gemm.h"
+#include "dit/configs.h"
+#include "ops/kernels.h"
 #include "ops/onednn.h"
 #include "tensor/dtype.h"
 #include "tensor/quantise.h"
 
+/* Where the operands lie: the device's memory, or the host's. */
+typedef struct side {
+    const t3v_kernels *k;
+    t3v_arena arena;
+} side;
+
+typedef struct gemm_call {
+    const t3v_kernels *k;
+    t3v_gemm_args g;
+} gemm_call;
+
 typedef struct conv_call {
+    const t3v_kernels *k;
     t3v_conv_shape s;
     const void *x, *packed;
     void *y;
 } conv_call;
 
-static t3v_status do_gemm(void *user) { return t3v_gemm(user); }
+static t3v_status do_gemm(void *user)
+{
+    gemm_call *c = user;
+    return c->k->gemm(&c->g);
+}
 
 static t3v_status do_conv(void *user)
 {
     conv_call *c = user;
-    return t3v_conv_forward(&c->s, c->x, c->packed, NULL, c->y, c->s.type);
+    return c->k->conv_forward(&c->s, c->x, c->packed, NULL, c->y, c->s.type);
 }
 
-/* n normal numbers of `type`, or NULL. */
-static void *numbers(int64_t n, t3v_dtype type, uint64_t seed)
+/* Room for operands of `bytes` together. */
+static t3v_status side_open(side *s, const t3v_device *device, double bytes)
+{
+    s->k = device ? device->kernels : &t3v_kernels_cpu;
+    if (bytes > 0x1p46) return t3v_fail(T3V_E_TOO_BIG, "operands of %.0f GiB", bytes / 0x1p30);
+    return t3v_arena_open_in(&s->arena, (size_t)bytes + (1 << 16), t3v_device_space(device));
+}
+
+/* n zeros of `size` bytes each where `s` has its operands, NULL: no memory. */
+static void *zeros(side *s, int64_t n, size_t size)
+{
+    void *p = t3v_arena_twin(&s->arena, t3v_arena_take(&s->arena, (size_t)n, size));
+    if (p) s->k->clear(p, (size_t)n * size);
+    return p;
+}
+
+/* n normal numbers of `type`, the same. */
+static void *numbers(side *s, int64_t n, t3v_dtype type, uint64_t seed)
 {
     float part[256];
-    void *p = malloc((size_t)n * t3v_dtype_size(type));
+    size_t size = t3v_dtype_size(type);
+    const t3v_device *device = t3v_arena_device(&s->arena);
+    char *p = t3v_arena_take(&s->arena, (size_t)n, size), *at = t3v_arena_twin(&s->arena, p);
     for (int64_t i = 0; p && i < n; i += 256) {
         int64_t m = n - i < 256 ? n - i : 256;
         t3v_normal_fill(part, m, seed, 0, i);
-        if (t3v_convert((char *)p + (size_t)i * t3v_dtype_size(type), type, part, T3V_F32, m)) break;
+        if (t3v_convert(p + (size_t)i * size, type, part, T3V_F32, m)) return NULL;
     }
-    return p;
+    return !p || (device && device->push(at, p, (size_t)n * size)) ? NULL : at;
 }
 
 t3v_status bench_pack(const bench_args *args, void *dst, const float *src, int64_t rows, int64_t n)
@@ -68,92 +102,139 @@ static t3v_status pack(const bench_args *args, t3v_gemm_args *g, void *b)
     return st;
 }
 
+/* One product and its line. */
+static int measure_gemm(const bench_args *args, int64_t m, int64_t n, int64_t k, bool grad)
+{
+    t3v_dtype type = args->common.bf16 ? T3V_BF16 : T3V_F32, out = grad ? T3V_F32 : type;
+    bool packed = !grad && args->weight != T3V_DTYPE_COUNT;
+    double size = (double)t3v_dtype_size(type), md = (double)m, nd = (double)n, kd = (double)k;
+    side s = {0};
+    t3v_status st = side_open(&s, args->device, 4 * (md * kd + nd * kd + md * nd));
+    void *a = st ? NULL : numbers(&s, m * k, type, 1),
+         *b = st ? NULL : numbers(&s, n * k, packed ? T3V_F32 : type, 2),
+         *c = st ? NULL : zeros(&s, m * n, 4);
+    gemm_call call = {s.k,
+                      {.batch = 1,
+                       .m = m,
+                       .n = n,
+                       .k = k,
+                       .a = a,
+                       .a_type = type,
+                       .lda = grad ? m : k,
+                       .a_trans = grad,
+                       .b = b,
+                       .b_type = type,
+                       .ldb = grad ? n : k,
+                       .b_trans = !grad,
+                       .c = c,
+                       .c_type = out,
+                       .ldc = n,
+                       .accumulate = grad}};
+    if (!st && (!a || !b || !c)) st = t3v_fail(T3V_E_NOMEM, "no memory for a product");
+    if (!st && packed) st = pack(args, &call.g, b);
+    if (!st) st = do_gemm(&call);
+    char what[80];
+    snprintf(what, sizeof what, "gemm%s %lldx%lldx%lld%s%s", grad ? " gradient" : "", (long long)m,
+             (long long)n, (long long)k, packed ? " " : "", packed ? t3v_dtype_name(args->weight) : "");
+    bench_result r = {.what = what,
+                      .flop = 2 * md * nd * kd,
+                      .bytes = size * (md * kd + nd * kd) + (grad ? 8 : size) * md * nd,
+                      .type = type,
+                      .isa = args->device ? "" : t3v_dnn_last_impl()};
+    int status = st ? cli_fail(st) : bench_measure(args, &r, do_gemm, &call);
+    t3v_arena_close(&s.arena);
+    return status;
+}
+
 static int run_gemm(const bench_args *args)
 {
     /* m, n, k: projections and the two halves of the FFN of Wan2.1-1.3B; a small model's; a weight gradient. */
-    static const int64_t sizes[][4] = {
+    int64_t sizes[][4] = {
         {1024, 1536, 1536, 0}, {1024, 8960, 1536, 0}, {1024, 1536, 8960, 0},
         {320, 256, 256, 0},    {1280, 512, 256, 0},   {512, 256, 1280, 1},
     };
-    t3v_dtype type = args->common.bf16 ? T3V_BF16 : T3V_F32;
-    int status = CLI_OK;
-    for (int i = 0; i < 6 && status == CLI_OK; i++) {
-        int64_t m = sizes[i][0], n = sizes[i][1], k = sizes[i][2];
-        bool grad = sizes[i][3];
-        bool packed = !grad && args->weight != T3V_DTYPE_COUNT;
-        void *a = numbers(m * k, type, 1), *b = numbers(n * k, packed ? T3V_F32 : type, 2),
-             *c = calloc((size_t)(m * n), 4);
-        t3v_gemm_args g = {.batch = 1,
-                           .m = m,
-                           .n = n,
-                           .k = k,
-                           .a = a,
-                           .a_type = type,
-                           .lda = grad ? m : k,
-                           .a_trans = grad,
-                           .b = b,
-                           .b_type = type,
-                           .ldb = grad ? n : k,
-                           .b_trans = !grad,
-                           .c = c,
-                           .c_type = grad ? T3V_F32 : type,
-                           .ldc = n,
-                           .accumulate = grad};
-        t3v_status st = a && b && c ? T3V_OK : t3v_fail(T3V_E_NOMEM, "no memory for a product");
-        if (!st && packed) st = pack(args, &g, b);
-        if (!st) st = t3v_gemm(&g);
-        char what[64];
-        snprintf(what, sizeof what, "gemm%s %lldx%lldx%lld%s%s", grad ? " gradient" : "", (long long)m,
-                 (long long)n, (long long)k, packed ? " " : "", packed ? t3v_dtype_name(args->weight) : "");
-        bench_result r = {what, 2.0 * (double)m * (double)n * (double)k, type, t3v_dnn_last_impl(), NULL};
-        status = st ? cli_fail(st) : bench_measure(args, &r, do_gemm, &g);
-        free(a), free(b), free(c);
+    int count = 6, status = CLI_OK;
+    if (args->device && args->weight != T3V_DTYPE_COUNT)
+        return cli_usage("bench", "--weight: packed weights are expanded when they are copied to a GPU");
+    if (args->config || args->rows || args->device) { /* those of a model, for a range of tokens */
+        t3v_dit_config c;
+        int64_t rows = args->rows ? args->rows : args->device ? 8192 : 1024;
+        t3v_status st = t3v_dit_config_named(args->config ? args->config : "wan2.1-t2v-1.3b", &c);
+        if (st) return cli_fail(st);
+        const int64_t own[4][4] = {{rows, c.dim, c.dim, 0},
+                                   {rows, c.ffn_dim, c.dim, 0},
+                                   {rows, c.dim, c.ffn_dim, 0},
+                                   {c.ffn_dim, c.dim, rows, 1}};
+        memcpy(sizes, own, sizeof own);
+        count = 4;
     }
+    for (int i = 0; i < count && status == CLI_OK; i++)
+        status = measure_gemm(args, sizes[i][0], sizes[i][1], sizes[i][2], sizes[i][3]);
+    return status;
+}
+
+/* One convolution of 3x3x3 taps over 4 frames of w x h (6 with those before), and its line. */
+static int measure_conv(const bench_args *args, int64_t ci, int64_t co, int64_t w, int64_t h)
+{
+    t3v_dtype type = args->common.bf16 ? T3V_BF16 : T3V_F32;
+    double size = (double)t3v_dtype_size(type), frame = (double)w * (double)h, ic = (double)ci,
+           oc = (double)co;
+    conv_call c = {.s = {.t = 6,
+                         .h = h,
+                         .w = w,
+                         .cin = ci,
+                         .cout = co,
+                         .kt = 3,
+                         .kh = 3,
+                         .kw = 3,
+                         .st = 1,
+                         .sh = 1,
+                         .sw = 1,
+                         .ph0 = 1,
+                         .ph1 = 1,
+                         .pw0 = 1,
+                         .pw1 = 1,
+                         .type = type}};
+    side s = {0};
+    size_t bytes = 0;
+    void *x = NULL, *weights = NULL, *packed = NULL;
+    t3v_status st = side_open(&s, args->device,
+                              4 * (frame * (6 * ic + 4 * oc) + 4 * 27 * (ic + 64) * (oc + 64)));
+    if (!st) st = s.k->conv_packed_size(&c.s, T3V_CONV_FORWARD, &bytes);
+    if (!st) {
+        x = numbers(&s, 6 * w * h * ci, type, 1), weights = numbers(&s, 27 * ci * co, type, 2);
+        packed = zeros(&s, (int64_t)bytes, 1), c.y = zeros(&s, 4 * w * h * co, 4);
+        if (!x || !weights || !packed || !c.y) st = t3v_fail(T3V_E_NOMEM, "no memory for a convolution");
+    }
+    c.k = s.k, c.x = x, c.packed = packed;
+    if (!st) st = s.k->conv_pack(&c.s, T3V_CONV_FORWARD, weights, type, packed);
+    if (!st) st = do_conv(&c);
+    char what[80];
+    snprintf(what, sizeof what, "conv3x3x3 %lld-%lld 4x%lldx%lld", (long long)ci, (long long)co, (long long)h,
+             (long long)w);
+    bench_result r = {.what = what,
+                      .flop = 2.0 * 4 * 27 * frame * ic * oc,
+                      .bytes = size * (frame * (6 * ic + 4 * oc) + 27 * ic * oc),
+                      .type = type,
+                      .isa = args->device ? "" : t3v_dnn_last_impl()};
+    int status = st ? cli_fail(st) : bench_measure(args, &r, do_conv, &c);
+    t3v_arena_close(&s.arena);
     return status;
 }
 
 static int run_conv(const bench_args *args)
 {
-    /* cin, cout, edge of the frame: stages of the Wan VAE. */
-    static const int64_t sizes[][3] = {{3, 96, 128},   {16, 384, 32}, {384, 384, 32},
-                                       {192, 192, 64}, {96, 96, 128}, {96, 3, 128}};
-    t3v_dtype type = args->common.bf16 ? T3V_BF16 : T3V_F32;
+    /* cin, cout, and by what a frame is smaller: stages of the Wan VAE. */
+    static const int64_t sizes[][3] = {{3, 96, 1},    {16, 384, 4}, {384, 384, 4},
+                                       {192, 192, 2}, {96, 96, 1},  {96, 3, 1}};
+    int64_t edge = args->device ? 512 : 128, w = args->width ? args->width : edge,
+            h = args->height ? args->height : edge;
     int status = CLI_OK;
-    for (int i = 0; i < 6 && status == CLI_OK; i++) {
-        int64_t ci = sizes[i][0], co = sizes[i][1], e = sizes[i][2];
-        conv_call c = {.s = {.t = 6,
-                             .h = e,
-                             .w = e,
-                             .cin = ci,
-                             .cout = co,
-                             .kt = 3,
-                             .kh = 3,
-                             .kw = 3,
-                             .st = 1,
-                             .sh = 1,
-                             .sw = 1,
-                             .ph0 = 1,
-                             .ph1 = 1,
-                             .pw0 = 1,
-                             .pw1 = 1,
-                             .type = type}};
-        size_t bytes = 0;
-        t3v_status st = t3v_conv_packed_size(&c.s, T3V_CONV_FORWARD, &bytes);
-        void *x = numbers(6 * e * e * ci, type, 1), *w = numbers(27 * ci * co, type, 2);
-        void *packed = aligned_alloc(64, (bytes + 63) / 64 * 64);
-        c.x = x, c.packed = packed, c.y = malloc((size_t)(4 * e * e * co) * 4);
-        if (!st && (!x || !w || !packed || !c.y)) st = t3v_fail(T3V_E_NOMEM, "no memory for a convolution");
-        if (!st) st = t3v_conv_pack(&c.s, T3V_CONV_FORWARD, w, type, packed);
-        if (!st) st = do_conv(&c);
-        char what[64];
-        snprintf(what, sizeof what, "conv3x3x3 %lld-%lld 4x%lldx%lld", (long long)ci, (long long)co,
-                 (long long)e, (long long)e);
-        bench_result r = {what, 2.0 * 4 * 27 * (double)(e * e * ci * co), type, t3v_dnn_last_impl(), NULL};
-        status = st ? cli_fail(st) : bench_measure(args, &r, do_conv, &c);
-        free(x), free(w), free(packed), free(c.y);
-    }
+    for (int i = 0; i < 6 && status == CLI_OK; i++)
+        status = measure_conv(args, sizes[i][0], sizes[i][1], (w + sizes[i][2] - 1) / sizes[i][2],
+                              (h + sizes[i][2] - 1) / sizes[i][2]);
     return status;
 }
 
-const bench_row bench_gemm = {"gemm", "dense products", run_gemm, false};
-const bench_row bench_conv = {"conv", "3-D convolutions", run_conv, false};
+const bench_row bench_gemm = {"gemm", "dense products", run_gemm};
+const bench_row bench_conv = {"conv", "3-D convolutions", run_conv};

@@ -174,6 +174,15 @@ static double macs(const bench *b)
     return sum;
 }
 
+/* At least: the layers' weights and the residual stream, which each layer reads and writes. */
+static double bytes(const bench *b)
+{
+    const t3v_dit_config *c = &b->dit->config;
+    double d = (double)c->dim, layers = b->step ? (double)c->layers : 1;
+    return layers * (d * (8 * d + 2 * (double)c->ffn_dim) * (double)t3v_dtype_size(b->ctx.compute) +
+                     8 * (double)b->plan->tokens * d);
+}
+
 static t3v_status open_all(bench *b, const bench_args *args)
 {
     t3v_dtype compute = args->common.bf16 ? T3V_BF16 : T3V_F32;
@@ -244,8 +253,12 @@ static int run(const bench_args *args, bool step)
         if (args->weight != T3V_DTYPE_COUNT)
             snprintf(extra + strlen(extra), sizeof extra - strlen(extra), ",\"weight\":\"%s\"",
                      t3v_dtype_name(args->weight));
-        bench_result r = {step ? "step" : "block", 2 * macs(&b), b.ctx.compute, t3v_isa_name(t3v_cpu()),
-                          extra};
+        bench_result r = {.what = step ? "step" : "block",
+                          .flop = 2 * macs(&b),
+                          .bytes = bytes(&b),
+                          .type = b.ctx.compute,
+                          .isa = t3v_isa_name(t3v_cpu()),
+                          .extra = extra};
         status = bench_measure(args, &r, pass, &b);
     }
     t3v_plan_free(b.plan);
@@ -261,5 +274,5 @@ static int run(const bench_args *args, bool step)
 static int run_block(const bench_args *args) { return run(args, false); }
 static int run_step(const bench_args *args) { return run(args, true); }
 
-const bench_row bench_block = {"block", "one layer of the DiT", run_block, true};
-const bench_row bench_step = {"step", "a forward pass of the DiT", run_step, true};
+const bench_row bench_block = {"block", "one layer of the DiT", run_block};
+const bench_row bench_step = {"step", "a forward pass of the DiT", run_step};

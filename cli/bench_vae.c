@@ -68,7 +68,8 @@ static int run(const bench_args *args)
     snprintf(what, sizeof what, "vae %s decode %lldx%lldx%lld", c.vae.patch > 1 ? "2.2" : "2.1",
              (long long)c.clip.width, (long long)c.clip.height, (long long)c.clip.frames);
     if (!st) snprintf(extra, sizeof extra, ",\"estimated_bytes\":%zu", bytes);
-    bench_result r = {what, flop, type, t3v_isa_name(t3v_cpu()), extra};
+    bench_result r = {
+        .what = what, .flop = flop, .type = type, .isa = t3v_isa_name(t3v_cpu()), .extra = extra};
     status = st ? cli_fail(st) : bench_measure(&own, &r, decode, &c);
     free(c.latent);
     t3v_vae_close(&c.vae);
@@ -77,4 +78,4 @@ static int run(const bench_args *args)
     return status;
 }
 
-const bench_row bench_vae = {"vae", "decoding a clip with a VAE of Wan's widths", run, true};
+const bench_row bench_vae = {"vae", "decoding a clip with a VAE of Wan's widths", run};

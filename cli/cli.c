@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/cpu.h"
+#include "base/log.h"
 #include "base/threads.h"
 #include "io/json.h"
 
@@ -157,8 +158,6 @@ static error_t parse_common(int key, char *arg, struct argp_state *state)
     case OPT_DEVICE:
         if (t3v_device_parse(arg, &c->device))
             argp_error(state, "--device %s: expected cpu, cuda or auto", arg);
-        else if (c->device == T3V_DEVICE_CUDA && !on_devices)
-            argp_failure(state, CLI_FAILED, 0, "--device cuda: this command runs on the CPU alone");
         return 0;
     case 'q': c->quiet = true; return 0;
     case OPT_JSON: c->json = true; return 0;
@@ -208,6 +207,14 @@ int cli_parse(const struct argp *own, int argc, char **argv, cli_common *common,
     struct sigaction lost = {.sa_handler = on_lost_page};
     sigaction(SIGBUS, &lost, NULL);
     signal(SIGPIPE, SIG_IGN);
+    return on_devices ? -1 : cli_cpu_alone(common, "this command");
+}
+
+int cli_cpu_alone(const cli_common *common, const char *what)
+{
+    if (common->device == T3V_DEVICE_CUDA)
+        return cli_fail(t3v_fail(T3V_E_UNSUPPORTED, "--device cuda: %s runs on the CPU alone", what));
+    if (common->device == T3V_DEVICE_AUTO) t3v_info("runs on the CPU: %s has no use for a GPU", what);
     return -1;
 }
 

@@ -34,8 +34,10 @@ typedef struct cli_common {
  * the exit status to return. */
 int cli_parse(const struct argp *own, int argc, char **argv, cli_common *common, void *input);
 
-/* Whether the command that follows runs on a GPU too; cli_parse refuses --device cuda to one that does not. */
+/* Whether the command that follows runs on a GPU too; cli_parse does as cli_cpu_alone with one that does not. */
 void cli_on_devices(bool yes);
+/* For what has no use for a GPU: an exit status where --device is cuda, -1, with a notice, where it is auto. */
+int cli_cpu_alone(const cli_common *common, const char *what);
 /* As t3v_device_parse takes it. */
 const char *cli_device_name(t3v_device_choice choice);
 

@@ -237,6 +237,7 @@ static int run(int argc, char **argv)
     int rc = cli_parse(&argp, argc, argv, &common, &a);
     if (rc >= 0) return rc;
     c->job.compute = common.bf16 ? T3V_BF16 : T3V_F32;
+    c->job.device = cli_device_name(common.device);
     c->job.progress = cli_progress();
     c->job.codec = "h264"; /* what browsers play */
     t3v_status st = a.failed;

@@ -200,6 +200,7 @@ static int run(int argc, char **argv)
     int rc = cli_parse(&argp, argc, argv, &common, &in);
     if (rc >= 0) return rc;
     if (in.what == SYNTH) {
+        if ((rc = cli_cpu_alone(&common, "synth")) >= 0) return rc;
         if (!a->width) a->width = a->height = 128;
         if (!a->frames) a->frames = 17;
         if (a->fps == 0) a->fps = 16;

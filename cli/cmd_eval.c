@@ -440,11 +440,13 @@ static int run(int argc, char **argv)
     if (argc > 1 && strcmp(argv[1], "video") == 0) {
         static char name[] = "t3v eval video";
         argv[1] = name;
+        cli_on_devices(false);
         return cli_eval_video(argc - 1, argv + 1);
     }
     if (argc > 1 && strcmp(argv[1], "attention") == 0) {
         static char name[] = "t3v eval attention";
         argv[1] = name;
+        cli_on_devices(false);
         return cli_eval_attention(argc - 1, argv + 1);
     }
     input in = {.job = T3V_JOB_INIT};
@@ -452,6 +454,8 @@ static int run(int argc, char **argv)
     int rc = cli_parse(&argp, argc, argv, &common, &in);
     if (rc >= 0) return rc;
     in.job.compute = common.bf16 ? T3V_BF16 : T3V_F32;
+    in.job.device = cli_device_name(common.device);
+    if (!in.job.model && (rc = cli_cpu_alone(&common, "eval without --model")) >= 0) return rc;
     t3v_status st = T3V_OK;
     source from = {in.real, clip_of_render};
     if (in.noise) from = (source){in.noise, clip_of_noise};

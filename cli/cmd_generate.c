@@ -271,6 +271,8 @@ static void print_result(const cli_common *common, const args *a, const t3v_resu
                               (json_int_t)r->passes, "peak_bytes", (json_int_t)r->peak_bytes, "flop", r->flop,
                               "seconds_text", r->seconds_text, "seconds_denoise", r->seconds_denoise,
                               "seconds_decode", r->seconds_decode);
+        if (r->peak_device_bytes > 0)
+            json_object_set_new(j, "peak_device_bytes", json_integer((json_int_t)r->peak_device_bytes));
         if (a->job.dry_run) json_object_set_new(j, "seconds", json_real(seconds_of_all(a, r)));
         if (r->steps_low > 0) {
             json_object_set_new(j, "steps_low", json_integer((json_int_t)r->steps_low));
@@ -299,8 +301,11 @@ static void print_result(const cli_common *common, const args *a, const t3v_resu
     } else if (path && strcmp(path, "-") != 0) {
         printf("%s\n", path);
         if (!common->quiet)
-            fprintf(stderr, "text %.1fs, denoise %.1fs, decode %.1fs, peak %.2f GiB\n", r->seconds_text,
+            fprintf(stderr, "text %.1fs, denoise %.1fs, decode %.1fs, peak %.2f GiB", r->seconds_text,
                     r->seconds_denoise, r->seconds_decode, (double)r->peak_bytes / 0x1p30);
+        if (!common->quiet && r->peak_device_bytes > 0)
+            fprintf(stderr, ", of the GPU's %.2f GiB", (double)r->peak_device_bytes / 0x1p30);
+        if (!common->quiet) fputc('\n', stderr);
         if (!common->quiet && r->density > 0)
             fprintf(stderr, "attention met %.2f %% of all pairs, the plan counts %.2f %% at least\n",
                     100 * r->density, 100 * r->density_counted);

@@ -15,6 +15,7 @@ t3v_status cli_data_latents(const cli_data_args *in, const cli_common *common)
     job.seed = (uint64_t)in->seed;
     job.compute = common->bf16 ? T3V_BF16 : T3V_F32;
     job.progress = &progress;
+    T3V_TRY(t3v_device_open(common->device, &job.paths.device));
     T3V_TRY(t3v_latents_make(&job, &r));
     if (common->json)
         printf("{\"clips\":%lld,\"made\":%lld,\"kept\":%lld,\"skipped\":%lld,\"without_caption\":%lld,"

@@ -24,4 +24,6 @@ grep -q 'warning:' "$build/build.log" && grep 'warning:' "$build/build.log" >&2
 cached() { sed -n "s/^$1:[A-Z]*=//p" "$build/CMakeCache.txt"; }
 av="libav $(cached LIBAV_libavformat_VERSION)"
 [ -n "$(cached LIBAV_FOUND)" ] || av="no libav: y4m and PNG only"
-echo "built $build/t3v (video files: $av)"
+gpu=
+if [ -e "$build/libt3v-cuda.so" ]; then gpu=", CUDA module"; fi
+echo "built $build/t3v (video files: $av$gpu)"

@@ -121,8 +121,9 @@ typedef struct t3v_result {
     bool both_experts; /* both stay in memory, as there is room and more than one clip to make */
     /* through the transformer's blocks, of one clip: to be made, or made by this run */
     int64_t passes;
-    int64_t peak_bytes; /* estimated by --dry-run, measured (VmHWM) otherwise */
-    double flop;        /* of those passes */
+    int64_t peak_bytes;        /* estimated by --dry-run, measured (VmHWM) otherwise */
+    int64_t peak_device_bytes; /* of a GPU's memory, measured; 0: on the CPU */
+    double flop;               /* of those passes */
     /* Where attention chooses its keys by content: the share of all pairs of queries and keys that met, averaged over such
      * layers, their heads and the passes of this run, and the least share that the plan counts. 0: nothing was chosen. */
     double density, density_counted;

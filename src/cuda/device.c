@@ -38,9 +38,10 @@ static void *open_module(char *path, size_t n)
     exe[len > 0 ? len : 0] = 0;
     char *slash = strrchr(exe, '/');
     if (slash) slash[1] = 0;
-    snprintf(why, sizeof why,
-             "the module libt3v-cuda.so is not beside the program (%.200s); it is built where nvcc is found",
-             exe);
+    snprintf(
+        why, sizeof why,
+        "the module libt3v-cuda.so is not beside the program (%.200s); make cuda builds it where nvcc is",
+        exe);
     for (size_t i = 0; i < sizeof places / sizeof places[0] && !so; i++) {
         snprintf(path, n, "%s%slibt3v-cuda.so", places[i][0] == '/' ? "" : exe, places[i]);
         if (access(path, F_OK)) continue;

@@ -772,6 +772,8 @@ static int64_t peak_rss(void)
     return kb * 1024;
 }
 
+static int64_t peak_device(const run *r) { return r->device ? (int64_t)r->device->peak() : 0; }
+
 /* From the finished latent to the clip. */
 static t3v_status finish_output(run *r, int64_t index)
 {
@@ -807,6 +809,7 @@ static t3v_status one_output(run *r, int64_t index)
     if (!r->job->made) return T3V_OK;
     t3v_result made = r->result;
     made.peak_bytes = peak_rss();
+    made.peak_device_bytes = peak_device(r);
     return r->job->made(r->job->made_user, index, &made);
 }
 
@@ -856,6 +859,7 @@ static t3v_status run_all(run *r)
                        : st;
     }
     r->result.peak_bytes = peak_rss();
+    r->result.peak_device_bytes = peak_device(r);
     return T3V_OK;
 }
 

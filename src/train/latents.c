@@ -435,7 +435,8 @@ static t3v_status encode_text(maker *m, const char *source, const char *caption,
     m->bad_video = st == T3V_E_FORMAT || st == T3V_E_TOO_BIG;
     T3V_TRY(st);
     if (cut) t3v_warn("the caption of %s is too long; it is cut before \"%.40s\"", source, cut);
-    *rows = t3v_umt5_encode(&ctx, &m->model->text, ids, n);
+    t3v_tensor *t = *rows = t3v_umt5_encode(&ctx, &m->model->text, ids, n);
+    if (t) t->data = t3v_take(&ctx, t); /* for files alone */
     return ctx.status;
 }
 
@@ -712,7 +713,7 @@ static t3v_status prepare(maker *m)
     m->latent = malloc((size_t)m->numel * sizeof *m->latent);
     m->packed = malloc((size_t)m->numel * sizeof *m->packed);
     if (!m->latent || !m->packed) return t3v_fail(T3V_E_NOMEM, "no memory for a latent");
-    T3V_TRY(t3v_arena_open(&m->text, (size_t)16 << 30));
+    T3V_TRY(t3v_arena_open_in(&m->text, (size_t)16 << 30, t3v_device_space(m->model->device)));
     return set_settings(m);
 }
 

@@ -48,6 +48,22 @@ same video video 2e-2
 both "$t3v" encode --precision f32 --model $tiny -i $golden/vae.safetensors -o "$dir/latent-@.safetensors"
 same latent latent 1e-4
 
+# A data set for training; scores of a model's clips; a bench's line.
+"$t3v" data synth --count 1 --seed 3 --size 32x32 --frames 5 -o "$dir/videos" --quiet >/dev/null
+both "$t3v" data latents --precision f32 --model $tiny --videos "$dir/videos" --size 32x32 --frames 5 -o "$dir/latents-@"
+for device in cpu cuda; do
+    cp "$dir/latents-$device"/clips/*.safetensors "$dir/clips-$device.safetensors"
+    "$t3v" eval synth --precision f32 --model $tiny --count 1 --seed 1 --size 32x32 --frames 5 --steps 1 --json --quiet \
+        --device $device | sed 's/"seconds.*//' >"$dir/eval-$device"
+done
+same clips latent 1e-2 # kept in bf16
+same clips context 1e-4
+[ -s "$dir/eval-cuda" ] && cmp "$dir/eval-cpu" "$dir/eval-cuda" || { echo "eval: other scores" >&2; exit 1; }
+line=$("$t3v" bench gemm --config tiny --rows 8 --precision bf16 --repeat 1 --device cuda --json --quiet)
+for key in percent_of_peak percent_of_bandwidth peak_device_bytes; do
+    [ "$(grep -c "\"$key\":[0-9]" <<<"$line")" = 4 ] || { echo "bench gemm: no $key: $line" >&2; exit 1; }
+done
+
 # Steps that reuse what the blocks added.
 both "$t3v" generate --precision f32 --model $tiny --prompt "a red ball" --size 32x32 --frames 5 --steps 3 \
     --reuse steps:0,2 --save-latent "$dir/clip-@.safetensors" -o "$dir/clip-@.y4m"

@@ -35,9 +35,33 @@ for so in "${T3V_BUILD:-build}"/libt3v-av.so; do
     [ "$rc" = 1 ] && grep -q "is no CUDA module" "$dir/said" || fail "another module: $rc, $(cat "$dir/said")"
 done
 
+# Whatever takes --device cuda says in one line that there is none; what has no use for a GPU says that.
+refused() { # PATTERN command...
+    local pattern=$1 rc=0
+    shift
+    "$t3v" "$@" --device cuda 2>"$dir/said" >/dev/null || rc=$?
+    [ "$rc" = 1 ] || fail "$* --device cuda: exit status $rc, expected 1: $(cat "$dir/said")"
+    [ "$(wc -l <"$dir/said")" = 1 ] || fail "$* --device cuda: not one line: $(cat "$dir/said")"
+    grep -q "$pattern" "$dir/said" || fail "$* --device cuda: $(cat "$dir/said")"
+}
+some=(--model "$dir/model")
+cat >"$dir/variants.json" <<<'{"prompts":["a red ball"],"variants":[{"name":"a","model":"model"},{"name":"b","model":"model","plan":"t3"}]}'
+refused "no CUDA device: .*none.so" text "${some[@]}" --prompt x -o "$dir/x"
+refused "no CUDA device: .*none.so" dit "${some[@]}" --latent "$dir/x" --context "$dir/x" --timestep 1 -o "$dir/x"
+refused "no CUDA device: .*none.so" encode "${some[@]}" -i "$dir/cpu.y4m" -o "$dir/x"
+refused "no CUDA device: .*none.so" decode "${some[@]}" -i "$dir/x" -o "$dir/x.y4m"
+refused "no CUDA device: .*none.so" eval synth "${some[@]}" --count 1 --seed 1 --size 32x32 --frames 5 --steps 1
+refused "no CUDA device: .*none.so" data latents "${some[@]}" --videos "$dir" -o "$dir/latents"
+for what in attention gemm conv block step vae; do
+    refused "no CUDA device: .*none.so" bench $what
+done
+refused "CPU alone" plan --plan full --grid 1,2,2
+refused "CPU alone" inspect "$dir/model"
+refused "CPU alone" eval video --test "$dir/cpu.y4m"
+refused "CPU alone" data synth --count 1 -o "$dir/synth"
+"$t3v" plan --plan full --grid 1,2,2 --device auto 2>"$dir/said" >/dev/null || fail "plan --device auto: $(cat "$dir/said")"
+grep -q "runs on the CPU: .*no use" "$dir/said" || fail "plan --device auto: no notice: $(cat "$dir/said")"
 rc=0
-"$t3v" plan --plan full --grid 1,2,2 --device cuda 2>"$dir/said" >/dev/null || rc=$?
-[ "$rc" = 1 ] && grep -q "CPU alone" "$dir/said" || fail "plan --device cuda: $rc, $(cat "$dir/said")"
 rc=0
 "$t3v" plan --plan full --grid 1,2,2 --device gpu 2>"$dir/said" >/dev/null || rc=$?
 [ "$rc" = 2 ] || fail "--device gpu: $rc"
