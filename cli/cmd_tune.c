@@ -110,12 +110,14 @@ static t3v_status open_data(const tune_config *c, const char *option, const t3v_
 
 static t3v_status tell_cost(t3v_task_tune *task, const tune_config *c, bool as_json)
 {
+    const t3v_device *device = task->model->device;
     t3v_tune_cost cost;
     double flop[TUNE_STAGES];
     T3V_TRY(t3v_task_tune_cost(task, c->optimizer, &cost, flop));
     if (!as_json) {
-        printf("weights       %.4g M, of which %.4g M are trained\npeak memory   %.2f GiB\n",
-               (double)cost.weights / 1e6, (double)cost.trained / 1e6, (double)cost.bytes / 0x1p30);
+        printf("weights       %.4g M, of which %.4g M are trained\npeak memory   %.2f GiB%s%s\n",
+               (double)cost.weights / 1e6, (double)cost.trained / 1e6, (double)cost.bytes / 0x1p30,
+               device ? " of " : "", device ? device->name : "");
         for (int i = 0; i < c->stages; i++)
             printf("stage %-3d     %lld steps of %lld clips, %.4g TFLOP a step\n", i + 1,
                    (long long)c->optimizer[i].steps, (long long)c->optimizer[i].batch, flop[i] / 1e12);
@@ -136,8 +138,9 @@ static t3v_status tell_cost(t3v_task_tune *task, const tune_config *c, bool as_j
 }
 
 static t3v_status tune(const args *a, const json_t *j, tune_config *c, const char *settings,
-                       t3v_dtype compute, const t3v_progress *progress)
+                       const cli_common *common, const t3v_progress *progress)
 {
+    t3v_dtype compute = common->bf16 ? T3V_BF16 : T3V_F32;
     t3v_dataset *data[TUNE_STAGES] = {0};
     t3v_task_tune task = {.merge = a->merge};
     t3v_status st;
@@ -145,6 +148,8 @@ static t3v_status tune(const args *a, const json_t *j, tune_config *c, const cha
     t3v_model_paths paths = {.model = c->model}, teacher = {.model = c->teacher};
     T3V_TRY_GOTO(st, done, open_data(c, a->data, &paths, compute, data));
     for (int i = 0; i < c->stages; i++) c->stage[i].data = data[i];
+    T3V_TRY_GOTO(st, done, t3v_device_open(common->device, &paths.device));
+    teacher.device = paths.device;
     T3V_TRY_GOTO(st, done, t3v_model_open(&task.model, &paths, 0, compute, true));
     if (c->preview.prompts && !a->dry_run) {
         task.preview = &c->preview;
@@ -188,7 +193,7 @@ static int run(int argc, char **argv)
     if (kept) json_object_del(kept, "samples");
     char *settings = kept ? t3v_json_dumps(kept, JSON_SORT_KEYS | JSON_COMPACT) : NULL;
     if (!st && !settings) st = t3v_fail(T3V_E_NOMEM, "no memory for the configuration");
-    if (!st) st = tune(&a, j, c, settings, common.bf16 ? T3V_BF16 : T3V_F32, &progress);
+    if (!st) st = tune(&a, j, c, settings, &common, &progress);
     free(settings);
     free(c);
     json_decref(kept);

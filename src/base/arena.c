@@ -125,10 +125,3 @@ void *t3v_arena_sink(t3v_arena *a, size_t mark, const void *p, size_t n)
     if (!a->counting && a->used < top) POISON(a->base + a->used, top - a->used);
     return to;
 }
-
-void t3v_arena_trim(t3v_arena *a)
-{
-    if (a->counting || !a->base) return;
-    size_t from = (a->used + 4095) & ~(size_t)4095;
-    if (from < a->limit) madvise(a->base + from, a->limit - from, MADV_DONTNEED);
-}

@@ -55,7 +55,5 @@ static inline size_t t3v_arena_mark(const t3v_arena *a) { return a->used; }
 void t3v_arena_back(t3v_arena *a, size_t mark);
 /* Goes back to `mark` and takes n bytes there, which hold what the n bytes at p (above the mark) held. */
 void *t3v_arena_sink(t3v_arena *a, size_t mark, const void *p, size_t n);
-/* Returns the pages above `used` to the system. */
-void t3v_arena_trim(t3v_arena *a);
 
 #endif

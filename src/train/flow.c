@@ -6,7 +6,7 @@
 #include <stdio.h>
 
 #include "base/rng.h"
-#include "ops/rows/rows.h"
+#include "ops/kernels.h"
 
 enum { TIMESTEPS = 1000 };
 
@@ -58,29 +58,30 @@ static void ask_teacher(const t3v_flow *f, t3v_ctx *ctx, t3v_tensor *x, t3v_tens
     if (!ctx->status && !t3v_dit_prompt_make(ctx, f->teacher, context, &prompt)) {
         t3v_tensor *v = t3v_dit_forward(ctx, f->teacher, x, &call);
         if (v && f->teach > 0 && t3v_runs(ctx))
-            t3v_rows_lincomb(target->data, T3V_F32, (float)(1 - f->teach), target->data, T3V_F32,
-                             (float)f->teach, v->data, T3V_F32, t3v_numel(v));
+            t3v_k(ctx)->rows_lincomb(target->data, T3V_F32, (float)(1 - f->teach), target->data, T3V_F32,
+                                     (float)f->teach, v->data, T3V_F32, t3v_numel(v));
     }
     t3v_arena_back(ctx->arena, mark);
     ctx->tape = tape;
 }
 
-t3v_status t3v_flow_sample(const t3v_flow *f, t3v_ctx *ctx, const uint16_t *x0, const int64_t shape[4],
-                           t3v_tensor *context, const t3v_flow_noise *noise, double scale, double *loss,
-                           t3v_flow_told *told)
+t3v_status t3v_flow_sample(const t3v_flow *f, t3v_ctx *ctx, const t3v_tensor *x0, t3v_tensor *context,
+                           const t3v_flow_noise *noise, double scale, double *loss, t3v_flow_told *told)
 {
     double s = sigma_of(f, noise->u);
     *told = (t3v_flow_told){.sigma = s};
-    t3v_tensor *x = t3v_new(ctx, T3V_F32, 4, shape), *target = t3v_new(ctx, T3V_F32, 4, shape);
-    t3v_tensor *eps = t3v_new(ctx, T3V_F32, 4, shape);
+    t3v_tensor *x = t3v_new_like(ctx, x0, T3V_F32), *target = t3v_new_like(ctx, x0, T3V_F32);
+    t3v_tensor *eps = t3v_new_like(ctx, x0, T3V_F32);
     if (ctx->status) return ctx->status;
     int64_t n = t3v_numel(x);
+    if (t3v_runs(ctx)) t3v_normal_fill(t3v_host(ctx, eps), n, noise->seed, noise->stream, 0);
+    t3v_give(ctx, eps);
     if (t3v_runs(ctx)) {
-        t3v_normal_fill(eps->data, n, noise->seed, noise->stream, 0);
-        t3v_rows_convert(target->data, T3V_F32, x0, T3V_BF16, n);
-        t3v_rows_lincomb(x->data, T3V_F32, (float)(1 - s), target->data, T3V_F32, (float)s, eps->data,
-                         T3V_F32, n);
-        t3v_rows_lincomb(target->data, T3V_F32, 1.0f, eps->data, T3V_F32, -1.0f, target->data, T3V_F32, n);
+        const t3v_kernels *k = t3v_k(ctx);
+        k->rows_convert(target->data, T3V_F32, x0->data, T3V_BF16, n);
+        k->rows_lincomb(x->data, T3V_F32, (float)(1 - s), target->data, T3V_F32, (float)s, eps->data, T3V_F32,
+                        n);
+        k->rows_lincomb(target->data, T3V_F32, 1.0f, eps->data, T3V_F32, -1.0f, target->data, T3V_F32, n);
     }
 
     /* The step of the usual schedule that has this noise level. */

@@ -50,10 +50,9 @@ typedef struct t3v_flow_told {
 } t3v_flow_told;
 
 /* *loss = w mean((v - target)^2) at x = (1 - sigma) x0 + sigma eps with target eps - x0, or the mixture with the teacher's
- * velocity, plus what self-attention adds, and the gradient of scale * loss. x0: [C, T, h, w] BF16 of `shape`; context [L, text_dim] F32 on ctx. */
-t3v_status t3v_flow_sample(const t3v_flow *f, t3v_ctx *ctx, const uint16_t *x0, const int64_t shape[4],
-                           t3v_tensor *context, const t3v_flow_noise *noise, double scale, double *loss,
-                           t3v_flow_told *told);
+ * velocity, plus what self-attention adds, and the gradient of scale * loss. x0 [C, T, h, w] BF16 and context [L, text_dim] F32 are on ctx. */
+t3v_status t3v_flow_sample(const t3v_flow *f, t3v_ctx *ctx, const t3v_tensor *x0, t3v_tensor *context,
+                           const t3v_flow_noise *noise, double scale, double *loss, t3v_flow_told *told);
 
 /* Mean loss in each quarter of sigma, and mean distance of self-attention from a teacher's, over the samples since it was last told. Safe from several threads. */
 typedef struct t3v_flow_levels {

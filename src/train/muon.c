@@ -5,9 +5,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "ops/gemm/gemm.h"
-#include "ops/rows/rows.h"
-#include "tensor/dtype.h"
+#include "ops/kernels.h"
 
 bool t3v_muon_takes(const t3v_param *p)
 {
@@ -17,23 +15,28 @@ bool t3v_muon_takes(const t3v_param *p)
 }
 
 /* C[m,n] F32 = A[m,k] B, B stored [k,n], or [n,k] when b_trans. */
-static t3v_status product(float *c, const t3v_bf16 *a, const t3v_bf16 *b, bool b_trans, int64_t m, int64_t n,
-                          int64_t k)
+static t3v_status product(const t3v_kernels *k, float *c, const t3v_bf16 *a, const t3v_bf16 *b, bool b_trans,
+                          int64_t rows, int64_t columns, int64_t inner)
 {
-    return t3v_gemm(&(t3v_gemm_args){.batch = 1,
-                                     .m = m,
-                                     .n = n,
-                                     .k = k,
-                                     .a = a,
-                                     .a_type = T3V_BF16,
-                                     .lda = k,
-                                     .b = b,
-                                     .b_type = T3V_BF16,
-                                     .ldb = b_trans ? k : n,
-                                     .b_trans = b_trans,
-                                     .c = c,
-                                     .c_type = T3V_F32,
-                                     .ldc = n});
+    return k->gemm(&(t3v_gemm_args){.batch = 1,
+                                    .m = rows,
+                                    .n = columns,
+                                    .k = inner,
+                                    .a = a,
+                                    .a_type = T3V_BF16,
+                                    .lda = inner,
+                                    .b = b,
+                                    .b_type = T3V_BF16,
+                                    .ldb = b_trans ? inner : columns,
+                                    .b_trans = b_trans,
+                                    .c = c,
+                                    .c_type = T3V_F32,
+                                    .ldc = columns});
+}
+
+static void *take(t3v_arena *a, int64_t n, size_t size)
+{
+    return t3v_arena_twin(a, t3v_arena_take(a, (size_t)n, size));
 }
 
 t3v_status t3v_muon_step(float *m, const float *g, double scale, double beta, int64_t rows, int64_t cols,
@@ -41,43 +44,38 @@ t3v_status t3v_muon_step(float *m, const float *g, double scale, double beta, in
 {
     /* X <- a X + (b A + c A A) X with A = X X', on the matrix lying down: r <= n */
     const float a = 3.4445f, b = -4.7750f, c = 2.0315f;
+    const t3v_device *device = t3v_arena_device(scratch);
+    const t3v_kernels *k = device ? device->kernels : &t3v_kernels_cpu;
     bool stand = rows > cols;
-    int64_t r = stand ? cols : rows, n = stand ? rows : cols;
+    int64_t r = stand ? cols : rows, n = stand ? rows : cols, all = r * n;
     size_t mark = t3v_arena_mark(scratch);
-    float *x = t3v_arena_take(scratch, (size_t)(r * n), sizeof *x),
-          *y = t3v_arena_take(scratch, (size_t)(r * n), sizeof *y);
-    float *s = t3v_arena_take(scratch, (size_t)(r * r), sizeof *s),
-          *t = t3v_arena_take(scratch, (size_t)(r * r), sizeof *t);
-    t3v_bf16 *x16 = t3v_arena_take(scratch, (size_t)(r * n), sizeof *x16);
-    t3v_bf16 *s16 = t3v_arena_take(scratch, (size_t)(r * r), sizeof *s16);
+    float *x = take(scratch, all, sizeof *x), *y = take(scratch, all, sizeof *y);
+    float *s = take(scratch, r * r, sizeof *s), *t = take(scratch, r * r, sizeof *t);
+    t3v_bf16 *x16 = take(scratch, all, sizeof *x16), *s16 = take(scratch, r * r, sizeof *s16);
     if (!x || !y || !s || !t || !x16 || !s16)
         return t3v_fail(T3V_E_NOMEM, "no memory for a step of [%lld, %lld] weights", (long long)rows,
                         (long long)cols);
 
     float new = (float)((1 - beta) * scale), keep = (float)beta;
-    for (int64_t i = 0; i < rows; i++)
-        for (int64_t j = 0; j < cols; j++) {
-            float *k = m + i * cols + j, e = new *g[i * cols + j];
-            *k = keep * *k + e;
-            x[stand ? j * n + i : i * n + j] = keep * *k + e;
-        }
-    float size = (float)sqrt(t3v_rows_sumsq(x, T3V_F32, r * n));
-    if (size > 0)
-        for (int64_t i = 0; i < r * n; i++) x[i] /= size;
+    k->rows_lincomb(m, T3V_F32, keep, m, T3V_F32, new, g, T3V_F32, all);
+    k->rows_lincomb(stand ? y : x, T3V_F32, keep, m, T3V_F32, new, g, T3V_F32, all);
+    if (stand) k->rows_transpose(x, T3V_F32, y, T3V_F32, rows, cols);
+    double size = sqrt(k->rows_sumsq(x, T3V_F32, all));
+    if (size > 0) k->rows_lincomb(x, T3V_F32, (float)(1 / size), x, T3V_F32, 0, NULL, T3V_F32, all);
 
     t3v_status st = T3V_OK;
     for (int step = 0; step < 5 && !st; step++) {
-        t3v_rows_convert(x16, T3V_BF16, x, T3V_F32, r * n);
-        st = product(s, x16, x16, true, r, r, n);
-        t3v_rows_convert(s16, T3V_BF16, s, T3V_F32, r * r);
-        if (!st) st = product(t, s16, s16, true, r, r, r); /* A is symmetric */
-        t3v_rows_lincomb(s16, T3V_BF16, b, s, T3V_F32, c, t, T3V_F32, r * r);
-        if (!st) st = product(y, s16, x16, false, r, n, r);
-        t3v_rows_lincomb(x, T3V_F32, a, x, T3V_F32, 1.0f, y, T3V_F32, r * n);
+        k->rows_convert(x16, T3V_BF16, x, T3V_F32, all);
+        st = product(k, s, x16, x16, true, r, r, n);
+        k->rows_convert(s16, T3V_BF16, s, T3V_F32, r * r);
+        if (!st) st = product(k, t, s16, s16, true, r, r, r); /* A is symmetric */
+        k->rows_lincomb(s16, T3V_BF16, b, s, T3V_F32, c, t, T3V_F32, r * r);
+        if (!st) st = product(k, y, s16, x16, false, r, n, r);
+        k->rows_lincomb(x, T3V_F32, a, x, T3V_F32, 1.0f, y, T3V_F32, all);
     }
     float gain = (float)(0.2 * sqrt((double)n));
-    for (int64_t i = 0; i < rows; i++)
-        for (int64_t j = 0; j < cols; j++) out[i * cols + j] = gain * x[stand ? j * n + i : i * n + j];
+    if (stand) k->rows_transpose(y, T3V_F32, x, T3V_F32, r, n);
+    k->rows_lincomb(out, T3V_F32, gain, stand ? y : x, T3V_F32, 0, NULL, T3V_F32, all);
     t3v_arena_back(scratch, mark);
     return st;
 }

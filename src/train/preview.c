@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 
 #include "base/log.h"
+#include "ops/kernels.h"
 #include "pipe/noise.h"
 #include "pipe/schedule.h"
 #include "vae/clip.h"
@@ -34,8 +35,9 @@ static t3v_status encode(t3v_preview *p, t3v_ctx *ctx, int index, const char *pr
     p->rows[index] = rows->shape[0];
     p->context[index] = malloc(bytes);
     if (!p->context[index]) return t3v_fail(T3V_E_NOMEM, "no memory for a prompt's context");
-    memcpy(p->context[index], rows->data, bytes);
-    return T3V_OK;
+    const float *made = t3v_take(ctx, rows);
+    if (made) memcpy(p->context[index], made, bytes);
+    return ctx->status;
 }
 
 t3v_status t3v_preview_open(t3v_preview *p)
@@ -49,7 +51,7 @@ t3v_status t3v_preview_open(t3v_preview *p)
     t3v_sampler_close(&sampler);
     if (fits) return t3v_fail_in(fits, "samples");
     T3V_TRY(t3v_model_load(p->model, T3V_PART_TEXT, false));
-    t3v_status st = t3v_arena_open(&arena, (size_t)16 << 30);
+    t3v_status st = t3v_arena_open_in(&arena, (size_t)16 << 30, t3v_device_space(p->model->device));
     t3v_ctx ctx = {.arena = &arena, .compute = p->model->compute};
     for (int i = 0; i < p->prompts && !st; i++)
         if ((st = encode(p, &ctx, i, p->prompt[i]))) st = t3v_fail_in(st, "samples: prompt %d", i + 1);
@@ -96,8 +98,8 @@ static t3v_status prepare(walk *w, int index)
         t3v_tensor *rows = t3v_wrap(&w->ctx, p->context[text], T3V_F32,
                                     T3V_SHAPE(p->rows[text], c->text_dim));
         if (rows) t3v_ctx_keep(&w->ctx, t3v_dit_prompt_make(&w->ctx, &p->model->dit, rows, &w->prompt[b]));
-        w->kept[b] = kept ? t3v_temp(&w->ctx, (int64_t)kept, 1) : NULL;
-        if (w->kept[b]) memset(w->kept[b], 0, kept);
+        w->kept[b] = kept ? t3v_data(&w->ctx, (int64_t)kept, 1) : NULL;
+        if (w->kept[b]) t3v_k(&w->ctx)->clear(w->kept[b], kept);
     }
     return w->ctx.status;
 }
@@ -114,7 +116,8 @@ static t3v_status predict(walk *w, int i, int branch)
                          .state_number = (int)t3v_dtype_size(w->ctx.compute),
                          .moment = {i, w->schedule.steps, s->sigma, branch}};
     t3v_tensor *y = t3v_dit_forward(&w->ctx, &w->p->model->dit, x, &call);
-    if (y) memcpy(w->v[branch], y->data, (size_t)w->n * sizeof *w->x);
+    const float *v = t3v_take(&w->ctx, y);
+    if (v) memcpy(w->v[branch], v, (size_t)w->n * sizeof *w->x);
     t3v_arena_back(w->ctx.arena, mark);
     return w->ctx.status;
 }
@@ -226,7 +229,7 @@ t3v_status t3v_preview_render(const t3v_preview *p, const t3v_plan *plan, int64_
                  t3v_sampler_open(&w.sampler, p->model->defaults.sampler, (int)p->steps,
                                   p->model->defaults.shift));
     T3V_TRY_GOTO(st, done, t3v_schedule_make(&w.schedule, w.sampler, &o));
-    T3V_TRY_GOTO(st, done, t3v_arena_open(&arena, (size_t)256 << 30));
+    T3V_TRY_GOTO(st, done, t3v_arena_open_in(&arena, (size_t)256 << 30, t3v_device_space(p->model->device)));
     w.ctx.arena = &arena;
     T3V_TRY_GOTO(st, done, t3v_model_load(p->model, T3V_PART_VAE, false));
     for (int i = 0; i < p->prompts; i++) {

@@ -126,10 +126,12 @@ t3v_status t3v_task_tune_cost(t3v_task_tune *s, const t3v_train_options *o, t3v_
         mine += p->matrix && p->tensor->param ? n : 0;
     }
     if (lora) out->bytes += out->trained * number;
-    /* What is written, converted to its type; with a LoRA also the merged layers in F32. */
-    out->bytes += lora ? out->trained * 4 + (s->merge ? matrices * 4 + all * number : 0) : all * 2;
     for (int64_t i = 0; teacher && i < teacher->count; i++) out->bytes += teacher->tensors[i].nbytes;
-    out->bytes += T3V_PROGRAM_BYTES;
+    /* What is written, converted to its type; with a LoRA also the merged layers in F32. With the host in any case. */
+    if (!s->model->device) {
+        out->bytes += lora ? out->trained * 4 + (s->merge ? matrices * 4 + all * number : 0) : all * 2;
+        out->bytes += T3V_PROGRAM_BYTES;
+    }
     for (int i = 0; i < s->stages; i++) {
         const t3v_tune_stage *g = &s->stage[i];
         const t3v_dit_config *c = &s->model->config;
@@ -168,12 +170,16 @@ static t3v_status sample(void *self, t3v_ctx *ctx, int worker, int64_t step, int
     /* What is counted is the longest prompt. */
     t3v_tensor *context = t3v_new(ctx, T3V_F32, T3V_SHAPE(ctx->arena->counting ? d->rows_max : rows, d->dim));
     if (ctx->status) return ctx->status;
-    if (t3v_runs(ctx)) T3V_TRY(t3v_dataset_read(d, clip, x0->data, cond ? context->data : NULL));
-    if (!cond && t3v_runs(ctx))
-        memcpy(context->data, g->empty, (size_t)t3v_numel(context) * sizeof *g->empty);
+    if (t3v_runs(ctx)) {
+        float *text = t3v_host(ctx, context);
+        T3V_TRY(t3v_dataset_read(d, clip, t3v_host(ctx, x0), cond ? text : NULL));
+        if (!cond) memcpy(text, g->empty, (size_t)t3v_numel(context) * sizeof *g->empty);
+    }
+    t3v_give(ctx, x0);
+    t3v_give(ctx, context);
     t3v_flow_noise noise = {t3v_rng_uniform(&rng), s->seed + 2, stream, cond};
     t3v_flow_told told;
-    T3V_TRY(t3v_flow_sample(&g->flow, ctx, x0->data, d->latent, context, &noise, scale, loss, &told));
+    T3V_TRY(t3v_flow_sample(&g->flow, ctx, x0, context, &noise, scale, loss, &told));
     if (t3v_runs(ctx)) t3v_flow_levels_add(&s->levels, &told, *loss);
     return T3V_OK;
 }
@@ -221,6 +227,7 @@ t3v_task t3v_task_tune_make(t3v_task_tune *s)
     return (t3v_task){.self = s,
                       .part = {&s->trained.params},
                       .compute = s->model->compute,
+                      .device = s->model->device,
                       .data = s->data,
                       .sample = sample,
                       .save = save,

@@ -46,7 +46,7 @@ t3v_task t3v_task_tune_make(t3v_task_tune *s);
 
 typedef struct t3v_tune_cost {
     int64_t weights, trained; /* numbers */
-    int64_t bytes;            /* at the most, resident; without what rendered samples need */
+    int64_t bytes;            /* at the most, resident or of the device; without what rendered samples need */
 } t3v_tune_cost;
 /* What a run with these options (one for each stage) will take, found by laying its samples out without data. flop[i]: of
  * an optimizer step of stage i, a multiply-add counts two; the way back is taken for one forward pass, and for as much of

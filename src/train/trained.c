@@ -12,6 +12,7 @@
 #include "io/safetensors.h"
 #include "ops/gemm/gemm.h"
 #include "ops/rows/rows.h"
+#include "pipe/place.h"
 #include "tensor/dtype.h"
 
 #define TARGETS "q,k,v,o,ffn.0,ffn.2"
@@ -118,7 +119,7 @@ static t3v_status add_updates(t3v_trained *t, const t3v_trained_lora *o, t3v_dty
     }
     if (!pairs) return t3v_fail(T3V_E_ARG, "lora: no targets; the usual ones are " TARGETS);
     t->scale = (o->alpha > 0 ? o->alpha : (double)o->rank) / (double)o->rank;
-    T3V_TRY(t3v_arena_open(&t->arena, bytes));
+    T3V_TRY(t3v_arena_open_in(&t->arena, bytes, t3v_device_space(t->dit->device)));
     if (!(t->pair = calloc((size_t)pairs, sizeof *t->pair)))
         return t3v_fail(T3V_E_NOMEM, "no memory for LoRA pairs");
     for (int64_t i = 0; i < all->count; i++) {
@@ -131,6 +132,8 @@ static t3v_status add_updates(t3v_trained *t, const t3v_trained_lora *o, t3v_dty
         T3V_TRY(add_factor(t, &p->a, t3v_operand(&w->w, compute), o->rank, in, q, 'A'));
         T3V_TRY(add_factor(t, &p->b, t3v_operand(&w->w, compute), out, o->rank, q, 'B'));
         T3V_TRY(fill(p, o->seed, (uint64_t)next++));
+        T3V_TRY(t3v_weight_place(t->dit->device, &t->arena, &p->a));
+        T3V_TRY(t3v_weight_place(t->dit->device, &t->arena, &p->b));
         w->lora = p;
         w->loras = 1;
     }
@@ -160,6 +163,40 @@ void t3v_trained_close(t3v_trained *t)
 
 /* ---- saving ------------------------------------------------------------------------------------------- */
 
+/* The values of a parameter where the host reads them; on a device a copy in `arena`. */
+static t3v_status read_weight(const t3v_trained *t, const t3v_tensor *w, t3v_arena *arena, const void **out)
+{
+    const t3v_device *d = t->dit->device;
+    size_t bytes = (size_t)t3v_numel(w) * t3v_dtype_size(w->type);
+    *out = w->data;
+    if (!d) return T3V_OK;
+    void *copy = t3v_arena_take(arena, bytes, 1);
+    if (!copy) return t3v_fail(T3V_E_NOMEM, "no memory for a copy of weights of %s", d->name);
+    *out = copy;
+    return d->pull(copy, w->data, bytes);
+}
+
+/* The DiT's parameters with data that the host reads, of those that have no values. */
+static t3v_status read_rest(const t3v_trained *t, float *const *values, t3v_arena *arena, t3v_params *out)
+{
+    const t3v_params *all = &t->dit->params;
+    *out = *all;
+    if (!t->dit->device) return T3V_OK;
+    t3v_tensor *tensor = t3v_arena_take(arena, (size_t)all->count, sizeof *tensor);
+    out->item = t3v_arena_take(arena, (size_t)all->count, sizeof *out->item);
+    if (!tensor || !out->item)
+        return t3v_fail(T3V_E_NOMEM, "no memory to write %lld tensors", (long long)all->count);
+    for (int64_t i = 0; i < all->count; i++) {
+        const void *data = NULL;
+        if (!values[i]) T3V_TRY(read_weight(t, all->item[i].tensor, arena, &data));
+        tensor[i] = *all->item[i].tensor;
+        tensor[i].data = (void *)(uintptr_t)data;
+        out->item[i] = all->item[i];
+        out->item[i].tensor = &tensor[i];
+    }
+    return T3V_OK;
+}
+
 /* The whole DiT, with values (F32) for some of its parameters and NULL for the others. */
 static t3v_status write_dit(const t3v_trained *t, const char *dir, float *const *values, t3v_dtype type,
                             t3v_arena *arena)
@@ -167,8 +204,10 @@ static t3v_status write_dit(const t3v_trained *t, const char *dir, float *const 
     char path[4096];
     t3v_tensor_entry *e;
     snprintf(path, sizeof path, "%s/diffusion_pytorch_model.safetensors", dir);
-    T3V_TRY(t3v_params_entries(&t->dit->params, values, type, arena, &e));
-    return t3v_safetensors_write(path, e, t->dit->params.count, NULL, 0);
+    t3v_params all;
+    T3V_TRY(read_rest(t, values, arena, &all));
+    T3V_TRY(t3v_params_entries(&all, values, type, arena, &e));
+    return t3v_safetensors_write(path, e, all.count, NULL, 0);
 }
 
 static t3v_status save_dit(const t3v_trained *t, const char *dir, float *const *values, t3v_arena *arena,
@@ -209,7 +248,8 @@ static t3v_status merge(const t3v_trained *t, const char *dir, float *const *val
                            .ldc = in};
         T3V_TRY(t3v_gemm(&g));
         size_t mark = t3v_arena_mark(arena);
-        const void *own = w->w.data;
+        const void *own;
+        T3V_TRY(read_weight(t, &w->w, arena, &own));
         t3v_dtype type = t3v_operand(&w->w, T3V_F32);
         if (type != w->w.type) {
             float *base = t3v_arena_take(arena, (size_t)n, sizeof *base);

@@ -20,8 +20,7 @@
 #include "io/file.h"
 #include "io/json.h"
 #include "io/safetensors.h"
-#include "ops/rows/rows.h"
-#include "tensor/dtype.h"
+#include "ops/kernels.h"
 #include "train/muon.h"
 #include "train/plot.h"
 
@@ -38,6 +37,7 @@ typedef struct worker {
 
 typedef struct run {
     const t3v_task *task;
+    const t3v_kernels *k;             /* of the memory that everything below lies in */
     const t3v_train_options *o, *now; /* of the run, and of the current stage */
     int stages, stage;
     int64_t begin, end;      /* steps before and after the current stage */
@@ -65,11 +65,50 @@ double t3v_train_lr(const t3v_train_options *o, int64_t step)
 
 /* ---- memory --------------------------------------------------------------------------------------- */
 
-/* Of the machine's memory: a sample that needs more is an error, not a killed process. */
-static size_t machine_bytes(void)
+/* Of the machine's memory, or the device's: a sample that needs more is an error, not a killed process. */
+static size_t machine_bytes(const t3v_device *d)
 {
+    size_t free_now, all;
+    if (d) {
+        d->memory(&free_now, &all);
+        return all;
+    }
     long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
     return pages > 0 && page > 0 ? (size_t)pages * (size_t)page : (size_t)4 << 30;
+}
+
+/* n numbers of the state, zero. */
+static float *take_floats(run *r, int64_t n)
+{
+    float *p = t3v_arena_twin(&r->state, t3v_arena_take(&r->state, (size_t)n, sizeof *p));
+    if (p && r->task->device) r->k->clear(p, (size_t)n * sizeof *p); /* fresh pages of the host are zero */
+    return p;
+}
+
+/* Where the host reads and fills numbers of the state: p itself, or a copy's place, which take_state and give_state bring
+ * up to date. */
+static float *at_host(const run *r, float *p)
+{
+    const t3v_arena *a = &r->state;
+    return a->twin ? (float *)(void *)(a->base + ((unsigned char *)p - a->twin)) : p;
+}
+
+static t3v_status take_state(const run *r, float *p)
+{
+    const t3v_device *d = r->task->device;
+    return d ? d->pull(at_host(r, p), p, (size_t)r->total * sizeof *p) : T3V_OK;
+}
+
+static t3v_status give_state(const run *r, float *p)
+{
+    const t3v_device *d = r->task->device;
+    return d ? d->push(p, at_host(r, p), (size_t)r->total * sizeof *p) : T3V_OK;
+}
+
+static t3v_status open_worker(const run *r, worker *k)
+{
+    size_t bytes = r->o->arena_bytes ? r->o->arena_bytes : machine_bytes(r->task->device);
+    return t3v_arena_open_in(&k->arena, bytes, t3v_device_space(r->task->device));
 }
 
 static t3v_status collect(run *r)
@@ -87,16 +126,17 @@ static t3v_status collect(run *r)
         }
     r->total = r->offset[r->count];
     float **buffers[] = {&r->master, &r->m, &r->v, r->o->ema > 0 ? &r->ema : NULL};
-    T3V_TRY(
-        t3v_arena_open(&r->state, (size_t)(4 + r->workers_most) * ((size_t)r->total * sizeof(float) + 4096)));
-    for (int k = 0; k < 4; k++) /* fresh pages are zero */
-        if (buffers[k] && !(*buffers[k] = t3v_arena_take(&r->state, (size_t)r->total, sizeof(float))))
+    T3V_TRY(t3v_arena_open_in(&r->state,
+                              (size_t)(4 + r->workers_most) * ((size_t)r->total * sizeof(float) + 4096),
+                              t3v_device_space(r->task->device)));
+    for (int k = 0; k < 4; k++)
+        if (buffers[k] && !(*buffers[k] = take_floats(r, r->total)))
             return t3v_fail(T3V_E_NOMEM, "no memory for the optimizer state of %lld weights",
                             (long long)r->total);
     for (int w = 0; w < r->workers_most; w++) {
         worker *k = &r->worker[w];
-        T3V_TRY(t3v_arena_open(&k->arena, r->o->arena_bytes ? r->o->arena_bytes : machine_bytes()));
-        k->grads = t3v_arena_take(&r->state, (size_t)r->total, sizeof(float));
+        T3V_TRY(open_worker(r, k));
+        k->grads = take_floats(r, r->total);
         k->param_grad = calloc((size_t)r->count, sizeof *k->param_grad);
         if (!k->grads || !k->param_grad)
             return t3v_fail(T3V_E_NOMEM, "no memory for the gradients of worker %d", w);
@@ -106,9 +146,9 @@ static t3v_status collect(run *r)
         t3v_tensor *t = r->param[i]->tensor;
         t->needs_grad = true;
         t->param = (int32_t)i + 1;
-        T3V_TRY(t3v_convert(r->master + r->offset[i], T3V_F32, t->data, t->type, t3v_numel(t)));
+        r->k->rows_convert(r->master + r->offset[i], T3V_F32, t->data, t->type, t3v_numel(t));
     }
-    if (r->ema) memcpy(r->ema, r->master, (size_t)r->total * sizeof(float));
+    if (r->ema) r->k->move(r->ema, r->master, (size_t)r->total * sizeof(float));
     return T3V_OK;
 }
 
@@ -134,7 +174,7 @@ static void publish(run *r, const float *values)
 {
     for (int64_t i = 0; i < r->count; i++) {
         t3v_tensor *t = r->param[i]->tensor;
-        t3v_rows_convert(t->data, t->type, values + r->offset[i], T3V_F32, t3v_numel(t));
+        r->k->rows_convert(t->data, t->type, values + r->offset[i], T3V_F32, t3v_numel(t));
     }
 }
 
@@ -164,12 +204,12 @@ static t3v_status save_state(run *r)
     t3v_meta meta[5] = {{"step", step}, {"skipped", skipped}, {"settings", r->settings}};
     if (r->stages > 1) meta[metas++] = (t3v_meta){"stage", stage};
     if (r->task->data) meta[metas++] = (t3v_meta){"data", r->task->data};
-    t3v_tensor_entry e[4] = {{.name = "master", .data = r->master},
-                             {.name = "m", .data = r->m},
-                             {.name = "v", .data = r->v},
-                             {.name = "ema", .data = r->ema}};
+    t3v_tensor_entry e[4] = {{.name = "master"}, {.name = "m"}, {.name = "v"}, {.name = "ema"}};
+    float *part[4] = {r->master, r->m, r->v, r->ema};
     int n = r->ema ? 4 : 3;
     for (int i = 0; i < n; i++) {
+        T3V_TRY(take_state(r, part[i]));
+        e[i].data = at_host(r, part[i]);
         e[i].dtype = T3V_F32;
         e[i].ndim = 1;
         e[i].shape[0] = e[i].numel = r->total;
@@ -224,9 +264,11 @@ static t3v_status load_state(run *r)
         const char *name;
         float *data;
     } part[] = {{"master", r->master}, {"m", r->m}, {"v", r->v}, {"ema", r->ema}};
-    for (int i = 0; i < 4 && !st; i++)
-        if (part[i].data)
-            st = t3v_tensors_read(f, part[i].name, 1, (int64_t[]){r->total}, part[i].data, T3V_F32);
+    for (int i = 0; i < 4 && !st; i++) {
+        if (!part[i].data) continue;
+        st = t3v_tensors_read(f, part[i].name, 1, (int64_t[]){r->total}, at_host(r, part[i].data), T3V_F32);
+        if (!st) st = give_state(r, part[i].data);
+    }
     r->step = strtoll(meta_of(f, "step"), NULL, 10);
     r->skipped = strtoll(meta_of(f, "skipped"), NULL, 10);
     r->saved = r->step;
@@ -240,7 +282,8 @@ static t3v_status save(run *r)
     T3V_TRY(save_state(r));
     float **values = calloc((size_t)r->count, sizeof *values);
     if (!values) return t3v_fail(T3V_E_NOMEM, "no memory to save");
-    for (int64_t i = 0; i < r->count; i++) values[i] = (r->ema ? r->ema : r->master) + r->offset[i];
+    float *all = at_host(r, r->ema ? r->ema : r->master); /* where save_state has just taken it */
+    for (int64_t i = 0; i < r->count; i++) values[i] = all + r->offset[i];
     t3v_status st = r->task->save(r->task->self, r->dir, values);
     free(values);
     if (!st) r->saved = r->step;
@@ -277,7 +320,7 @@ static t3v_status gradients(run *r, double *loss)
     {
         int me = omp_get_thread_num();
         worker *k = &r->worker[me];
-        memset(k->grads, 0, (size_t)r->total * sizeof(float));
+        r->k->clear(k->grads, (size_t)r->total * sizeof(float));
         k->loss = 0;
         k->status = T3V_OK;
         for (int64_t i = me; i < r->now->batch && !k->status; i += r->workers) {
@@ -299,7 +342,7 @@ static t3v_status gradients(run *r, double *loss)
         *loss += r->worker[w].loss;
     }
     for (int w = 1; w < r->workers; w++)
-        t3v_rows_add(r->worker[0].grads, r->worker[0].grads, r->worker[w].grads, r->total);
+        r->k->rows_add(r->worker[0].grads, r->worker[0].grads, r->worker[w].grads, r->total);
     return T3V_OK;
 }
 
@@ -310,17 +353,17 @@ static t3v_status update_muon(run *r, int64_t i, worker *k, const t3v_adamw *a)
     t3v_tensor *t = r->param[i]->tensor;
     int64_t at = r->offset[i], n = t3v_numel(t);
     size_t mark = t3v_arena_mark(&k->arena);
-    float *step = t3v_arena_take(&k->arena, (size_t)n, sizeof *step);
+    float *step = t3v_arena_twin(&k->arena, t3v_arena_take(&k->arena, (size_t)n, sizeof *step));
     if (!step) return t3v_fail(T3V_E_NOMEM, "no memory for a step of %s", r->param[i]->name);
     t3v_status st = t3v_muon_step(r->m + at, r->worker[0].grads + at, a->grad_scale, o->momentum, t->shape[0],
                                   t->shape[1], step, &k->arena);
     if (!st) {
-        t3v_rows_lincomb(r->master + at, T3V_F32, 1 - a->lr * a->weight_decay, r->master + at, T3V_F32,
-                         -a->lr, step, T3V_F32, n);
+        r->k->rows_lincomb(r->master + at, T3V_F32, 1 - a->lr * a->weight_decay, r->master + at, T3V_F32,
+                           -a->lr, step, T3V_F32, n);
         if (r->ema)
-            t3v_rows_lincomb(r->ema + at, T3V_F32, a->ema_decay, r->ema + at, T3V_F32, 1 - a->ema_decay,
-                             r->master + at, T3V_F32, n);
-        t3v_rows_convert(t->data, t->type, r->master + at, T3V_F32, n);
+            r->k->rows_lincomb(r->ema + at, T3V_F32, a->ema_decay, r->ema + at, T3V_F32, 1 - a->ema_decay,
+                               r->master + at, T3V_F32, n);
+        r->k->rows_convert(t->data, t->type, r->master + at, T3V_F32, n);
     }
     t3v_arena_back(&k->arena, mark);
     return st;
@@ -347,9 +390,9 @@ static t3v_status update(run *r, double norm)
         t3v_adamw a = all;
         if (!r->param[i]->matrix) a.weight_decay = 0;
         bool half = t->type == T3V_BF16;
-        t3v_rows_adamw(r->master + at, r->m + at, r->v + at, half ? t->data : NULL,
-                       r->ema ? r->ema + at : NULL, r->worker[0].grads + at, &a, n);
-        if (!half) memcpy(t->data, r->master + at, (size_t)n * sizeof(float));
+        r->k->rows_adamw(r->master + at, r->m + at, r->v + at, half ? t->data : NULL,
+                         r->ema ? r->ema + at : NULL, r->worker[0].grads + at, &a, n);
+        if (!half) r->k->move(t->data, r->master + at, (size_t)n * sizeof(float));
     }
     if (!o->muon) return T3V_OK;
 #pragma omp parallel num_threads(r->workers)
@@ -376,17 +419,19 @@ static double now(void)
 
 static t3v_status log_step(run *r, double loss, double norm, double seconds)
 {
-    char extra[512] = "", stage[32] = "";
+    char extra[512] = "", stage[32] = "", card[48] = "";
+    const t3v_device *d = r->task->device;
     if (r->task->log) r->task->log(r->task->self, extra, sizeof extra);
     if (r->stages > 1) snprintf(stage, sizeof stage, "\"stage\":%d,", r->stage + 1);
+    if (d) snprintf(card, sizeof card, ",\"peak_device_bytes\":%zu", d->peak());
     struct rusage u;
     getrusage(RUSAGE_SELF, &u);
     fprintf(r->log,
             "{\"step\":%lld,%s\"loss\":%.6g,\"lr\":%.4g,\"grad_norm\":%.5g,\"skipped\":%lld,\"samples\":%lld,"
-            "\"seconds\":%.4g,\"peak_rss_bytes\":%lld%s%s}\n",
+            "\"seconds\":%.4g,\"peak_rss_bytes\":%lld%s%s%s}\n",
             (long long)r->step, stage, isfinite(loss) ? loss : -1.0,
             t3v_train_lr(r->now, r->step - 1 - r->begin), isfinite(norm) ? norm : -1.0, (long long)r->skipped,
-            (long long)r->now->batch, seconds, (long long)u.ru_maxrss * 1024, *extra ? "," : "", extra);
+            (long long)r->now->batch, seconds, (long long)u.ru_maxrss * 1024, card, *extra ? "," : "", extra);
     if (fflush(r->log) == 0) return T3V_OK;
     return t3v_fail(T3V_E_IO, "cannot write %s/log.jsonl: %s", r->dir, strerror(errno));
 }
@@ -417,8 +462,10 @@ static t3v_status check_options(const t3v_train_options *o, int64_t save_every)
 
 /* ---- stages ----------------------------------------------------------------------------------------- */
 
-static int workers_for(const t3v_train_options *o)
+/* A device works for one thread of the host, on one sample after the other. */
+static int workers_for(const run *r, const t3v_train_options *o)
 {
+    if (r->task->device) return 1;
     int n = t3v_threads() < o->batch ? t3v_threads() : (int)o->batch;
     return n < WORKERS_MAX ? n : WORKERS_MAX;
 }
@@ -430,7 +477,7 @@ static t3v_status check_stages(run *r)
         if (st) return r->stages > 1 ? t3v_fail_in(st, "stage %d", i + 1) : st;
         if (!t3v_add(r->steps, r->o[i].steps, &r->steps))
             return t3v_fail(T3V_E_TOO_BIG, "training: the steps of all stages are more than 2^63");
-        int n = workers_for(&r->o[i]);
+        int n = workers_for(r, &r->o[i]);
         if (n > r->workers_most) r->workers_most = n;
     }
     return T3V_OK;
@@ -445,7 +492,7 @@ static t3v_status enter(run *r)
         r->begin += r->o[r->stage++].steps;
     r->now = &r->o[r->stage];
     r->end = r->begin + r->now->steps;
-    r->workers = workers_for(r->now);
+    r->workers = workers_for(r, r->now);
     t3v_status st = r->task->enter ? r->task->enter(r->task->self, r->stage) : T3V_OK;
     return st && r->stages > 1 ? t3v_fail_in(st, "stage %d", r->stage + 1) : st;
 }
@@ -457,8 +504,8 @@ static t3v_status render(run *r, const t3v_progress *progress)
     const t3v_task *t = r->task;
     if (!t->render || (r->step != r->end && r->step % t->render_every != 0)) return T3V_OK;
     for (int w = 0; w < r->workers_most; w++) { /* its memory is not needed meanwhile */
-        t3v_arena_back(&r->worker[w].arena, 0);
-        t3v_arena_trim(&r->worker[w].arena);
+        t3v_arena_close(&r->worker[w].arena);
+        T3V_TRY(open_worker(r, &r->worker[w]));
     }
     if (r->ema) publish(r, r->ema);
     t3v_status st = t->render(t->self, r->dir, r->step, progress);
@@ -478,7 +525,8 @@ static t3v_status run_steps(run *r, int64_t end, const t3v_progress *progress, t
         double start = now(), loss;
         if ((*stop = t3v_report(progress, "train", r->step, r->steps))) return T3V_OK;
         T3V_TRY(gradients(r, &loss));
-        double norm = sqrt(t3v_rows_sumsq(r->worker[0].grads, T3V_F32, r->total));
+        double norm = sqrt(r->k->rows_sumsq(r->worker[0].grads, T3V_F32, r->total));
+        if (r->task->device) T3V_TRY(r->task->device->finish()); /* a number may be what a failure left */
         bool good = isfinite(norm) && isfinite(loss);
         if (good) T3V_TRY(update(r, norm));
         r->bad = good ? 0 : r->bad + 1;
@@ -496,7 +544,7 @@ static t3v_status run_steps(run *r, int64_t end, const t3v_progress *progress, t
 static t3v_status count_sample(const run *r, int64_t count, int64_t *bytes)
 {
     t3v_arena arena;
-    T3V_TRY(t3v_arena_count(&arena));
+    T3V_TRY(t3v_arena_count_in(&arena, t3v_device_space(r->task->device)));
     t3v_tape tape = {0};
     t3v_ctx ctx = {.arena = &arena, .tape = &tape, .compute = r->task->compute};
     /* Gradients of parameters lie in the state: here they only need to have addresses. */
@@ -539,6 +587,7 @@ t3v_status t3v_train(const t3v_task *task, const t3v_train_options *o, int stage
     run *r = calloc(1, sizeof *r);
     if (!r) return t3v_fail(T3V_E_NOMEM, "no memory for the trainer");
     *r = (run){.task = task, .o = o, .stages = stages, .dir = dir, .settings = settings, .saved = -1};
+    r->k = task->device ? task->device->kernels : &t3v_kernels_cpu;
     t3v_status st = check_stages(r), stop = T3V_OK;
     if (!st) st = make_dir(dir);
     if (!st) st = collect(r);

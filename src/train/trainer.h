@@ -4,6 +4,7 @@
 #ifndef T3V_TRAIN_TRAINER_H
 #define T3V_TRAIN_TRAINER_H
 
+#include "cuda/device.h"
 #include "ops/ctx.h"
 #include "t3v/log.h"
 
@@ -19,7 +20,7 @@ typedef struct t3v_train_options {
     double ema;         /* decay of the moving average; 0: none, the weights themselves are saved */
     int64_t save_every; /* steps between checkpoints */
     uint64_t seed;
-    size_t arena_bytes; /* per worker; 0: what the machine has */
+    size_t arena_bytes; /* per worker; 0: what the machine, or the device, has */
 } t3v_train_options;
 
 /* What is trained. `sample` runs forward and backward of sample `index` of step `step`, its loss weighted by
@@ -28,6 +29,8 @@ typedef struct t3v_task {
     void *self;
     const t3v_params *part[4]; /* NULL-terminated lists of what is trained, in order */
     t3v_dtype compute;
+    const t3v_device
+        *device; /* that has the parameters' data, and then all that is trained with; NULL: the host */
     const char
         *data; /* what it learns from, in words: a resumed run must have the same; NULL: nothing to tell */
     t3v_status (*sample)(void *self, t3v_ctx *ctx, int worker, int64_t step, int64_t index, double scale,
@@ -52,7 +55,7 @@ typedef struct t3v_task {
 t3v_status t3v_train(const t3v_task *task, const t3v_train_options *o, int stages, const char *dir,
                      bool resume, int64_t stop_after, const char *settings, const t3v_progress *progress);
 
-/* Bytes that a run takes beside the model's own weights: optimizer state, gradients, and on each thread the largest sample
+/* Bytes, of the device where there is one, that a run takes beside the model's own weights: optimizer state, gradients, and on each thread the largest sample
  * of a stage, laid out in a counting arena (task->sample must be able to). Parameters are marked as t3v_train marks them and
  * stay so. */
 t3v_status t3v_train_bytes(const t3v_task *task, const t3v_train_options *o, int stages, int64_t *bytes);

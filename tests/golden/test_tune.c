@@ -54,8 +54,7 @@ static double step(const t3v_flow *flow, const t3v_tensor_file *f, float **grad)
         snprintf(name, sizeof name, "context/%d", i);
         double loss;
         t3v_flow_told told;
-        OK(t3v_flow_sample(flow, &ctx, half->data, x0->shape, input(&ctx, f, name), &noise, 0.5, &loss,
-                           &told));
+        OK(t3v_flow_sample(flow, &ctx, half, input(&ctx, f, name), &noise, 0.5, &loss, &told));
         mean += 0.5 * loss;
     }
     return mean;
