@@ -145,11 +145,11 @@ static t3v_status tune(const args *a, const json_t *j, tune_config *c, const cha
     t3v_task_tune task = {.merge = a->merge};
     t3v_status st;
     T3V_TRY(tune_config_read(j, a->config, c, &task));
-    t3v_model_paths paths = {.model = c->model}, teacher = {.model = c->teacher};
-    T3V_TRY_GOTO(st, done, open_data(c, a->data, &paths, compute, data));
-    for (int i = 0; i < c->stages; i++) c->stage[i].data = data[i];
+    t3v_model_paths host = {.model = c->model}, paths = host, teacher = {.model = c->teacher};
     T3V_TRY_GOTO(st, done, t3v_device_open(common->device, &paths.device));
     teacher.device = paths.device;
+    T3V_TRY_GOTO(st, done, open_data(c, a->data, &host, compute, data));
+    for (int i = 0; i < c->stages; i++) c->stage[i].data = data[i];
     T3V_TRY_GOTO(st, done, t3v_model_open(&task.model, &paths, 0, compute, true));
     if (c->preview.prompts && !a->dry_run) {
         task.preview = &c->preview;
