@@ -36,7 +36,9 @@ static const struct argp_option options[] = {
     {"shard-size", OPT_SHARD, "SIZE", 0,
      "Split safetensors into files of at most this size, with an index (e.g. 5G)", 0},
     {"tokenizer", OPT_TOKENIZER, "FILE", 0,
-     "A spiece.model to put into a text encoder's file (default: found inside or beside IN)", 0},
+     "A spiece.model, tokenizer.json or weights with one inside, to put into a text encoder's file (default: "
+     "found inside or beside IN)",
+     0},
     {"force", OPT_FORCE, 0, 0, "Replace a file that is there", 0},
     {0},
 };

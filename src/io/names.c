@@ -222,6 +222,19 @@ const t3v_names *t3v_names_told(const t3v_tensor_file *f, t3v_names_part part)
 
 /* ---- CLIP: queries, keys and values in one matrix --------------------------------------------------- */
 
+bool t3v_name_split(const char *ours, int k, char out[T3V_NAME_CAP])
+{
+    static const char joined[] = ".attn.to_qkv.";
+    const char *at = strstr(ours, joined);
+    if (!at || strncmp(ours, "visual.", 7) != 0 || strlen(ours) + 2 >= T3V_NAME_CAP) return false;
+    size_t n = (size_t)(at - ours) + sizeof joined - 1;
+    memcpy(out, ours, n);
+    out[n] = "qkv"[k];
+    out[n + 1] = '.';
+    strcpy(out + n + 2, ours + n);
+    return true;
+}
+
 /* Where ".to_qkv.q.", or another letter, begins in a name; NULL: nowhere. */
 static const char *split_at(const char *name, char letter)
 {
@@ -276,17 +289,18 @@ static t3v_status name_joined(void *user, const char **name)
     return T3V_OK;
 }
 
-/* The original tower has them joined, and its positions [1, rows, width]. */
+/* The original tower has them joined, its positions are [1, rows, width], its class [1, 1, width]. */
 static t3v_status join_clip(t3v_tensor_file *f)
 {
     for (int64_t i = 0; i < f->count; i++) {
         t3v_tensor_entry *e = &f->tensors[i];
         if (split_at(e->name, 'q')) T3V_TRY(join(f, e));
-        if (strcmp(e->name, "visual.pos_embedding") != 0 || e->ndim != 2) continue;
-        e->ndim = 3;
-        e->shape[2] = e->shape[1];
-        e->shape[1] = e->shape[0];
-        e->shape[0] = 1;
+        bool positions = strcmp(e->name, "visual.pos_embedding") == 0;
+        if (!positions && strcmp(e->name, "visual.cls_embedding") != 0) continue;
+        for (; e->ndim > 0 && e->ndim < 3; e->ndim++) {
+            memmove(e->shape + 1, e->shape, (size_t)e->ndim * sizeof *e->shape);
+            e->shape[0] = 1;
+        }
     }
     return t3v_view_rename(f, name_joined, f);
 }

@@ -48,6 +48,10 @@ typedef enum t3v_name_fate {
 t3v_name_fate t3v_name_to_original(const t3v_names *n, const char *theirs, char out[T3V_NAME_CAP]);
 bool t3v_name_from_original(const t3v_names *n, const char *ours, char out[T3V_NAME_CAP]);
 
+/* CLIP's original names join queries, keys and values: the name of the k-th (0, 1, 2) of them alone, as the layouts that have
+ * them apart map it. false: the tensor is not joined. */
+bool t3v_name_split(const char *ours, int k, char out[T3V_NAME_CAP]);
+
 /* The layout that the file's names tell for a part, with any known prefix; NULL: it does not hold that part. */
 const t3v_names *t3v_names_told(const t3v_tensor_file *f, t3v_names_part part);
 

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "io/gguf.h"
 #include "io/json.h"
 #include "io/view.h"
 #include "tensor/dtype.h"
@@ -22,12 +23,13 @@ static bool ends_with(const char *s, const char *tail)
 
 static t3v_status add_file(t3v_tensor_file *f, const char *path);
 
+enum { SHARDS_MAX = 4096 };
+
 /* A plain file name: shards live beside their index. */
 static bool plain_name(const char *s) { return *s && *s != '.' && !strchr(s, '/') && !strchr(s, '\\'); }
 
 static t3v_status add_index(t3v_tensor_file *f, const char *path, const char *text, size_t size)
 {
-    enum { SHARD_CAP = 4096 };
     json_t *root = NULL, *map = NULL, *seen = json_object();
     char *dir = NULL, *shard = NULL;
     const char *slash = strrchr(path, '/'), *tensor;
@@ -52,8 +54,8 @@ static t3v_status add_index(t3v_tensor_file *f, const char *path, const char *te
             goto done;
         }
         if (json_object_get(seen, name)) continue;
-        if (json_object_size(seen) == SHARD_CAP) {
-            st = t3v_fail(T3V_E_TOO_BIG, "%s: more than %d shards", path, SHARD_CAP);
+        if (json_object_size(seen) == SHARDS_MAX) {
+            st = t3v_fail(T3V_E_TOO_BIG, "%s: more than %d shards", path, SHARDS_MAX);
             goto done;
         }
         if (json_object_set_new(seen, name, json_true()) != 0) {
@@ -94,20 +96,67 @@ done:
     return st;
 }
 
-/* A name like "model-00001-of-00003.safetensors". */
-static bool shard_name(const char *s)
+/* Where "-00001-of-00003." begins in a path; NULL: nowhere. */
+static const char *shard_tail(const char *path)
 {
-    const char *of = strstr(s, "-of-");
-    return of && of > s && of[4] >= '0' && of[4] <= '9';
+    static const char form[] = "-00000-of-00000.";
+    const char *slash = strrchr(path, '/'), *dot = strrchr(path, '.');
+    size_t n = sizeof form - 1;
+    if (!dot || dot < (slash ? slash : path) + n) return NULL;
+    const char *at = dot + 1 - n;
+    for (size_t i = 0; i < n; i++)
+        if (form[i] == '0' ? at[i] < '0' || at[i] > '9' : at[i] != form[i]) return NULL;
+    return at;
 }
 
-static int by_string(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
+bool t3v_shard_number(const char *path, int *number, int *count)
+{
+    const char *at = shard_tail(path);
+    if (!at) return false;
+    *number = atoi(at + 1);
+    *count = atoi(at + 10);
+    return *number >= 1 && *number <= *count;
+}
+
+/* What a split GGUF file says of the whole: a file that has another name, or one of another model, is noticed. */
+static t3v_status check_split(const t3v_tensor_file *f)
+{
+    int64_t files = 1, tensors = f->count;
+    T3V_TRY(t3v_gguf_int(f, "split.count", false, 0, SHARDS_MAX, &files));
+    T3V_TRY(t3v_gguf_int(f, "split.tensors.count", false, 0, INT64_MAX, &tensors));
+    if (files < 2 || tensors == f->count) return T3V_OK;
+    return t3v_fail(
+        T3V_E_FORMAT,
+        "%s has %lld of the %lld tensors of a model in %lld files: they are opened together when they "
+        "are called NAME-00001-of-%05lld.gguf and so on, in one directory",
+        f->path, (long long)f->count, (long long)tensors, (long long)files, (long long)files);
+}
+
+static t3v_status add_content(t3v_tensor_file *f, const char *path);
+
+/* All files of a model of which `path` names one. */
+static t3v_status add_shards(t3v_tensor_file *f, const char *path, int count)
+{
+    t3v_status st = T3V_OK;
+    size_t at = (size_t)(shard_tail(path) - path) + 1;
+    char *name = strdup(path), number[16];
+    if (!name) return t3v_fail(T3V_E_NOMEM, "%s: no memory", path);
+    if (count > SHARDS_MAX) st = t3v_fail(T3V_E_TOO_BIG, "%s: more than %d shards", path, SHARDS_MAX);
+    for (int i = 1; i <= count && !st; i++) {
+        snprintf(number, sizeof number, "%05d", i);
+        memcpy(name + at, number, 5);
+        if (t3v_is_file(name)) st = add_content(f, name);
+        else st = t3v_fail(T3V_E_IO, "%s is missing: file %d of the %d that hold the model", name, i, count);
+    }
+    free(name);
+    return st;
+}
 
 static t3v_status add_dir(t3v_tensor_file *f, const char *path)
 {
     enum { FILE_CAP = 4096 };
     char **names = NULL, *index = NULL;
-    int count = 0, indexes = 0, shards = 0;
+    int count = 0, indexes = 0, shards = 0, number, of = 0;
     int whole = -1; /* number of the name that the original layout has: a LoRA may lie beside it */
     t3v_status st = T3V_OK;
     DIR *d = opendir(path);
@@ -128,7 +177,7 @@ static t3v_status add_dir(t3v_tensor_file *f, const char *path)
             index = full;
             indexes++;
         } else {
-            shards += shard_name(e->d_name);
+            shards += t3v_shard_number(e->d_name, &number, &of);
             if (strcmp(e->d_name, "diffusion_pytorch_model.safetensors") == 0) whole = count;
             names[count++] = full;
         }
@@ -139,9 +188,8 @@ static t3v_status add_dir(t3v_tensor_file *f, const char *path)
         st = add_file(f, index);
     } else if (indexes == 0 && whole >= 0) {
         st = add_file(f, names[whole]);
-    } else if (indexes == 0 && (count == 1 || (count > 1 && shards == count))) {
-        qsort(names, (size_t)count, sizeof *names, by_string);
-        for (int i = 0; !st && i < count; i++) st = add_file(f, names[i]);
+    } else if (indexes == 0 && (count == 1 || (shards == count && count > 1 && count <= of))) {
+        st = add_file(f, names[0]);
     } else {
         st = t3v_fail(T3V_E_IO, "%s: %s (%d .safetensors, %d index files); name the file", path,
                       count + indexes ? "cannot tell which weights to open" : "no weights here", count,
@@ -154,9 +202,8 @@ done:
     return st;
 }
 
-static t3v_status add_file(t3v_tensor_file *f, const char *path)
+static t3v_status add_content(t3v_tensor_file *f, const char *path)
 {
-    if (t3v_is_dir(path)) return add_dir(f, path);
     const char *label = t3v_view_string(f, path);
     if (!label) return t3v_fail(T3V_E_NOMEM, "%s: no memory", path);
     t3v_map m;
@@ -185,6 +232,14 @@ static t3v_status add_file(t3v_tensor_file *f, const char *path)
                     label);
 }
 
+static t3v_status add_file(t3v_tensor_file *f, const char *path)
+{
+    int number, count;
+    if (t3v_is_dir(path)) return add_dir(f, path);
+    return t3v_shard_number(path, &number, &count) && count > 1 ? add_shards(f, path, count)
+                                                                : add_content(f, path);
+}
+
 t3v_status t3v_tensors_open_many(t3v_tensor_file **out, const char *const *paths, int n)
 {
     *out = NULL;
@@ -194,6 +249,7 @@ t3v_status t3v_tensors_open_many(t3v_tensor_file **out, const char *const *paths
     t3v_status st = T3V_OK;
     for (int i = 0; !st && i < n; i++) st = add_file(f, paths[i]);
     if (!st) st = t3v_view_seal(f);
+    if (!st && f->pairs) st = check_split(f);
     if (!st && f->pairs) st = t3v_gguf_unfold(f);
     if (!st) st = t3v_view_scales(f);
     if (st) t3v_tensors_close(f);

@@ -43,12 +43,15 @@ typedef struct t3v_tensor_file {
 } t3v_tensor_file;
 
 /* Opens a .safetensors file, a *.safetensors.index.json with its shards, a PyTorch zip (.pth, .pt, .bin), GGUF, or
- * a directory that holds one of them (an index wins; else a single .safetensors; else shards by name). The format is
+ * a directory that holds one of them (an index wins; else a single file; else shards by name). One of several files named
+ * NAME-00001-of-00003.gguf, or with another ending, stands for all of them; one that is missing is E_IO. The format is
  * taken from the content. Nothing of the tensors is read. E_IO, E_FORMAT, E_DTYPE, E_TOO_BIG, E_UNSUPPORTED. */
 t3v_status t3v_tensors_open(t3v_tensor_file **out, const char *path);
 /* Several files as one view; a name in two of them is E_FORMAT. */
 t3v_status t3v_tensors_open_many(t3v_tensor_file **out, const char *const *paths, int n);
 void t3v_tensors_close(t3v_tensor_file *f); /* NULL is fine */
+/* The number of a file named like NAME-00001-of-00003.gguf, from 1, and how many there are; false: another name. */
+bool t3v_shard_number(const char *path, int *number, int *count);
 
 /* E_IO when one of the files was written to since it was opened: what was read of it may be of no file at all. To be asked
  * after the last read. NULL is fine. */

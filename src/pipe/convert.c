@@ -15,13 +15,14 @@
 #include "pipe/gguf_text.h"
 #include "tensor/dtype.h"
 #include "tensor/quantise.h"
-#include "text/spiece_model.h"
+#include "text/tokenizer.h"
 
 enum { PIECE = 1 << 22 }; /* elements: whole blocks of every type */
 
 /* An output tensor: a tensor of the input, or the scale of the one before it, or bytes made here. */
 typedef struct item {
     int64_t source; /* in the input's tensors; -1: none */
+    int64_t first;  /* its first element there */
     bool is_scale, scaled;
     float scale; /* of an 8-bit tensor: what its numbers are multiplied by */
     const void *bytes;
@@ -30,7 +31,8 @@ typedef struct item {
 typedef struct work {
     const t3v_convert_job *job;
     const t3v_names *names; /* of the output; NULL: the original ones */
-    char *spiece;           /* a text encoder's tokenizer; NULL: none */
+    t3v_tokenizer *tokenizer;
+    const void *spiece; /* a text encoder's tokenizer, for inside the output; NULL: none */
     size_t spiece_bytes;
     t3v_convert_result *result;
     t3v_tensor_file *in;
@@ -79,14 +81,14 @@ static bool is_weight(const char *name)
 
 static bool is_tokenizer(const t3v_tensor_entry *e)
 {
-    return e->dtype == T3V_U8 && strcmp(e->name, "spiece_model") == 0;
+    return (e->dtype == T3V_U8 || e->dtype == T3V_I8) && strcmp(e->name, "spiece_model") == 0;
 }
 
 /* The name that the output's layout has for a tensor. */
 static t3v_status name_of(const work *w, const t3v_tensor_entry *e, char out[T3V_NAME_CAP])
 {
     bool prefix = w->job->layout == T3V_LAYOUT_COMFYUI && w->result->family.kind == T3V_WEIGHTS_DIT;
-    if (!w->names || is_tokenizer(e)) {
+    if (!w->names) {
         int n = snprintf(out, T3V_NAME_CAP, "%s%s", prefix ? "model.diffusion_model." : "", e->name);
         if (n < T3V_NAME_CAP) return T3V_OK;
     } else if (t3v_name_from_original(w->names, e->name, out)) {
@@ -96,13 +98,35 @@ static t3v_status name_of(const work *w, const t3v_tensor_entry *e, char out[T3V
                     w->in->path, e->name, w->names ? w->names->layout : "original");
 }
 
+/* Transformers' vision tower has queries, keys and values apart, no axes of 1 before the others, and nothing else. */
+static t3v_status list_clip(work *w, int64_t i)
+{
+    t3v_tensor_entry e = w->in->tensors[i];
+    char part[T3V_NAME_CAP], name[T3V_NAME_CAP];
+    bool short_rows, joined = t3v_name_split(e.name, 0, part);
+    t3v_dtype to = t3v_file_type_of(w->job->type, T3V_WEIGHTS_CLIP, w->job->container, &e, &short_rows);
+    int parts = joined ? 3 : 1;
+    for (; e.ndim > 1 && e.shape[0] == 1; e.ndim--)
+        memmove(e.shape, e.shape + 1, (size_t)(e.ndim - 1) * sizeof *e.shape);
+    if (joined && (e.ndim < 1 || e.shape[0] % parts))
+        return t3v_fail(T3V_E_SHAPE, "%s: tensor '%s' is not queries, keys and values", e.file, e.name);
+    if (joined) e.shape[0] /= parts;
+    for (int k = 0; k < parts; k++) {
+        if (joined) (void)t3v_name_split(e.name, k, part);
+        if (!t3v_name_from_original(w->names, joined ? part : e.name, name)) return T3V_OK;
+        T3V_TRY(add(w, name, e.scale ? T3V_BF16 : to, e.ndim, e.shape,
+                    (item){.source = i, .first = e.numel / parts * k, .scale = 1}));
+    }
+    return T3V_OK;
+}
+
 static t3v_status list_tensors(work *w)
 {
     static const unsigned char marker[2];
     const t3v_convert_job *job = w->job;
     const t3v_tensor_file *f = w->in;
-    bool text = w->result->family.kind == T3V_WEIGHTS_TEXT, any_scale = false, tokenizer = false;
-    size_t most = 2 * (size_t)f->count + 2;
+    bool text = w->result->family.kind == T3V_WEIGHTS_TEXT, any_scale = false;
+    size_t most = 3 * (size_t)f->count + 2;
     char name[T3V_NAME_CAP];
     w->out = calloc(most, sizeof *w->out);
     w->item = calloc(most, sizeof *w->item);
@@ -111,8 +135,11 @@ static t3v_status list_tensors(work *w)
     for (int64_t i = 0; i < f->count; i++) {
         const t3v_tensor_entry *e = &f->tensors[i];
         bool short_rows;
-        if (is_tokenizer(e) && job->container != T3V_FILE_SAFETENSORS) continue;
-        tokenizer |= is_tokenizer(e);
+        if (text && is_tokenizer(e)) continue; /* w->spiece is written instead */
+        if (w->names && w->result->family.kind == T3V_WEIGHTS_CLIP) {
+            T3V_TRY(list_clip(w, i));
+            continue;
+        }
         T3V_TRY(name_of(w, e, name));
         t3v_dtype to = t3v_file_type_of(job->type, w->result->family.kind, job->container, e, &short_rows);
         w->result->short_rows += short_rows;
@@ -124,7 +151,7 @@ static t3v_status list_tensors(work *w)
     }
     if (any_scale) /* tells ComfyUI that there are scales; two elements: products are not made in 8 bits */
         T3V_TRY(add(w, "scaled_fp8", T3V_F8_E4M3, 1, (int64_t[]){2}, (item){.source = -1, .bytes = marker}));
-    if (text && job->layout == T3V_LAYOUT_COMFYUI && !tokenizer && w->spiece)
+    if (job->container == T3V_FILE_SAFETENSORS && w->spiece)
         T3V_TRY(add(w, "spiece_model", T3V_U8, 1, (int64_t[]){(int64_t)w->spiece_bytes},
                     (item){.source = -1, .bytes = w->spiece}));
     w->result->tensors = w->n;
@@ -222,10 +249,12 @@ static t3v_status find_scale(work *w, int64_t i, int64_t piece, float *scale)
 static t3v_status copy_bytes(work *w, t3v_writer *out, int64_t k, const t3v_tensor_entry *e)
 {
     enum { STEP = 16 << 20 };
-    for (int64_t first = 0; first < e->nbytes; first += STEP) {
-        int64_t n = e->nbytes - first < STEP ? e->nbytes - first : STEP;
-        T3V_TRY(t3v_writer_append(out, k, (const char *)e->data + first, (size_t)n));
-        if (e->mapped) t3v_map_drop((const char *)e->data + first, (size_t)n);
+    const char *data = at(e, w->item[k].first);
+    int64_t all = w->out[k].nbytes;
+    for (int64_t first = 0; first < all; first += STEP) {
+        int64_t n = all - first < STEP ? all - first : STEP;
+        T3V_TRY(t3v_writer_append(out, k, data + first, (size_t)n));
+        if (e->mapped) t3v_map_drop(data + first, (size_t)n);
         T3V_TRY(report(w, n));
     }
     return T3V_OK;
@@ -243,8 +272,9 @@ static t3v_status write_tensor(work *w, t3v_writer *out, int64_t k)
         return t3v_fail(T3V_E_TOO_BIG, "%s: a row of tensor '%s' has %lld elements, more than %lld", e->file,
                         e->name, (long long)cols, (long long)w->piece);
     if (it->scaled) T3V_TRY(find_scale(w, it->source, piece, &it->scale));
-    for (int64_t first = 0; first < e->numel; first += piece) {
-        int64_t n = e->numel - first < piece ? e->numel - first : piece, bytes = 0, read = 0;
+    int64_t end = it->first + w->out[k].numel;
+    for (int64_t first = it->first; first < end; first += piece) {
+        int64_t n = end - first < piece ? end - first : piece, bytes = 0, read = 0;
         T3V_TRY(load(w, it->source, first, n));
         T3V_TRY(pack(w, e, to, it->scale, n));
         if (!t3v_dtype_bytes(to, n, &bytes) || !t3v_dtype_bytes(e->dtype, n, &read))
@@ -279,7 +309,8 @@ static bool kept_meta(const char *key)
                                        "tokenizer.",
                                        "t5encoder.",
                                        "t5.",
-                                       "comfy."};
+                                       "comfy.",
+                                       "split."};
     for (size_t i = 0; i < sizeof made / sizeof *made; i++)
         if (strncmp(key, made[i], strlen(made[i])) == 0) return false;
     return true;
@@ -340,40 +371,58 @@ static t3v_status check_job(const work *w)
     return T3V_OK;
 }
 
-/* The tokenizer that goes with a text encoder: named, in the file, or beside it. */
-static t3v_status find_tokenizer(work *w)
+/* The first of the usual names beside the input that is there, malloc'ed; NULL: none. */
+static t3v_status beside(const char *in, char **path)
 {
-    static const char *const near[] = {"google/umt5-xxl/spiece.model", "tokenizer/spiece.model",
-                                       "../tokenizer/spiece.model", "spiece.model"};
-    const t3v_convert_job *job = w->job;
-    const t3v_tensor_entry *inside = t3v_tensors_find(w->in, "spiece_model");
-    bool wanted = w->result->family.kind == T3V_WEIGHTS_TEXT &&
-                  (job->container == T3V_FILE_GGUF || job->layout == T3V_LAYOUT_COMFYUI);
-    if (!wanted) return T3V_OK;
-    if (job->tokenizer)
-        return t3v_read_text(job->tokenizer, T3V_SPIECE_MAX_BYTES, &w->spiece, &w->spiece_bytes);
-    if (inside && is_tokenizer(inside) && inside->nbytes <= T3V_SPIECE_MAX_BYTES) {
-        if (!(w->spiece = malloc((size_t)inside->nbytes + 1)))
-            return t3v_fail(T3V_E_NOMEM, "no memory for a tokenizer");
-        memcpy(w->spiece, inside->data, (size_t)inside->nbytes);
-        w->spiece_bytes = (size_t)inside->nbytes;
-        return T3V_OK;
-    }
-    const char *slash = strrchr(job->in, '/');
-    char *dir = t3v_is_dir(job->in) ? strdup(job->in)
-                : slash             ? strndup(job->in, (size_t)(slash - job->in))
-                                    : strdup(".");
-    t3v_status st = dir ? T3V_OK : t3v_fail(T3V_E_NOMEM, "no memory for a path");
-    for (size_t i = 0; i < sizeof near / sizeof *near && !st && !w->spiece; i++) {
-        char *path = t3v_path_join(dir, near[i]);
-        if (!path) st = t3v_fail(T3V_E_NOMEM, "no memory for a path");
-        else if (t3v_is_file(path))
-            st = t3v_read_text(path, T3V_SPIECE_MAX_BYTES, &w->spiece, &w->spiece_bytes);
-        free(path);
+    static const char *const near[] = {"google/umt5-xxl/spiece.model",
+                                       "google/umt5-xxl/tokenizer.json",
+                                       "tokenizer/spiece.model",
+                                       "tokenizer/tokenizer.json",
+                                       "../tokenizer/spiece.model",
+                                       "../tokenizer/tokenizer.json",
+                                       "spiece.model",
+                                       "tokenizer.json"};
+    const char *slash = strrchr(in, '/');
+    char *dir = t3v_is_dir(in) ? strdup(in) : slash ? strndup(in, (size_t)(slash - in) + 1) : strdup(".");
+    bool ok = dir != NULL;
+    *path = NULL;
+    for (size_t i = 0; i < sizeof near / sizeof *near && ok && !*path; i++) {
+        ok = (*path = t3v_path_join(dir, near[i])) != NULL;
+        if (!ok || t3v_is_file(*path)) continue;
+        free(*path);
+        *path = NULL;
     }
     free(dir);
-    if (!st && !w->spiece)
-        t3v_warn("%s: no tokenizer (spiece.model) inside or beside it; the output has none", job->in);
+    return ok ? T3V_OK : t3v_fail(T3V_E_NOMEM, "no memory for a path");
+}
+
+/* The tokenizer that goes into a text encoder's file: named, inside the input, or beside it. */
+static t3v_status find_tokenizer(work *w)
+{
+    const t3v_convert_job *job = w->job;
+    if (w->result->family.kind != T3V_WEIGHTS_TEXT) return T3V_OK;
+    bool inside = !job->source && t3v_tokenizer_inside(job->in);
+    bool needed = job->container == T3V_FILE_GGUF || job->layout == T3V_LAYOUT_COMFYUI;
+    if (!needed && (!inside || job->tokenizer_beside)) return T3V_OK;
+    if (job->container == T3V_FILE_PTH) {
+        if (inside)
+            t3v_warn(
+                "%s gets no tokenizer inside, as %s has; name that with --tokenizer when the output is used",
+                job->out, job->in);
+        return T3V_OK;
+    }
+    char *near = NULL;
+    if (!job->tokenizer && !inside) T3V_TRY(beside(job->in, &near));
+    const char *from = job->tokenizer ? job->tokenizer : inside ? job->in : near;
+    t3v_status st = T3V_OK;
+    if (from) st = t3v_tokenizer_open(from, &w->tokenizer);
+    else
+        t3v_warn(
+            "%s: no tokenizer (spiece.model, tokenizer.json) inside or beside it, so the output has none: "
+            "name one with --tokenizer, here or when the output is used",
+            job->in);
+    free(near);
+    if (!st && w->tokenizer) w->spiece = t3v_tokenizer_bytes(w->tokenizer, &w->spiece_bytes);
     return st;
 }
 
@@ -473,7 +522,7 @@ t3v_status t3v_convert_file(const t3v_convert_job *job, t3v_convert_result *resu
 done:
     for (int64_t k = 0; w.lora && k < job->loras; k++) t3v_lora_close(w.lora[k]);
     for (int64_t i = 0; w.name && i < w.n; i++) free(w.name[i]);
-    free(w.spiece);
+    t3v_tokenizer_close(w.tokenizer);
     free(w.lora);
     free(w.out);
     free(w.item);

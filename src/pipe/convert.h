@@ -25,8 +25,10 @@ typedef struct t3v_convert_job {
     t3v_container container;
     t3v_layout layout;   /* whose names the tensors get */
     int64_t shard_bytes; /* of safetensors; 0: one file */
-    const char *
-        tokenizer; /* for a text encoder in GGUF or for ComfyUI; NULL: looked for inside and beside the input */
+    /* What t3v_tokenizer_open takes, for a text encoder in GGUF or for ComfyUI; NULL: looked for inside and beside the
+     * input. A safetensors file gets the one that is inside the input, too. */
+    const char *tokenizer;
+    bool tokenizer_beside; /* it lies beside the output: only GGUF gets it inside */
     const t3v_lora_use *lora;
     int64_t loras;
     t3v_lora_for expert; /* which of two experts the input is; FOR_ALL: it is the only transformer */

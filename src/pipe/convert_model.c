@@ -6,7 +6,6 @@
 #include "io/file.h"
 #include "pipe/convert.h"
 #include "pipe/model.h"
-#include "text/spiece_model.h"
 
 /* Block and 8-bit types are for transformers and text encoders. */
 static const t3v_file_type *type_of(const t3v_file_type *t, t3v_place place)
@@ -24,6 +23,7 @@ static t3v_status convert_part(const t3v_convert_job *job, const t3v_model *m, t
     part.out = target;
     part.type = type_of(job->type, place);
     part.tokenizer = job->tokenizer ? job->tokenizer : m->where.path[T3V_AT_TOKENIZER];
+    part.tokenizer_beside = t3v_layout_path(job->layout, T3V_AT_TOKENIZER, false, 0) != NULL;
     part.expert = !m->where.experts     ? T3V_LORA_FOR_ALL
                   : place == T3V_AT_DIT ? T3V_LORA_FOR_HIGH
                                         : T3V_LORA_FOR_LOW;
@@ -32,19 +32,21 @@ static t3v_status convert_part(const t3v_convert_job *job, const t3v_model *m, t
     return t3v_convert_file(&part, result);
 }
 
-static t3v_status copy_file(const t3v_convert_job *job, const char *from, const char *to)
+/* The tokenizer, whatever it comes in, as a spiece.model. */
+static t3v_status put_tokenizer(const t3v_convert_job *job, const char *from, const char *to)
 {
-    char *text;
+    t3v_tokenizer *t;
     size_t n;
     if (!job->force && t3v_is_file(to))
         return t3v_fail(T3V_E_IO, "%s is there already; --force replaces it", to);
-    T3V_TRY(t3v_read_text(from, T3V_SPIECE_MAX_BYTES, &text, &n));
-    t3v_status st = t3v_write_text(to, text, n);
-    free(text);
+    T3V_TRY(t3v_tokenizer_open(from, &t));
+    const void *bytes = t3v_tokenizer_bytes(t, &n);
+    t3v_status st = t3v_write_text(to, bytes, n);
+    t3v_tokenizer_close(t);
     return st;
 }
 
-/* The part's file or, of a tokenizer, a copy, below job->out. */
+/* The part's file below job->out. */
 static t3v_status put_part(const t3v_convert_job *job, const t3v_model *m, t3v_place place, int64_t vae_z,
                            t3v_convert_result *result)
 {
@@ -52,7 +54,7 @@ static t3v_status put_part(const t3v_convert_job *job, const t3v_model *m, t3v_p
     if (!m->where.path[place] || !name) return T3V_OK;
     char *target = t3v_path_join(job->out, name);
     t3v_status st = target ? t3v_make_parents(target) : t3v_fail(T3V_E_NOMEM, "no memory for a path");
-    if (!st && place == T3V_AT_TOKENIZER) st = copy_file(job, m->where.path[place], target);
+    if (!st && place == T3V_AT_TOKENIZER) st = put_tokenizer(job, m->where.path[place], target);
     else if (!st) st = convert_part(job, m, place, target, result);
     free(target);
     return st;

@@ -31,6 +31,8 @@ const t3v_names *t3v_layout_tensors(t3v_layout l, t3v_container container, const
     case T3V_WEIGHTS_TEXT:
         if (container == T3V_FILE_GGUF) return t3v_names_of(T3V_NAMES_TEXT, "gguf");
         return l == T3V_LAYOUT_ORIGINAL ? NULL : t3v_names_of(T3V_NAMES_TEXT, "transformers");
+    case T3V_WEIGHTS_CLIP:
+        return l == T3V_LAYOUT_ORIGINAL ? NULL : t3v_names_of(T3V_NAMES_CLIP, "transformers");
     default: return NULL;
     }
 }

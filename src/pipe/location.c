@@ -217,6 +217,7 @@ void t3v_location_free(t3v_location *l)
     free(l->scheduler);
     free(l->defaults);
     free(l->root);
+    free(l->broken);
     *l = (t3v_location){0};
 }
 
@@ -233,6 +234,7 @@ t3v_status t3v_location_get(const t3v_location *l, t3v_place p, const char **out
     return t3v_fail(
         T3V_E_IO,
         "%s: the %s is missing; looked for %s, and into the files of weights there; %s names it when it is "
-        "elsewhere",
-        l->root, known[p].what, names, known[p].option);
+        "elsewhere%s%s",
+        l->root, known[p].what, names, known[p].option, l->broken ? "; not read: " : "",
+        l->broken ? l->broken : "");
 }

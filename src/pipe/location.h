@@ -37,6 +37,7 @@ typedef struct t3v_location {
     char *scheduler;             /* scheduler_config.json of the Diffusers layout; NULL */
     char *defaults;              /* t3v.json; NULL */
     char *root;                  /* the directory that was looked in */
+    char *broken; /* why a file there that was looked into could not be read; NULL: all could */
 } t3v_location;
 
 /* The same as t3v_location_find, but a model without a DiT is no error. */

@@ -16,7 +16,8 @@ enum { FILES_MAX = 256, FEW = 4 };
 typedef struct list {
     char *path[FILES_MAX];
     int count;
-    bool failed; /* no memory */
+    bool failed;  /* no memory */
+    char *broken; /* why the first file that could not be opened could not; NULL: all could */
 } list;
 
 static bool ends_with(const char *s, const char *tail)
@@ -25,13 +26,22 @@ static bool ends_with(const char *s, const char *tail)
     return n >= m && strcmp(s + n - m, tail) == 0;
 }
 
-static bool is_weights(const char *name)
+/* Of shards the first stands for all, or their index where they have one. */
+static bool is_weights(const char *path)
 {
     static const char *const tails[] = {".safetensors", ".safetensors.index.json", ".gguf", ".pth", ".pt",
                                         ".bin"};
-    for (size_t i = 0; i < sizeof tails / sizeof *tails; i++)
-        if (ends_with(name, tails[i])) return !strstr(name, "-of-0"); /* a shard is read through its index */
-    return false;
+    int number, count;
+    size_t i = 0, n = sizeof tails / sizeof *tails;
+    while (i < n && !ends_with(path, tails[i])) i++;
+    if (i == n || !t3v_is_file(path)) return false;
+    if (!t3v_shard_number(path, &number, &count)) return true;
+    char *index = malloc(strlen(path) + 16);
+    size_t stem = strlen(path) - strlen(tails[i]) - strlen("-00001-of-00001");
+    if (index) sprintf(index, "%.*s%s.index.json", (int)stem, path, tails[i]);
+    bool first = number == 1 && !(index && t3v_is_file(index));
+    free(index);
+    return first;
 }
 
 static int by_text(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
@@ -44,7 +54,7 @@ static void gather(list *l, const char *dir, int deep)
         if (e->d_name[0] == '.') continue;
         char *path = t3v_path_join(dir, e->d_name);
         if (!path) l->failed = true;
-        else if (is_weights(e->d_name) && t3v_is_file(path)) l->path[l->count++] = path;
+        else if (is_weights(path)) l->path[l->count++] = path;
         else {
             if (deep && t3v_is_dir(path)) gather(l, path, deep - 1);
             free(path);
@@ -53,13 +63,14 @@ static void gather(list *l, const char *dir, int deep)
     if (d) closedir(d);
 }
 
-/* Which parts a file holds, as a set of bits by t3v_names_part; a broken file none. false: no memory to look. */
-static bool parts_of(const char *path, unsigned *parts)
+/* Which parts file i holds, as a set of bits by t3v_names_part; a broken file none. false: no memory to look. */
+static bool parts_of(list *l, int i, unsigned *parts)
 {
     t3v_tensor_file *f;
     *parts = 0;
-    t3v_status st = t3v_tensors_open(&f, path);
-    if (st) return st != T3V_E_NOMEM;
+    t3v_status st = t3v_tensors_open(&f, l->path[i]);
+    if (st && !l->broken) l->broken = strdup(t3v_error_text());
+    if (st) return st != T3V_E_NOMEM && l->broken;
     for (int p = 0; p < T3V_NAMES_PARTS; p++)
         if (t3v_names_told(f, (t3v_names_part)p)) *parts |= 1u << p;
     t3v_tensors_close(f);
@@ -166,10 +177,11 @@ t3v_status t3v_location_scan(t3v_location *l)
     gather(files, l->root, 2);
     qsort(files->path, (size_t)files->count, sizeof *files->path, by_text);
     bool ok = !files->failed;
-    for (int i = 0; i < files->count && ok; i++) ok = parts_of(files->path[i], &parts[i]);
+    for (int i = 0; i < files->count && ok; i++) ok = parts_of(files, i, &parts[i]);
     for (size_t w = 0; w < sizeof wanted / sizeof *wanted && ok; w++)
         if (!l->path[wanted[w].place]) ok = choose(l, wanted[w].place, files, parts, 1u << wanted[w].part);
     for (int i = 0; i < files->count; i++) free(files->path[i]);
+    l->broken = files->broken;
     free(files);
     if (ok && !l->path[T3V_AT_TOKENIZER] && l->path[T3V_AT_TEXT] &&
         t3v_tokenizer_inside(l->path[T3V_AT_TEXT]))

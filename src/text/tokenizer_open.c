@@ -68,10 +68,18 @@ static t3v_status from_weights(const char *path, t3v_tokenizer **out)
     return st;
 }
 
+static bool is_index(const char *path)
+{
+    static const char tail[] = ".index.json";
+    size_t n = strlen(path), k = sizeof tail - 1;
+    return n >= k && strcmp(path + n - k, tail) == 0;
+}
+
 t3v_status t3v_tokenizer_open(const char *path, t3v_tokenizer **out)
 {
     t3v_map m;
     *out = NULL;
+    if (t3v_is_dir(path) || is_index(path)) return from_weights(path, out);
     T3V_TRY(t3v_map_open(&m, path));
     t3v_status st;
     const unsigned char *p = m.data;

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # One model in every layout: what is generated is the same, bit for bit; what is missing or mixed up is named.
 set -euo pipefail
+export OMP_NUM_THREADS=1 # all is small
 t3v=$1
 tools=${T3V_BUILD:?}/tests
 tiny=tests/golden/wan/tiny
@@ -74,6 +75,48 @@ cp $tiny/config.json "$dir/gguf"
 "$tools/relayout" text gguf $text "$dir/gguf/umt5.gguf"
 same from_gguf --model "$dir/gguf/wan.gguf" --vae $vae --text-encoder $text --tokenizer $spiece
 same from_ggufs --model "$dir/gguf" --vae $vae --tokenizer $spiece
+
+echo "# GGUF in several files: any of them, or the directory, stands for all; one that is missing is named"
+s=$dir/shards
+mkdir "$s"
+"$tools/relayout" dit original $dit "$s/wan-00001-of-00003.gguf"
+cp $tiny/config.json "$s"
+same from_shards --model "$s/wan-00002-of-00003.gguf" --vae $vae --text-encoder $text --tokenizer $spiece
+same from_directory_of_shards --model "$s" --vae $vae --text-encoder $text --tokenizer $spiece
+"$tools/relayout" text gguf $text "$s/umt5-00001-of-00002.gguf"
+cp $vae "$s/vae.pth"
+same from_two_sets_of_shards --model "$s" --tokenizer $spiece
+cp "$s/wan-00001-of-00003.gguf" "$dir/alone.gguf"
+rm "$s/wan-00003-of-00003.gguf"
+for model in "$s" "$s/wan-00001-of-00003.gguf"; do
+    fails 1 "wan-00003-of-00003.gguf is missing: file 3 of the 3" generate --quiet --prompt x -o "$dir/bad.mp4" --model "$model"
+done
+fails 1 "of the [0-9]* tensors of a model in 3 files.*NAME-00001-of-00003.gguf" inspect "$dir/alone.gguf"
+
+echo "# a directory with GGUF files and a VAE alone, the tokenizer inside; from there to the other layouts"
+g=$dir/only
+mkdir "$g"
+cp "$dir/gguf/wan.gguf" $tiny/config.json "$g"
+cp $vae "$g"
+"$t3v" convert --quiet $text --tokenizer $spiece -o "$g/umt5.gguf" > /dev/null
+same from_only --model "$g"
+for layout in original diffusers comfyui; do
+    "$t3v" convert --quiet "$g" --format $layout -o "$dir/to-$layout" > /dev/null
+    [ $layout = original ] || cp $tiny/config.json "$dir/to-$layout/$([ $layout = comfyui ] && echo diffusion_models || echo transformer)/"
+    same from_$layout --model "$dir/to-$layout"
+done
+cmp "$dir/to-original/google/umt5-xxl/spiece.model" "$dir/to-diffusers/tokenizer/spiece.model"
+use=(--model $tiny --text-encoder)
+"$t3v" convert --quiet "$g/umt5.gguf" -o "$dir/inside.safetensors" > /dev/null
+same from_text_inside "${use[@]}" "$dir/inside.safetensors" --tokenizer "$dir/inside.safetensors"
+"$t3v" convert --quiet "$g/umt5.gguf" --dtype f16 -o "$dir/inside.gguf" > /dev/null
+"$t3v" inspect "$dir/inside.gguf" | grep -q "tokenizer.ggml.tokens"
+"$t3v" convert "$g/umt5.gguf" -o "$dir/without.pth" 2>&1 > /dev/null | grep -q "gets no tokenizer inside.*--tokenizer"
+same from_text_without "${use[@]}" "$dir/without.pth" --tokenizer "$g/umt5.gguf"
+"$t3v" convert $text -o "$dir/none.gguf" --tokenizer "$d/tokenizer/tokenizer.json" > /dev/null 2>&1
+same from_text_json "${use[@]}" "$dir/none.gguf" --tokenizer "$dir/none.gguf"
+cp $text "$dir/bare.pth"
+"$t3v" convert "$dir/bare.pth" -o "$dir/bare.gguf" 2>&1 > /dev/null | grep -q "no tokenizer.*name one with --tokenizer"
 
 echo "# other families: the velocity"
 for family in i2v ti2v; do

@@ -220,12 +220,13 @@ static void first_frame(void **state)
 /* A low-rank update of one layer. */
 static void write_lora(const char *file)
 {
-    float a[2 * 64], b[64 * 2];
-    t3v_normal_fill(a, 128, 5, 0, 0);
-    t3v_normal_fill(b, 128, 6, 0, 0);
-    t3v_tensor_entry e[2] = {{.name = "blocks.1.self_attn.v.lora_A.weight", .shape = {2, 64}, .data = a},
-                             {.name = "blocks.1.self_attn.v.lora_B.weight", .shape = {64, 2}, .data = b}};
-    for (int i = 0; i < 2; i++) e[i].dtype = T3V_F32, e[i].ndim = 2, e[i].numel = 128, e[i].nbytes = 512;
+    enum { DIM = 256, RANK = 2 };
+    float a[RANK * DIM], b[DIM * RANK];
+    t3v_normal_fill(a, RANK * DIM, 5, 0, 0);
+    t3v_normal_fill(b, DIM * RANK, 6, 0, 0);
+    t3v_tensor_entry e[2] = {{.name = "blocks.1.self_attn.v.lora_A.weight", .shape = {RANK, DIM}, .data = a},
+                             {.name = "blocks.1.self_attn.v.lora_B.weight", .shape = {DIM, RANK}, .data = b}};
+    for (int i = 0; i < 2; i++) e[i].dtype = T3V_F32, e[i].ndim = 2;
     if (t3v_safetensors_write(in_dir(file), e, 2, NULL, 0)) fail_msg("%s", t3v_error_text());
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* relayout dit|text|vae LAYOUT IN OUT [PREFIX [SPIECE_MODEL]]: a checkpoint of the original layout under another's names, each with
- * PREFIX in front, with a tokenizer as tensor spiece_model, as a safetensors file, or GGUF if OUT ends so. */
+/* relayout dit|text|vae LAYOUT IN OUT [PREFIX [SPIECE_MODEL]]: a checkpoint of the original layout under another's names,
+ * each with PREFIX in front, with a tokenizer as tensor spiece_model, as a safetensors file, or GGUF if OUT ends so. OUT of the
+ * form NAME-00001-of-0000N.gguf: split into that many files. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,14 +17,36 @@ static void stop(const char *what)
     exit(1);
 }
 
-static void write_gguf(const char *path, const t3v_tensor_entry *e, int64_t n)
+static void write_gguf(const char *path, const t3v_tensor_entry *e, int64_t n, t3v_gguf_keys keys)
 {
-    t3v_gguf_keys keys = {0};
     t3v_gguf_writer *w;
     if (t3v_gguf_begin(&w, path, &keys, e, n)) stop(path);
     for (int64_t i = 0; i < n; i++)
         if (t3v_gguf_append(w, e[i].data, (size_t)e[i].nbytes)) stop(path);
     if (t3v_gguf_finish(w)) stop(path);
+    t3v_gguf_keys_free(&keys);
+}
+
+/* As many tensors in each file, with what gguf-split says of them. */
+static void write_ggufs(const char *path, const t3v_tensor_entry *e, int64_t n)
+{
+    int number, files;
+    char *name = strdup(path);
+    if (!name) stop("no memory");
+    if (!t3v_shard_number(path, &number, &files)) files = 1;
+    for (int i = 0; i < files; i++) {
+        t3v_gguf_keys keys = {0};
+        int64_t first = n * i / files, end = n * (i + 1) / files;
+        if (files > 1) {
+            t3v_gguf_u32(&keys, "split.no", (uint32_t)i);
+            t3v_gguf_u32(&keys, "split.count", (uint32_t)files);
+            t3v_gguf_u32(&keys, "split.tensors.count", (uint32_t)n);
+            char *at = strrchr(name, '.') - strlen("00001-of-00001");
+            sprintf(at, "%05d-of-%05d.gguf", i + 1, files);
+        }
+        write_gguf(name, e + first, end - first, keys);
+    }
+    free(name);
 }
 
 int main(int argc, char **argv)
@@ -60,7 +83,7 @@ int main(int argc, char **argv)
                                     .data = spiece.data};
     }
     const char *ending = strrchr(argv[4], '.');
-    if (ending && strcmp(ending, ".gguf") == 0) write_gguf(argv[4], e, n);
+    if (ending && strcmp(ending, ".gguf") == 0) write_ggufs(argv[4], e, n);
     else if (t3v_safetensors_write(argv[4], e, n, NULL, 0)) stop(argv[4]);
     t3v_map_close(&spiece);
     t3v_tensors_close(f);

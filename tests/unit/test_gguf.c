@@ -314,6 +314,80 @@ static void a_large_file_of_zeros(void **state)
     }
 }
 
+/* ---- split files --------------------------------------------------------------------------------- */
+
+/* File `number` of `count` of a model with `tensors` tensors: the tensor "t<number>". */
+static void split(int number, int count, uint32_t tensors)
+{
+    gguf_bytes b = {0};
+    char name[80];
+    gguf_head(&b, 3, 1, 3);
+    gguf_pair_u32(&b, "split.no", (uint32_t)number - 1);
+    gguf_pair_u32(&b, "split.count", (uint32_t)count);
+    gguf_pair_u32(&b, "split.tensors.count", tensors);
+    snprintf(name, sizeof name, "t%d", number);
+    gguf_info(&b, name, 2, square, 0, 0);
+    gguf_align(&b, 32);
+    for (int i = 1; i <= 6; i++) gguf_raw(&b, &(float){(float)(10 * number + i)}, 4);
+    snprintf(name, sizeof name, "%s/m-%05d-of-%05d.gguf", dir, number, count);
+    gguf_save(&b, name);
+    gguf_free(&b);
+}
+
+static void one_of_several_stands_for_all(void **state)
+{
+    (void)state;
+    char name[80], other[80];
+    t3v_tensor_file *f;
+    unlink(path);
+    for (int i = 1; i <= 3; i++) split(i, 3, 3);
+    for (int i = 0; i <= 3; i++) { /* each of them, and their directory */
+        snprintf(name, sizeof name, "%s/m-%05d-of-00003.gguf", dir, i);
+        assert_int_equal(t3v_tensors_open(&f, i ? name : dir), T3V_OK);
+        assert_int_equal(f->count, 3);
+        for (int k = 0; k < 3; k++) {
+            assert_int_equal(f->tensors[k].name[1], '1' + k);
+            assert_true(((const float *)f->tensors[k].data)[0] == (float)(10 * k + 11));
+        }
+        t3v_tensors_close(f);
+    }
+    snprintf(other, sizeof other, "%s/alone.gguf", dir);
+    assert_int_equal(rename(name, other), 0);
+    assert_int_equal(t3v_tensors_open(&f, other), T3V_E_FORMAT);
+    assert_non_null(strstr(t3v_error_text(), "1 of the 3 tensors of a model in 3 files"));
+    unlink(other);
+    snprintf(other, sizeof other, "%s/m-00001-of-00003.gguf", dir);
+    assert_int_equal(t3v_tensors_open(&f, other), T3V_E_IO);
+    assert_non_null(strstr(t3v_error_text(), "m-00003-of-00003.gguf is missing: file 3 of the 3"));
+    split(3, 3, 4); /* of another model */
+    split(1, 3, 4);
+    assert_int_equal(t3v_tensors_open(&f, other), T3V_E_FORMAT);
+    assert_non_null(strstr(t3v_error_text(), "3 of the 4 tensors"));
+    for (int i = 1; i <= 3; i++) {
+        snprintf(name, sizeof name, "%s/m-%05d-of-00003.gguf", dir, i);
+        unlink(name);
+    }
+    static const struct {
+        const char *path;
+        int number, count;
+    } names[] = {{"a-00001-of-00002.gguf", 1, 2},
+                 {"d/a-00012-of-12345.safetensors", 12, 12345},
+                 {"a-00003-of-00002.gguf", 0, 0},
+                 {"a-00000-of-00002.gguf", 0, 0},
+                 {"a-0001-of-0002.gguf", 0, 0},
+                 {"a-000x1-of-00002.gguf", 0, 0},
+                 {"a-00001-of-00002", 0, 0},
+                 {"d-00001-of-00002.d/a", 0, 0},
+                 {".gguf", 0, 0}};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        int number = 0, count = 0;
+        assert_int_equal(t3v_shard_number(names[i].path, &number, &count), names[i].number > 0);
+        if (!names[i].number) continue;
+        assert_int_equal(number, names[i].number);
+        assert_int_equal(count, names[i].count);
+    }
+}
+
 /* ---- 8-bit scales ------------------------------------------------------------------------------ */
 
 typedef struct part {
@@ -415,6 +489,7 @@ int main(void)
         cmocka_unit_test(bad_metadata),
         cmocka_unit_test(bad_tensors),
         cmocka_unit_test(a_large_file_of_zeros),
+        cmocka_unit_test(one_of_several_stands_for_all),
         cmocka_unit_test(scales_of_8_bit_weights),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

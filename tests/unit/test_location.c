@@ -236,6 +236,32 @@ static void by_content(void **state)
     t3v_location_free(&l);
 }
 
+/* Of shards the first stands for all, their index where there is one; what could not be read is told. */
+static void shards(void **state)
+{
+    (void)state;
+    weights("wan-00001-of-00002.safetensors", "head.modulation");
+    weights("wan-00002-of-00002.safetensors", "blocks.0.ffn.0.bias");
+    make("vae-00002-of-00002.safetensors"); /* none of its own */
+    t3v_location l;
+    open_at(&l, root);
+    expect(l.path[T3V_AT_DIT], "wan-00001-of-00002.safetensors");
+    assert_null(l.broken);
+    t3v_location_free(&l);
+    FILE *f = fopen(at("wan.safetensors.index.json"), "w");
+    fputs("{\"weight_map\":{\"head.modulation\":\"wan-00001-of-00002.safetensors\"}}", f);
+    fclose(f);
+    open_at(&l, root);
+    expect(l.path[T3V_AT_DIT], "wan.safetensors.index.json");
+    t3v_location_free(&l);
+    unlink(at("wan.safetensors.index.json"));
+    unlink(at("wan-00002-of-00002.safetensors"));
+    t3v_model_paths paths = {.model = root};
+    assert_int_equal(t3v_location_find(&l, &paths), T3V_E_IO);
+    assert_non_null(strstr(t3v_error_text(), "the transformer is missing"));
+    assert_non_null(strstr(t3v_error_text(), "wan-00002-of-00002.safetensors is missing: file 2 of the 2"));
+}
+
 static void missing(void **state)
 {
     (void)state;
@@ -266,6 +292,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(diffusers, set_up, tear_down),
         cmocka_unit_test_setup_teardown(one_file, set_up, tear_down),
         cmocka_unit_test_setup_teardown(by_content, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(shards, set_up, tear_down),
         cmocka_unit_test_setup_teardown(missing, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
