@@ -166,15 +166,15 @@ static bool open_tokenizer(parts *p, json_t *o, const char *path)
     return true;
 }
 
-/* A DiT's directory may hold nothing but the other parts. */
+/* A DiT's directory may hold nothing but the other parts; weights that cannot be read are there. */
 static bool is_there(const parts *p, t3v_place place)
 {
     const char *path = p->where.path[place];
     t3v_tensor_file *f = NULL;
     if (!path || place != T3V_AT_DIT || !t3v_is_dir(path)) return path;
-    bool there = !t3v_tensors_open(&f, path);
+    t3v_status st = t3v_tensors_open(&f, path);
     t3v_tensors_close(f);
-    return there;
+    return st != T3V_E_IO;
 }
 
 static void add_part(parts *p, t3v_place place)

@@ -9,6 +9,7 @@
 
 #include "ops/conv_op.h"
 
+enum { SIDE_MAX = 256 }; /* patches */
 static const double eps = 1e-5;
 /* Of CLIP's training pictures in [0, 1]. */
 static const double mean[3] = {0.48145466, 0.4578275, 0.40821073},
@@ -40,7 +41,7 @@ t3v_status t3v_clip_config_read(const t3v_tensor_file *f, t3v_clip_config *c)
         if (!t3v_tensors_find(f, name)) break;
     }
     c->heads = c->dim / (c->dim % 80 ? 16 : 80);
-    c->side = (int64_t)(sqrt((double)(rows - 1)) + 0.5);
+    while (c->side < SIDE_MAX && c->side * c->side < rows - 1) c->side++;
     if (c->side < 1 || 1 + c->side * c->side != rows)
         return t3v_fail(T3V_E_SHAPE, "%s: %lld positions are not one and a square", f->path, (long long)rows);
     return T3V_OK;
@@ -81,7 +82,7 @@ t3v_status t3v_clip_open(t3v_clip *m, const t3v_clip_config *c)
     *m = (t3v_clip){.config = *c};
     if (c->dim < 1 || c->dim > 1 << 16 || c->heads < 1 || c->dim % c->heads || c->layers < 1 ||
         c->layers > 1024 || c->mlp < 1 || c->mlp > 1 << 18 || c->patch < 1 || c->patch > 256 || c->side < 1 ||
-        c->side > 256)
+        c->side > SIDE_MAX)
         return t3v_fail(
             T3V_E_ARG,
             "image encoder: width %lld, %lld heads, %lld blocks, inner width %lld, %lld patches of %lld "

@@ -12,13 +12,7 @@
 #include "io/view.h"
 
 /* Far above any model's; a hostile file shall not cost more than a moment. */
-enum {
-    PAIRS_CAP = 1 << 16,
-    TENSORS_CAP = 1 << 16,
-    STRINGS_CAP = 1 << 22,
-    NAME_CAP = 1 << 16,
-    META_TEXT = 1 << 16
-};
+enum { PAIRS_CAP = 1 << 16, STRINGS_CAP = 1 << 22, NAME_CAP = 1 << 16, META_TEXT = 1 << 16 };
 
 static const struct {
     const char *name;
@@ -367,9 +361,9 @@ t3v_status t3v_gguf_parse(t3v_tensor_file *f, const char *label, const unsigned 
                         version == 2u << 24 || version == 3u << 24 ? " (a big-endian file)" : "");
     T3V_TRY(take_u64(&c, "the header", &tensors));
     T3V_TRY(take_u64(&c, "the header", &pairs));
-    if (tensors > TENSORS_CAP || tensors > c.left / 25) /* a name of one byte, axes, type, offset */
+    if (tensors > T3V_FILE_TENSORS || tensors > c.left / 25) /* a name of one byte, axes, type, offset */
         return t3v_fail(T3V_E_FORMAT, "%s: %" PRIu64 " tensors in %zu bytes; at most %d are read", label,
-                        tensors, c.left, TENSORS_CAP);
+                        tensors, c.left, T3V_FILE_TENSORS);
     T3V_TRY(take_pairs(f, &c, pairs));
     int64_t alignment = 32, first = f->count;
     const t3v_gguf_pair *p = find_in(c.pairs, c.pair_count, "general.alignment");

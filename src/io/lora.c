@@ -317,8 +317,8 @@ static float *part_of(const t3v_tensor_entry *e, int64_t first, int64_t n, t3v_s
     float *x = malloc((size_t)(n ? n : 1) * sizeof *x);
     *st = x ? T3V_OK : t3v_fail(T3V_E_NOMEM, "%s: no memory for '%s'", e->file, e->name);
     if (!*st)
-        *st = t3v_convert(x, T3V_F32, (const char *)e->data + (size_t)first * t3v_dtype_size(e->dtype),
-                          e->dtype, n);
+        *st = t3v_convert_scaled(x, T3V_F32, (const char *)e->data + (size_t)first * t3v_dtype_size(e->dtype),
+                                 e->dtype, e->scale ? *e->scale : 1, n);
     if (!*st) return x;
     free(x);
     return NULL;

@@ -222,6 +222,8 @@ const t3v_names *t3v_names_told(const t3v_tensor_file *f, t3v_names_part part)
 
 /* ---- CLIP: queries, keys and values in one matrix --------------------------------------------------- */
 
+#define JOINED_MAX ((int64_t)4 << 30) /* bytes of all: more than those of any tower */
+
 bool t3v_name_split(const char *ours, int k, char out[T3V_NAME_CAP])
 {
     static const char joined[] = ".attn.to_qkv.";
@@ -243,16 +245,21 @@ static const char *split_at(const char *name, char letter)
     return at ? at + 7 : NULL;
 }
 
-/* Queries `q` become the rows of all three. */
-static t3v_status join(t3v_tensor_file *f, t3v_tensor_entry *q)
+/* Queries `q` become the rows of all three. *left: bytes that may still be taken. */
+static t3v_status join(t3v_tensor_file *f, t3v_tensor_entry *q, int64_t *left)
 {
     char name[T3V_NAME_CAP];
     size_t at = (size_t)(split_at(q->name, 'q') - q->name);
     int64_t bytes;
-    if (strlen(q->name) >= sizeof name || q->ndim < 1 || t3v_dtype_block(q->dtype) != 1 || q->scale ||
-        !t3v_mul(q->nbytes, 3, &bytes))
+    if (strlen(q->name) >= sizeof name || q->ndim < 1 || q->numel < 1 || t3v_dtype_block(q->dtype) != 1 ||
+        q->scale || !t3v_mul(q->nbytes, 3, &bytes))
         return t3v_fail(T3V_E_UNSUPPORTED, "%s: '%s' cannot be joined with its keys and values", f->path,
                         q->stored);
+    if (bytes > *left)
+        return t3v_fail(T3V_E_TOO_BIG,
+                        "%s: attention of more than %lld bytes is not that of an image encoder", f->path,
+                        (long long)JOINED_MAX);
+    *left -= bytes;
     unsigned char *data = t3v_view_alloc(f, (size_t)bytes);
     if (!data) return t3v_fail(T3V_E_NOMEM, "%s: no memory to join '%s'", f->path, q->stored);
     strcpy(name, q->name);
@@ -290,11 +297,13 @@ static t3v_status name_joined(void *user, const char **name)
 }
 
 /* The original tower has them joined, its positions are [1, rows, width], its class [1, 1, width]. */
-static t3v_status join_clip(t3v_tensor_file *f)
+t3v_status t3v_names_join(t3v_tensor_file *f)
 {
+    int64_t left = JOINED_MAX;
+    if (!f->names || f->names->part != T3V_NAMES_CLIP || !f->names->rules) return T3V_OK;
     for (int64_t i = 0; i < f->count; i++) {
         t3v_tensor_entry *e = &f->tensors[i];
-        if (split_at(e->name, 'q')) T3V_TRY(join(f, e));
+        if (split_at(e->name, 'q')) T3V_TRY(join(f, e, &left));
         bool positions = strcmp(e->name, "visual.pos_embedding") == 0;
         if (!positions && strcmp(e->name, "visual.cls_embedding") != 0) continue;
         for (; e->ndim > 0 && e->ndim < 3; e->ndim++) {
@@ -316,7 +325,6 @@ t3v_status t3v_names_apply(t3v_tensor_file *f, t3v_names_part part)
             if (!r.names) continue;
             f->names = r.names;
             t3v_status st = t3v_view_rename(f, rename_one, &r);
-            if (!st && k == T3V_NAMES_CLIP && r.names->rules) st = join_clip(f);
             return st && *r.prefix ? t3v_fail_in(st, "%s, read without the prefix '%s'", f->path, r.prefix)
                                    : st;
         }

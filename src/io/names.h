@@ -60,5 +60,8 @@ const t3v_names *t3v_names_told(const t3v_tensor_file *f, t3v_names_part part);
  * replaced. f->names tells the part and its layout; NULL when no name does, then nothing is changed. E_FORMAT: two tensors get
  * one name, or names of two layouts are mixed; the view is of no use then. */
 t3v_status t3v_names_apply(t3v_tensor_file *f, t3v_names_part part);
+/* The rest of it for who reads the numbers: an image encoder's queries, keys and values, which the original has in one matrix,
+ * are copied into one. Other parts stay as they are. E_FORMAT, E_SHAPE, E_DTYPE, E_TOO_BIG. */
+t3v_status t3v_names_join(t3v_tensor_file *f);
 
 #endif

@@ -175,7 +175,8 @@ struct t3v_safetensors_writer {
     char *path;
     int64_t data; /* file offset of the first tensor */
     int64_t n;
-    slot *slots; /* in file order */
+    slot *slots;  /* in file order */
+    slot **named; /* by name */
 };
 
 /* Larger elements first, so that every tensor is aligned to its element size; then by name. */
@@ -185,6 +186,11 @@ static int by_alignment(const void *a, const void *b)
     size_t i = t3v_dtype_block_bytes(x->source->dtype), j = t3v_dtype_block_bytes(y->source->dtype);
     if (i != j) return i > j ? -1 : 1;
     return strcmp(x->source->name, y->source->name);
+}
+
+static int by_slot_name(const void *a, const void *b)
+{
+    return strcmp((*(slot *const *)a)->name, (*(slot *const *)b)->name);
 }
 
 /* NULL when memory runs out. */
@@ -283,7 +289,8 @@ t3v_status t3v_safetensors_begin(t3v_safetensors_writer **out, const char *path,
     t3v_status st;
     t3v_safetensors_writer *w = calloc(1, sizeof *w);
     size_t bytes = strlen(path) + 1;
-    if (!w || !(w->path = malloc(bytes)) || !(w->slots = calloc((size_t)n + 1, sizeof *w->slots))) {
+    if (!w || !(w->path = malloc(bytes)) || !(w->slots = calloc((size_t)n + 1, sizeof *w->slots)) ||
+        !(w->named = calloc((size_t)n + 1, sizeof *w->named))) {
         st = t3v_fail(T3V_E_NOMEM, "%s: no memory for the writer", path);
         goto done;
     }
@@ -303,7 +310,11 @@ t3v_status t3v_safetensors_begin(t3v_safetensors_writer **out, const char *path,
     T3V_TRY_GOTO(st, done, t3v_out_write(w->out, text, length));
     T3V_TRY_GOTO(st, done, t3v_out_write(w->out, "       ", padded - length));
     w->data = t3v_out_tell(w->out);
-    for (int64_t i = 0; i < n; i++) w->slots[i].source = NULL;
+    for (int64_t i = 0; i < n; i++) {
+        w->slots[i].source = NULL;
+        w->named[i] = &w->slots[i];
+    }
+    qsort(w->named, (size_t)n, sizeof *w->named, by_slot_name);
 done:
     free(text);
     if (st) t3v_safetensors_abandon(w);
@@ -313,8 +324,13 @@ done:
 
 static slot *find_slot(const t3v_safetensors_writer *w, const char *name)
 {
-    for (int64_t i = 0; i < w->n; i++)
-        if (strcmp(w->slots[i].name, name) == 0) return &w->slots[i];
+    for (int64_t lo = 0, hi = w->n; lo < hi;) {
+        int64_t mid = lo + (hi - lo) / 2;
+        int c = strcmp(w->named[mid]->name, name);
+        if (c == 0) return w->named[mid];
+        if (c < 0) lo = mid + 1;
+        else hi = mid;
+    }
     return NULL;
 }
 
@@ -355,6 +371,7 @@ void t3v_safetensors_abandon(t3v_safetensors_writer *w)
     if (w->slots)
         for (int64_t i = 0; i < w->n; i++) free(w->slots[i].name);
     free(w->slots);
+    free(w->named);
     free(w->path);
     free(w);
 }

@@ -48,14 +48,16 @@ static t3v_status set_scale(t3v_tensor_file *f, t3v_tensor_entry *w, const t3v_t
     return T3V_OK;
 }
 
+enum { FORMAT_MAX = 1 << 16 };
+
 /* comfy_quant is JSON in bytes: {"format": "float8_e4m3fn", ...}. */
 static t3v_status check_format(const t3v_tensor_entry *w, const t3v_tensor_entry *e)
 {
     json_t *j = NULL;
     const char *format = NULL;
-    if (e->dtype != T3V_U8 && e->dtype != T3V_I8)
-        return t3v_fail(T3V_E_FORMAT, "%s: '%s' is %s, expected U8 with JSON", e->file, e->name,
-                        t3v_dtype_name(e->dtype));
+    if ((e->dtype != T3V_U8 && e->dtype != T3V_I8) || e->nbytes > FORMAT_MAX)
+        return t3v_fail(T3V_E_FORMAT, "%s: '%s' is %lld bytes of %s, expected at most %d of U8 with JSON",
+                        e->file, e->name, (long long)e->nbytes, t3v_dtype_name(e->dtype), FORMAT_MAX);
     T3V_TRY(t3v_json_parse(&j, e->name, e->data, (size_t)e->nbytes));
     t3v_status st = t3v_json_string(j, e->name, "format", true, &format);
     if (!st && !(strcmp(format, "float8_e4m3fn") == 0 && w->dtype == T3V_F8_E4M3) &&

@@ -9,7 +9,8 @@
 #include "base/status.h"
 #include "t3v/dtype.h"
 
-enum { T3V_FILE_DIMS = 8 };
+/* Tensors of one view: far above any model's, so that no file makes names cost more than a moment. */
+enum { T3V_FILE_DIMS = 8, T3V_FILE_TENSORS = 1 << 16 };
 
 /* A tensor in a file, or one to be written (then name, dtype, ndim, shape and data are read). */
 typedef struct t3v_tensor_entry {

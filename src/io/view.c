@@ -130,6 +130,8 @@ bool t3v_entry_sizes(t3v_tensor_entry *e)
 
 t3v_status t3v_view_add(t3v_tensor_file *f, const t3v_tensor_entry *e)
 {
+    if (f->count == T3V_FILE_TENSORS)
+        return t3v_fail(T3V_E_TOO_BIG, "%s: more than %d tensors", f->path, T3V_FILE_TENSORS);
     if (f->count == f->store->capacity) {
         int64_t capacity = f->store->capacity ? 2 * f->store->capacity : 256;
         t3v_tensor_entry *tensors = realloc(f->tensors, (size_t)capacity * sizeof *tensors);

@@ -184,7 +184,7 @@ static bool changed(const work *w, int64_t i)
 
 static int64_t row_length(const t3v_tensor_entry *e)
 {
-    return e->ndim && e->shape[0] ? e->numel / e->shape[0] : 1;
+    return e->ndim && e->numel ? e->numel / e->shape[0] : 1;
 }
 
 /* Elements [first, first + n) of input tensor i as F32 in w->values, with what the LoRA files add: whole rows then. */
@@ -488,7 +488,8 @@ static t3v_status open_input(work *w)
     const t3v_convert_source *made = w->job->source;
     if (!made) {
         T3V_TRY(t3v_tensors_open(&w->in, w->job->in));
-        return t3v_names_apply(w->in, T3V_NAMES_ANY);
+        T3V_TRY(t3v_names_apply(w->in, T3V_NAMES_ANY));
+        return t3v_names_join(w->in);
     }
     T3V_TRY(t3v_view_new(&w->in, w->job->in));
     for (int64_t i = 0; i < made->count; i++) {

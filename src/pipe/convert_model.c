@@ -61,8 +61,8 @@ static t3v_status put_part(const t3v_convert_job *job, const t3v_model *m, t3v_p
 }
 
 /* The small files say what the parts that were written are. */
-static t3v_status put_settings(const t3v_convert_job *job, const t3v_model *m, t3v_umt5_config *text,
-                               t3v_vae *vae)
+static t3v_status put_settings(const t3v_convert_job *job, const t3v_model *m, const t3v_umt5_config *text,
+                               const t3v_vae *vae)
 {
     t3v_layout_model l = {.dit = &m->config,
                           .experts = m->where.experts,
@@ -80,7 +80,8 @@ t3v_status t3v_convert_model(const t3v_convert_job *job, t3v_convert_result resu
     t3v_tensor_file *f = NULL;
     t3v_vae vae = {0};
     t3v_vae_config vc = {0};
-    t3v_umt5_config text = {0};
+    t3v_umt5 text = {0};
+    t3v_umt5_config tc = {0};
     for (int p = 0; p < T3V_AT_COUNT; p++) results[p] = (t3v_convert_result){0};
     T3V_TRY(t3v_model_open(&m, &paths, 0, T3V_F32, false));
     const t3v_location *w = &m->where;
@@ -97,11 +98,13 @@ t3v_status t3v_convert_model(const t3v_convert_job *job, t3v_convert_result resu
     }
     if (!st && w->path[T3V_AT_TEXT]) {
         st = t3v_model_weights(m, T3V_AT_TEXT, &f);
-        if (!st) st = t3v_umt5_config_read(f, &text);
+        if (!st) st = t3v_umt5_config_read(f, &tc);
+        if (!st) st = t3v_umt5_open(&text, &tc);
         t3v_tensors_close(f);
     }
     for (int p = 0; p < T3V_AT_COUNT && !st; p++) st = put_part(job, m, (t3v_place)p, vc.z, &results[p]);
-    if (!st) st = put_settings(job, m, text.layers ? &text : NULL, vc.z ? &vae : NULL);
+    if (!st) st = put_settings(job, m, tc.layers ? &tc : NULL, vc.z ? &vae : NULL);
+    t3v_umt5_close(&text);
     t3v_vae_close(&vae);
     t3v_model_close(m);
     return st;

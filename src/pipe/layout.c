@@ -2,11 +2,11 @@
 /* Layouts as they are written: original, Diffusers, ComfyUI's single files. */
 #include "pipe/layout.h"
 
-#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "io/file.h"
+#include "io/json.h"
 #include "pipe/model.h"
 
 const char *const t3v_layout_names[T3V_LAYOUTS] = {"original", "diffusers", "comfyui"};
@@ -72,7 +72,7 @@ const char *t3v_layout_path(t3v_layout l, t3v_place place, bool experts, int64_t
 /* Writes `o` (NULL: no memory) to dir/name; the object is given back. */
 static t3v_status write_json(const char *dir, const char *name, json_t *o)
 {
-    char *path = t3v_path_join(dir, name), *text = o ? json_dumps(o, JSON_INDENT(2)) : NULL;
+    char *path = t3v_path_join(dir, name), *text = o ? t3v_json_dumps(o, JSON_INDENT(2)) : NULL;
     t3v_status st = path && text ? t3v_make_parents(path)
                                  : t3v_fail(T3V_E_NOMEM, "no memory to write %s", name);
     if (!st) st = t3v_write_text(path, text, strlen(text));
@@ -112,8 +112,11 @@ static json_t *text_json(const t3v_umt5_config *c)
 static json_t *numbers(const float *v, int64_t n)
 {
     json_t *a = json_array();
-    for (int64_t i = 0; i < n; i++) json_array_append_new(a, json_real((double)v[i]));
-    return a;
+    int bad = a == NULL;
+    for (int64_t i = 0; i < n && !bad; i++) bad = json_array_append_new(a, json_real((double)v[i]));
+    if (!bad) return a;
+    json_decref(a);
+    return NULL;
 }
 
 static json_t *vae_json(const t3v_vae *v)
@@ -140,16 +143,21 @@ static json_t *pipeline_json(const t3v_layout_model *m)
                           "scheduler", "diffusers", "UniPCMultistepScheduler", "text_encoder", "transformers",
                           "UMT5EncoderModel", "tokenizer", "transformers", "T5TokenizerFast", "transformer",
                           "diffusers", "WanTransformer3DModel", "vae", "diffusers", "AutoencoderKLWan");
+    int bad = o == NULL;
     if (m->dit->clip_dim) {
-        json_object_set_new(o, "image_encoder", json_pack("[s,s]", "transformers", "CLIPVisionModel"));
-        json_object_set_new(o, "image_processor", json_pack("[s,s]", "transformers", "CLIPImageProcessor"));
+        bad |= json_object_set_new(o, "image_encoder", json_pack("[s,s]", "transformers", "CLIPVisionModel"));
+        bad |= json_object_set_new(o, "image_processor",
+                                   json_pack("[s,s]", "transformers", "CLIPImageProcessor"));
     }
     if (m->experts) {
-        json_object_set_new(o, "transformer_2", json_pack("[s,s]", "diffusers", "WanTransformer3DModel"));
-        json_object_set_new(o, "boundary_ratio", json_real(m->defaults->boundary));
+        bad |= json_object_set_new(o, "transformer_2",
+                                   json_pack("[s,s]", "diffusers", "WanTransformer3DModel"));
+        bad |= json_object_set_new(o, "boundary_ratio", json_real(m->defaults->boundary));
     }
-    if (image == T3V_DIT_IMAGE_FRAME) json_object_set_new(o, "expand_timesteps", json_true());
-    return o;
+    if (image == T3V_DIT_IMAGE_FRAME) bad |= json_object_set_new(o, "expand_timesteps", json_true());
+    if (!bad) return o;
+    json_decref(o);
+    return NULL;
 }
 
 static json_t *scheduler_json(const t3v_defaults *d)

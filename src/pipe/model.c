@@ -30,6 +30,7 @@ t3v_status t3v_model_weights(const t3v_model *m, t3v_place place, t3v_tensor_fil
     T3V_TRY(t3v_location_get(&m->where, place, &path));
     T3V_TRY(t3v_tensors_open(out, path));
     t3v_status st = t3v_names_apply(*out, part[place]);
+    if (!st) st = t3v_names_join(*out);
     if (!st) return T3V_OK;
     t3v_tensors_close(*out);
     *out = NULL;

@@ -30,12 +30,24 @@ static t3v_status add_block(t3v_params *p, t3v_umt5_block *b, const t3v_umt5_con
 t3v_status t3v_umt5_open(t3v_umt5 *m, const t3v_umt5_config *c)
 {
     *m = (t3v_umt5){.config = *c};
-    if (c->layers < 1 || c->layers > 1024 || c->heads < 1 || c->dim < 1 || c->dim_attn % c->heads ||
-        c->buckets < 4 || c->vocab < 4)
-        return t3v_fail(T3V_E_ARG,
-                        "text encoder: %lld layers, %lld heads, %lld inner dims, %lld buckets do not fit",
-                        (long long)c->layers, (long long)c->heads, (long long)c->dim_attn,
-                        (long long)c->buckets);
+    const struct {
+        const char *what;
+        int64_t value, least, most;
+    } size[] = {{"layers", c->layers, 1, 1024},
+                {"heads", c->heads, 1, 1024},
+                {"columns", c->dim, 1, 1 << 16},
+                {"inner columns", c->dim_attn, 1, 1 << 16},
+                {"columns of the FFN", c->dim_ffn, 1, 1 << 18},
+                {"rows of words", c->vocab, 4, 1 << 24},
+                {"buckets of distances", c->buckets, 4, 256}}; /* above, those of near ones reach past 128 */
+    for (size_t i = 0; i < sizeof size / sizeof *size; i++)
+        if (size[i].value < size[i].least || size[i].value > size[i].most)
+            return t3v_fail(T3V_E_SHAPE, "text encoder: %lld %s, expected %lld to %lld",
+                            (long long)size[i].value, size[i].what, (long long)size[i].least,
+                            (long long)size[i].most);
+    if (c->dim_attn % c->heads)
+        return t3v_fail(T3V_E_SHAPE, "text encoder: %lld inner columns are not %lld heads",
+                        (long long)c->dim_attn, (long long)c->heads);
     m->block = calloc((size_t)c->layers, sizeof *m->block);
     if (!m->block) return t3v_fail(T3V_E_NOMEM, "no memory for %lld text layers", (long long)c->layers);
     t3v_status st = t3v_params_add(&m->params, &m->embedding, true, T3V_SHAPE(c->vocab, c->dim),

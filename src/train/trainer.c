@@ -246,6 +246,19 @@ static t3v_status other_settings(const run *r, const char *path, const char *the
     return st;
 }
 
+/* A number of steps that a saved state says. */
+static t3v_status count_of(const t3v_tensor_file *f, const char *path, const char *key, int64_t most,
+                           int64_t *out)
+{
+    const char *text = meta_of(f, key);
+    char *end;
+    errno = 0;
+    *out = strtoll(text, &end, 10);
+    if (!errno && *text && !*end && *out >= 0 && *out <= most) return T3V_OK;
+    *out = 0;
+    return t3v_fail(T3V_E_FORMAT, "%s: %s is \"%s\", expected 0 to %lld", path, key, text, (long long)most);
+}
+
 static t3v_status load_state(run *r)
 {
     char path[4096];
@@ -269,8 +282,8 @@ static t3v_status load_state(run *r)
         st = t3v_tensors_read(f, part[i].name, 1, (int64_t[]){r->total}, at_host(r, part[i].data), T3V_F32);
         if (!st) st = give_state(r, part[i].data);
     }
-    r->step = strtoll(meta_of(f, "step"), NULL, 10);
-    r->skipped = strtoll(meta_of(f, "skipped"), NULL, 10);
+    if (!st) st = count_of(f, path, "step", r->steps, &r->step);
+    if (!st) st = count_of(f, path, "skipped", r->step, &r->skipped);
     r->saved = r->step;
     t3v_tensors_close(f);
     if (!st) publish(r, r->master);
@@ -295,15 +308,18 @@ static t3v_status open_log(run *r, bool resume)
 {
     char path[4096];
     snprintf(path, sizeof path, "%s/log.jsonl", r->dir);
+    static const char head[] = "{\"step\":";
     char *text = NULL;
-    size_t size = 0, kept = 0;
-    if (resume && t3v_read_text(path, (size_t)1 << 30, &text, &size) == T3V_OK)
-        for (size_t at = 0; at < size;) {
-            char *end = memchr(text + at, '\n', size - at);
-            long long step;
-            if (!end || sscanf(text + at, "{\"step\":%lld", &step) != 1 || step > r->step) break;
-            at = kept = (size_t)(end - text) + 1;
-        }
+    size_t size = 0, kept = 0, n = sizeof head - 1;
+    if (resume && t3v_is_file(path)) T3V_TRY(t3v_read_text(path, (size_t)1 << 30, &text, &size));
+    while (kept < size) {
+        const char *line = text + kept, *end = memchr(line, '\n', size - kept);
+        char *after = NULL;
+        if (!end || strncmp(line, head, n) != 0 || strtoll(line + n, &after, 10) > r->step ||
+            after == line + n)
+            break;
+        kept += (size_t)(end - line) + 1;
+    }
     t3v_status st = t3v_write_text(path, text ? text : "", kept); /* a full disk leaves the old one */
     free(text);
     if (st) return st;

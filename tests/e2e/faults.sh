@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # Memory that runs out: every place in the program that allocates fails in a run of its own (tests/fault/fault.c). Each ends in
 # an error that speaks of memory and leaves nothing; under AddressSanitizer nothing leaks either.
-# T3V_FAULT_DEPTH (default 1) calls tell places apart, T3V_FAULT_HITS (default 1) allocations of each place fail.
+# T3V_FAULT_DEPTH (default 1) calls tell places apart, T3V_FAULT_HITS (default 1) allocations of each place fail. Of commands whose
+# places others have too, T3V_FAULT_MOST (default 40; 0: all) are taken, spread over the command.
 set -euo pipefail
 t3v=$1
 fault=${T3V_BUILD:?}/tests/t3v-fault
@@ -10,7 +11,8 @@ tiny=tests/golden/wan/tiny
 depth=${T3V_FAULT_DEPTH:-1} hits=${T3V_FAULT_HITS:-1}
 dir=$(mktemp -d)
 trap 'rm -rf "$dir"' EXIT
-export OMP_NUM_THREADS=1
+most=${T3V_FAULT_MOST:-40}
+export OMP_NUM_THREADS=1 T3V_FAULT_MOST=0
 
 failing() { # WHAT FINAL command...: what it writes goes to $dir/out
     local what=$1 final=$2 start=$SECONDS
@@ -59,3 +61,27 @@ failing "data latents" d/index.json data latents -q --model "$dir/model" --video
 failing "tune" +t/lora.safetensors tune -q --precision f32 --threads 1 --config "$dir/tune.json" --data "$dir/data" -o "$dir/out/t"
 failing "eval synth" - eval synth --real 1 --size 64x64 --frames 5 --threads 1
 failing "eval video" - eval video --ref "$dir/v/clip_000000.y4m" --test "$dir/v/clip_000001.y4m" --threads 1
+
+echo "# layouts, packed weights, images, experts"
+T3V_FAULT_MOST=$most
+for what in diffusers comfyui; do
+    "$t3v" init -q --config tiny --layout $what --dtype q8_0 --seed 3 -o "$dir/$what" > /dev/null
+    failing "generate, $what" a.png generate --model "$dir/$what" "${one[@]}" --steps 1 --cfg 5 --prompt x -o "$dir/out/a.png"
+    failing "inspect, $what" - inspect "$dir/$what"
+done
+"$t3v" generate -q --model $tiny --size 48x32 --frames 1 --steps 1 --cfg 1 --prompt x -o "$dir/pic.png" > /dev/null
+for what in tiny-i2v tiny-ti2v tiny-t2v-a14b; do
+    "$t3v" init -q --config $what --seed 3 -o "$dir/$what" > /dev/null
+    image=(--image "$dir/pic.png")
+    [ $what != tiny-t2v-a14b ] || image=()
+    failing "generate, $what" a.png generate --model "$dir/$what" "${one[@]}" --steps 2 --cfg 5 --prompt x "${image[@]}" -o "$dir/out/a.png"
+done
+"$t3v" encode -q --model $tiny -i "$dir/v/clip_000000.y4m" -o "$dir/latent.safetensors"
+failing "decode" a.y4m decode --model $tiny --threads 1 -i "$dir/latent.safetensors" -o "$dir/out/a.y4m"
+failing "convert, a model to Diffusers" +m/model_index.json convert -q --format diffusers "$dir/model" -o "$dir/out/m"
+failing "convert, a model to single files" +m/t3v.json convert -q --format comfyui --dtype q8_0 "$dir/diffusers" -o "$dir/out/m"
+failing "convert, with a LoRA" a.safetensors convert -q --lora "$dir/tuned/lora.safetensors:0.5" --dtype f8_e4m3 "$dit" -o "$dir/out/a.safetensors"
+if [ -e "$(dirname "$t3v")/libt3v-av.so" ]; then
+    failing "compare" +c/clips/full/00000.mp4 compare -q --model $tiny --size 32x32 --frames 5 --steps 1 --cfg 1 --count 1 --threads 1 \
+        --variant plan=full --variant name=b,plan=t3 -o "$dir/out/c"
+fi

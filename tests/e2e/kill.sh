@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# kill -9 at moments drawn from a seed, while lists of prompts are made, weights converted and models written: what has its
-# final name is whole, and doing it again gives the same bytes. (Single clips, tuning and latents: generate.sh, tune.sh,
-# latents.sh.)
+# kill -9 at moments drawn from a seed, while lists of prompts are made, weights and models converted, models written, clips
+# encoded, decoded and compared: what has its final name is whole, and doing it again gives the same bytes. (Single clips, tuning
+# and latents: generate.sh, families.sh, tune.sh, latents.sh.)
 set -euo pipefail
 t3v=$1
 tiny=tests/golden/wan/tiny
@@ -32,13 +32,12 @@ timed() { # command...
     "$@" > /dev/null
     seconds=$(awk -v a="$start" -v b="$EPOCHREALTIME" 'BEGIN { print b - a }')
 }
-whole() { # FOLDER OF_THE_WHOLE_ONES: every final file there is one of those
+whole() { # FOLDER OF_THE_WHOLE_ONES: every final file there is one of those, but for a comparison's, which have times in them
     local file
     while read -r file; do
         cmp "$1/$file" "$2/$file" || { echo "after kill $kills, $file is not whole"; exit 1; }
-    done < <(cd "$1" 2> /dev/null && find . -type f ! -name '*.tmp' ! -name '*.tmp-*' ! -name '*.t3v-state')
+    done < <(cd "$1" 2> /dev/null && find . -type f ! -name '*.tmp' ! -name '*.tmp-*' ! -name '*.t3v-state' ! -name compare.json ! -name index.html ! -name run.json)
 }
-
 echo "# lists of prompts"
 for name in one two three four; do printf '%s{"prompt_en": "a %s", "data_file": "%s.mp4"}' "${sep:-[}" $name $name; sep=,; done > "$dir/list.json"
 echo ']' >> "$dir/list.json"
@@ -83,3 +82,38 @@ for try in 1 2 3; do
     whole "$dir/cut-model" "$dir/model"
     rm -rf "$dir/cut-model"
 done
+
+echo "# a whole model in another layout"
+timed "$t3v" convert -q --format diffusers "$dir/model" -o "$dir/whole-model"
+for try in 1 2; do
+    killed "$dir/cut-model" "$t3v" convert -q --format diffusers "$dir/model" -o "$dir/cut-model"
+    whole "$dir/cut-model" "$dir/whole-model"
+done
+"$t3v" convert -q --force --format diffusers "$dir/model" -o "$dir/cut-model" > /dev/null
+whole "$dir/whole-model" "$dir/cut-model"
+
+echo "# numbers of a clip, and its frames"
+"$t3v" generate --quiet --model $tiny --size 64x64 --frames 9 --steps 1 --cfg 1 --prompt x -o "$dir/clip.y4m" > /dev/null
+mkdir "$dir/w.clip" "$dir/c.clip"
+code() { "$t3v" encode -q --model $tiny -i "$dir/clip.y4m" -o "$1/a.safetensors" && "$t3v" decode -q --model $tiny -i "$1/a.safetensors" -o "$1/a.y4m"; }
+timed code "$dir/w.clip"
+for try in 1 2; do
+    killed "$dir/c.clip" "$t3v" encode -q --model $tiny -i "$dir/clip.y4m" -o "$dir/c.clip/a.safetensors"
+    killed "$dir/c.clip" "$t3v" decode -q --model $tiny -i "$dir/w.clip/a.safetensors" -o "$dir/c.clip/a.y4m"
+    whole "$dir/c.clip" "$dir/w.clip"
+done
+code "$dir/c.clip" > /dev/null
+whole "$dir/w.clip" "$dir/c.clip"
+
+[ -e "$(dirname "$t3v")/libt3v-av.so" ] || exit 0
+echo "# a comparison"
+side=(compare -q --model $tiny --size 32x32 --frames 5 --steps 1 --cfg 1 --count 2 --variant plan=full --variant name=b,plan=t3)
+timed "$t3v" "${side[@]}" -o "$dir/whole-side"
+for try in 1 2; do
+    killed "$dir/cut-side" "$t3v" "${side[@]}" -o "$dir/cut-side"
+    whole "$dir/cut-side" "$dir/whole-side"
+done
+"$t3v" "${side[@]}" -o "$dir/cut-side" > /dev/null
+[ -s "$dir/cut-side/index.html" ]
+whole "$dir/cut-side" "$dir/whole-side"
+[ "$(find "$dir/cut-side" -name '*.mp4' | wc -l)" = 4 ]

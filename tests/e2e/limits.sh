@@ -38,12 +38,54 @@ with open(sys.argv[1] + '/zeros.safetensors', 'wb') as f: f.truncate(28 << 30)
 with open(sys.argv[1] + '/zip.pth', 'wb') as f:
     f.write(b'PK\3\4')
     f.truncate(28 << 30)
+
+SIZE = {'F32': 4, 'BF16': 2, 'U8': 1, 'F8_E4M3': 1}
+def write(name, tensors):
+    at, header = 0, {}
+    for key, dtype, *shape in tensors:
+        n = SIZE[dtype]
+        for s in shape: n *= s
+        header[key] = {'dtype': dtype, 'shape': shape, 'data_offsets': [at, at + n]}
+        at += n
+    text = json.dumps(header).encode()
+    with open(f'{sys.argv[1]}/{name}.safetensors', 'wb') as f:
+        f.write(struct.pack('<Q', len(text)) + text)
+        f.truncate(8 + len(text) + at)
+# Attention of 27 GB by the names that are joined into one matrix; words on a weight's type of 28 GB.
+write('clip', [('vision_model.embeddings.patch_embedding.weight', 'F32', 16, 3, 2, 2), ('vision_model.pre_layrnorm.weight', 'F32', 16)] +
+      [(f'vision_model.encoder.layers.0.self_attn.{x}_proj.weight', 'BF16', 1 << 16, 75000) for x in 'qkv'])
+write('words', [('a.weight', 'F8_E4M3', 2), ('a.comfy_quant', 'U8', 28 << 30)])
+write('many', [(f'w.{i}', 'U8', 0) for i in range(65537)])
+# Sizes that belong to no model, of tensors without a byte.
+text = [('token_embedding.weight', 'F32', 400, 8), ('blocks.0.attn.q.weight', 'F32', 8, 8), ('blocks.0.norm1.weight', 'F32', 8),
+        ('blocks.0.ffn.fc1.weight', 'F32', 8, 8)]
+write('heads', text + [('blocks.0.pos_embedding.embedding.weight', 'F32', 32, 0)])
+write('buckets', text + [('blocks.0.pos_embedding.embedding.weight', 'F32', 600, 2)])
+write('inner', [t if t[0] != 'blocks.0.attn.q.weight' else (t[0], 'F32', 1 << 62, 0) for t in text] +
+      [('blocks.0.pos_embedding.embedding.weight', 'F32', 32, 2)])
+dit = [('patch_embedding.weight', 'F32', 16, 16, 1, 2, 2), ('patch_embedding.bias', 'F32', 16)]
+write('columns', dit + [('blocks.0.self_attn.q.weight', 'F32', 4, 0)])
+write('lora', [('blocks.0.self_attn.q.lora_A.weight', 'F32', 2, 0), ('blocks.0.self_attn.q.lora_B.weight', 'F32', 4, 2)])
 PY
 within 1 50 0 '700 tensors\|tensors *700' "$t3v" inspect "$dir/good.safetensors"
 within 1 50 1 'truncated or damaged' "$t3v" inspect "$dir/short.safetensors"
 within 1 50 1 'the header length is' "$t3v" inspect "$dir/liar.safetensors"
 within 1 50 1 'not a safetensors file' "$t3v" inspect "$dir/zeros.safetensors"
 within 1 50 1 'zip.pth' "$t3v" inspect "$dir/zip.pth"
+within 1 50 0 'kind clip' "$t3v" inspect "$dir/clip.safetensors"
+within 1 50 1 'comfy_quant' "$t3v" inspect "$dir/words.safetensors"
+within 1 150 1 'more than 65536 tensors' "$t3v" inspect "$dir/many.safetensors"
+
+echo "# sizes that no model has"
+text=(text --model $golden/tiny --prompt x -o "$dir/text.safetensors")
+within 1 300 1 '0 heads' "$t3v" "${text[@]}" --text-encoder "$dir/heads.safetensors"
+within 1 300 1 '600 buckets' "$t3v" "${text[@]}" --text-encoder "$dir/buckets.safetensors"
+within 1 300 1 'inner columns' "$t3v" "${text[@]}" --text-encoder "$dir/inner.safetensors"
+mkdir "$dir/folder"
+cp $golden/tiny/config.json $golden/tiny/diffusion_pytorch_model.safetensors "$dir/folder"
+cp "$dir/heads.safetensors" "$dir/folder"
+within 1 300 1 '0 heads' "$t3v" convert --format diffusers "$dir/folder" -o "$dir/folder.out"
+within 1 300 0 'columns.out' "$t3v" convert --dtype bf16 --lora "$dir/lora.safetensors" "$dir/columns.safetensors" -o "$dir/columns.out.safetensors"
 
 echo "# a million prompts; one more is refused"
 awk 'BEGIN { printf "["; for (i = 0; i < 1000000; i++) printf "%s{\"prompt_en\":\"p\",\"data_file\":\"\"}", i ? "," : ""; printf "]" }' > "$dir/list.json"

@@ -8,8 +8,9 @@
  * It is linked with all of t3v, and with malloc and its like replaced (-Wl,--wrap) where our code calls them: what other
  * libraries take for themselves does not fail, but for jansson, which the program gives its memory. A first run counts: a place
  * is the last DEPTH calls that led to an allocation. Then, in a process for each place, its first HITS allocations fail,
- * one a run. Such a run must end in an error that speaks of memory, with no file DIR/FINAL and nothing temporary left; or
- * it does without that memory and makes the same file. Under AddressSanitizer it must not have leaked either. */
+ * one a run; T3V_FAULT_MOST=N: those of at most N places, spread over the command. Such a run must end in an error that speaks of
+ * memory, with no file DIR/FINAL and nothing temporary left; or it does without that memory and makes the same file. Under
+ * AddressSanitizer it must not have leaked either. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <execinfo.h>
@@ -30,6 +31,7 @@ enum { PLACES = 1 << 14, DEPTH_MAX = 16, TEXT = 1 << 14, SECONDS = 120 };
 typedef struct place {
     _Atomic uint64_t id; /* 0: free */
     atomic_int hits;
+    int order; /* of the places, as they were met */
     void *frames[DEPTH_MAX];
 } place;
 
@@ -39,7 +41,8 @@ static struct {
     uint64_t target; /* fails ... */
     int hit;         /* ... at its allocation of this number, from 1; 0: count */
     int seen;        /* of the target */
-    place *table;    /* shared with the parent */
+    place *table;    /* shared with the parent, as the number of places */
+    atomic_int *places;
     atomic_bool full;
 } fault;
 
@@ -67,8 +70,12 @@ static bool fails(const void *caller)
     for (size_t i = 0; i < PLACES; i++) {
         place *p = &fault.table[(id + i) % PLACES];
         uint64_t none = 0;
-        if (atomic_compare_exchange_strong(&p->id, &none, id)) memcpy(p->frames, frames, sizeof frames);
-        else if (none != id) continue;
+        if (atomic_compare_exchange_strong(&p->id, &none, id)) {
+            memcpy(p->frames, frames, sizeof frames);
+            p->order = atomic_fetch_add(fault.places, 1);
+        } else if (none != id) {
+            continue;
+        }
         atomic_fetch_add(&p->hits, 1);
         return false;
     }
@@ -273,14 +280,17 @@ int __wrap_main(int argc, char **argv)
     place_to_write.checkpoint = argv[2][0] == '+';
     place_to_write.final = argv[2] + place_to_write.checkpoint;
     fault.depth = atoi(argv[3]);
+    const char *text_most = getenv("T3V_FAULT_MOST");
+    int most_places = text_most ? atoi(text_most) : 0, every = 1;
     int most = atoi(argv[4]), bad = 0, runs = 0, places = 0, borne = 0;
     if (fault.depth < 1 || fault.depth > DEPTH_MAX) return 2;
     argv += 4, argc -= 4;
     argv[0] = "t3v";
-    fault.table = mmap(NULL, PLACES * sizeof *fault.table, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
-                       -1, 0);
+    fault.table = mmap(NULL, PLACES * sizeof *fault.table + sizeof *fault.places, PROT_READ | PROT_WRITE,
+                       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     place_to_write.out = memfd_create("stdout", MFD_CLOEXEC);
     if (fault.table == MAP_FAILED || place_to_write.out < 0) return 2;
+    fault.places = (atomic_int *)(void *)(fault.table + PLACES);
     void *warm[4];
     (void)backtrace(warm, 4); /* loads what it needs */
     /* The first run counts. All are started from this one line, as a place is a stack of calls. */
@@ -293,6 +303,7 @@ int __wrap_main(int argc, char **argv)
                 return 1;
             }
             place_to_write.made = final_hash();
+            if (most_places > 0) every = (*fault.places - 1) / most_places + 1;
         } else {
             const char *why = judge(status, text);
             runs++;
@@ -303,7 +314,7 @@ int __wrap_main(int argc, char **argv)
         }
         if (!walk(true)) return 2;
         if (!p || fault.hit == p->hits || fault.hit == most) {
-            while (next < PLACES && !fault.table[next].id) next++;
+            while (next < PLACES && (!fault.table[next].id || fault.table[next].order % every)) next++;
             if (next == PLACES) break;
             p = &fault.table[next++];
             places++;
@@ -312,6 +323,7 @@ int __wrap_main(int argc, char **argv)
         }
         fault.hit++;
     }
-    printf("%d places that allocate, %d runs, %d of them borne, %d wrong\n", places, runs, borne, bad);
+    printf("%d of %d places that allocate, %d runs, %d of them borne, %d wrong\n", places, *fault.places,
+           runs, borne, bad);
     return bad ? 1 : 0;
 }

@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Any bytes as a GGUF file: refused, or every tensor can be expanded and every value of the metadata read. */
+/* Any bytes as a GGUF file: refused, or every tensor can be expanded and every value of the metadata read; a tokenizer inside
+ * is refused too, or encodes with ids in range. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "io/gguf.h"
 #include "io/names.h"
 #include "io/view.h"
+#include "text/tokenizer.h"
+#include "text/tokenizer_gguf.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -32,6 +35,26 @@ static void read_pair(const t3v_tensor_file *f, const t3v_gguf_pair *p)
     if (t3v_gguf_array(f, p->key, true, T3V_GGUF_I32, &array) == T3V_OK && array != p) abort();
 }
 
+static void read_tokenizer(const t3v_tensor_file *f)
+{
+    unsigned char *bytes;
+    size_t size;
+    t3v_tokenizer *tok;
+    if (t3v_tokenizer_gguf(f, &bytes, &size)) {
+        if (bytes) abort();
+        return;
+    }
+    if (!t3v_tokenizer_open_memory(bytes, size, &tok)) {
+        int32_t ids[16];
+        int count = 0;
+        if (!t3v_tokenizer_encode(tok, "ab A \xc3\xa9 <0x41>  a", T3V_CLEAN_NONE, ids, 16, &count, NULL))
+            for (int k = 0; k < count; k++)
+                if (ids[k] < 0 || ids[k] >= t3v_tokenizer_vocab_size(tok)) abort();
+        t3v_tokenizer_close(tok);
+    }
+    free(bytes);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     t3v_tensor_file *f;
@@ -41,6 +64,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (t3v_gguf_parse(f, "fuzz", buf, size) == T3V_OK && t3v_view_seal(f) == T3V_OK &&
         t3v_gguf_unfold(f) == T3V_OK && t3v_view_scales(f) == T3V_OK) {
         for (int64_t i = 0; i < f->pair_count; i++) read_pair(f, &f->pairs[i]);
+        if (t3v_tokenizer_gguf_has(f)) read_tokenizer(f);
         (void)t3v_names_apply(f, T3V_NAMES_ANY);
         for (int64_t i = 0; i < f->count; i++) {
             const t3v_tensor_entry *t = &f->tensors[i];

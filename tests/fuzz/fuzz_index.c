@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Any bytes as the index of sharded weights, or as the index of a set of cached latents, beside files that such may name. */
+/* Any bytes as the index of sharded weights, or as the index of a set of cached latents, beside files that such may name; or
+ * as one of the set's files. */
 #define _GNU_SOURCE
 #include <string.h>
 
@@ -33,8 +34,30 @@ static void prepare(void)
     shard("empty.safetensors", clip + 1, 1, meta, 2);
 }
 
+/* `sound`: the files are ours, and only the index may be refused. */
+static void read_set(bool sound)
+{
+    t3v_dataset *d = NULL;
+    if (t3v_dataset_open(&d, fuzz_dir()) == T3V_OK) {
+        char text[T3V_DATASET_TEXT];
+        uint16_t latent[16 * 4];
+        float *context = malloc((size_t)(d->rows_max * d->dim) * sizeof *context);
+        if (!context || d->count < 1 || d->dim != 4 || d->latent[0] != 16) abort();
+        t3v_dataset_describe(d, text);
+        for (int64_t i = 0; i < d->count; i++)
+            if (t3v_dataset_read(d, i, latent, context) && sound) abort();
+        if (t3v_dataset_read_empty(d, context)) abort();
+        free(context);
+    }
+    t3v_dataset_close(d);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
+    static const char index[] = "{\"format\": \"" T3V_DATASET_FORMAT
+                                "\", \"model\": \"m\", \"size\": [16, 16], \"frames\": 1, \"latent\": "
+                                "[16, 1, 2, 2], \"dim\": 4, \"clips\": [{\"file\": \"any.safetensors\", "
+                                "\"source\": \"s\", \"caption\": \"c\"}]}";
     static int ready;
     if (size < 1) return 0;
     if (!ready++) prepare();
@@ -49,20 +72,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                 if (f->tensors[i].numel > 1024 || t3v_tensor_copy(&f->tensors[i], x, T3V_F32)) abort();
             }
         t3v_tensors_close(f);
+    } else if (data[0] & 2) {
+        fuzz_put("any.safetensors", data + 1, size - 1);
+        fuzz_put("index.json", index, sizeof index - 1);
+        read_set(false);
     } else {
         fuzz_put("index.json", data + 1, size - 1);
-        t3v_dataset *d = NULL;
-        if (t3v_dataset_open(&d, fuzz_dir()) == T3V_OK) {
-            char text[T3V_DATASET_TEXT];
-            uint16_t latent[16 * 4];
-            float context[3 * 4];
-            if (d->count < 1 || d->dim != 4 || d->latent[0] != 16) abort();
-            t3v_dataset_describe(d, text);
-            for (int64_t i = 0; i < d->count; i++)
-                if (t3v_dataset_read(d, i, latent, context)) abort();
-            if (t3v_dataset_read_empty(d, context)) abort();
-        }
-        t3v_dataset_close(d);
+        read_set(true);
     }
     return 0;
 }

@@ -180,7 +180,7 @@ static void expect_number(const t3v_tensor_file *f, const char *name, float want
 static t3v_tensor_file *applied(const char *const *names, t3v_names_part part, const char *layout)
 {
     t3v_tensor_file *f = file_of(names);
-    if (t3v_names_apply(f, part)) fail_msg("%s", t3v_error_text());
+    if (t3v_names_apply(f, part) || t3v_names_join(f)) fail_msg("%s", t3v_error_text());
     if (layout) {
         assert_non_null(f->names);
         assert_string_equal(f->names->layout, layout);
@@ -193,7 +193,8 @@ static t3v_tensor_file *applied(const char *const *names, t3v_names_part part, c
 static void refused(const char *const *names, t3v_names_part part, const char *word, const char *other)
 {
     t3v_tensor_file *f = file_of(names);
-    assert_int_equal(t3v_names_apply(f, part), T3V_E_FORMAT);
+    t3v_status st = t3v_names_apply(f, part);
+    assert_int_equal(st ? st : t3v_names_join(f), T3V_E_FORMAT);
     if (!strstr(t3v_error_text(), word) || !strstr(t3v_error_text(), other))
         fail_msg("'%s' does not have '%s' and '%s'", t3v_error_text(), word, other);
     t3v_tensors_close(f);

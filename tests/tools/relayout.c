@@ -62,7 +62,7 @@ int main(int argc, char **argv)
     const char *prefix = argc > 5 ? argv[5] : "";
     t3v_tensor_file *f = NULL;
     t3v_map spiece = {0};
-    if (!to || t3v_tensors_open(&f, argv[3]) || t3v_names_apply(f, part)) stop(argv[3]);
+    if (!to || t3v_tensors_open(&f, argv[3]) || t3v_names_apply(f, part) || t3v_names_join(f)) stop(argv[3]);
     t3v_tensor_entry *e = calloc((size_t)f->count + 1, sizeof *e);
     char(*name)[2 * T3V_NAME_CAP] = calloc((size_t)f->count + 1, sizeof *name);
     if (!e || !name) stop("no memory");
