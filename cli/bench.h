@@ -19,7 +19,15 @@ typedef struct bench_args {
     bool backward, composed;
     const t3v_device *device; /* --device; NULL: the CPU */
     t3v_dtype weight;         /* of gemm, and of the matrices of random blocks; COUNT: not given */
+    bool int8;                /* --act int8: of gemm, block, step */
 } bench_args;
+
+/* Whether the weights' or the activations' form is what is asked about: then the plain one is measured in turn with it.
+ * (On a device weights are expanded when they are copied to it.) */
+static inline bool bench_in_turn(const bench_args *args)
+{
+    return !args->device && (args->weight != T3V_DTYPE_COUNT || args->int8);
+}
 
 /* One file bench_NAME.c defines one; cmd_bench.c lists them. */
 typedef struct bench_row {
@@ -37,9 +45,11 @@ typedef struct bench_result {
     t3v_dtype type;
     const char *isa;
     const char *extra; /* more JSON members, starting with a comma, or NULL */
+    void *plain; /* the same with weights and activations of `type`, as `user` is given; NULL: not measured */
 } bench_result;
 
-/* Runs `fn` once or twice unmeasured, then `repeat` times in turn with the peak loop, and prints medians. */
+/* Runs `fn` once or twice unmeasured, then `repeat` times in turn with the peak loop, and with `fn` of what->plain, and
+ * prints medians. */
 int bench_measure(const bench_args *args, const bench_result *what, t3v_status (*fn)(void *), void *user);
 
 /* dst: `rows` rows of n F32 values as args->weight, in parallel. */

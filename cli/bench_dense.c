@@ -7,6 +7,7 @@
 #include "base/rng.h"
 #include "bench.h"
 #include "dit/configs.h"
+#include "ops/int8/int8.h"
 #include "ops/kernels.h"
 #include "ops/onednn.h"
 #include "tensor/dtype.h"
@@ -21,6 +22,7 @@ typedef struct side {
 typedef struct gemm_call {
     const t3v_kernels *k;
     t3v_gemm_args g;
+    void *int8_work; /* NULL: not in 8-bit integers */
 } gemm_call;
 
 typedef struct conv_call {
@@ -32,8 +34,19 @@ typedef struct conv_call {
 
 static t3v_status do_gemm(void *user)
 {
-    gemm_call *c = user;
-    return c->k->gemm(&c->g);
+    const gemm_call *c = user;
+    const t3v_gemm_args *g = &c->g;
+    if (!c->int8_work) return c->k->gemm(g);
+    return t3v_int8_linear(&(t3v_int8_args){.m = g->m,
+                                            .n = g->n,
+                                            .k = g->k,
+                                            .x = g->a,
+                                            .x_type = g->a_type,
+                                            .w = g->b,
+                                            .w_type = g->b_type,
+                                            .y = g->c,
+                                            .y_type = g->c_type,
+                                            .work = c->int8_work});
 }
 
 static t3v_status do_conv(void *user)
@@ -89,58 +102,69 @@ t3v_status bench_pack(const bench_args *args, void *dst, const float *src, int64
     return T3V_OK;
 }
 
-/* The weight [n, k] of a product as --weight says; F32 normal numbers become it in place. */
-static t3v_status pack(const bench_args *args, t3v_gemm_args *g, void *b)
+/* The weight [n, k] of a product as --weight says, of normal numbers in `memory`, which they leave. */
+static t3v_status pack(const bench_args *args, t3v_gemm_args *g, void *memory)
 {
     int64_t bytes;
     void *packed = t3v_dtype_bytes(args->weight, g->n * g->k, &bytes) ? malloc((size_t)bytes) : NULL;
     if (!packed) return t3v_fail(T3V_E_NOMEM, "no memory for a product");
-    t3v_status st = bench_pack(args, packed, b, g->n, g->k);
-    if (!st) memcpy(b, packed, (size_t)bytes);
+    t3v_status st = bench_pack(args, packed, memory, g->n, g->k);
+    if (!st) memcpy(memory, packed, (size_t)bytes);
     free(packed);
-    g->b_type = args->weight;
+    g->b = memory, g->b_type = args->weight;
     return st;
 }
 
-/* One product and its line. */
+/* One product and its line; with --weight or --act in turn with the plain one. */
 static int measure_gemm(const bench_args *args, int64_t m, int64_t n, int64_t k, bool grad)
 {
     t3v_dtype type = args->common.bf16 ? T3V_BF16 : T3V_F32, out = grad ? T3V_F32 : type;
-    bool packed = !grad && args->weight != T3V_DTYPE_COUNT;
+    bool packed = !grad && args->weight != T3V_DTYPE_COUNT, int8 = !grad && args->int8;
     double size = (double)t3v_dtype_size(type), md = (double)m, nd = (double)n, kd = (double)k;
+    size_t work = int8 ? t3v_int8_work(m, k) : 0;
     side s = {0};
-    t3v_status st = side_open(&s, args->device, 4 * (md * kd + nd * kd + md * nd));
-    void *a = st ? NULL : numbers(&s, m * k, type, 1),
-         *b = st ? NULL : numbers(&s, n * k, packed ? T3V_F32 : type, 2),
-         *c = st ? NULL : zeros(&s, m * n, 4);
-    gemm_call call = {s.k,
-                      {.batch = 1,
-                       .m = m,
-                       .n = n,
-                       .k = k,
-                       .a = a,
-                       .a_type = type,
-                       .lda = grad ? m : k,
-                       .a_trans = grad,
-                       .b = b,
-                       .b_type = type,
-                       .ldb = grad ? n : k,
-                       .b_trans = !grad,
-                       .c = c,
-                       .c_type = out,
-                       .ldc = n,
-                       .accumulate = grad}};
-    if (!st && (!a || !b || !c)) st = t3v_fail(T3V_E_NOMEM, "no memory for a product");
-    if (!st && packed) st = pack(args, &call.g, b);
+    t3v_status st = side_open(&s, args->device, 4 * (md * kd + 2 * nd * kd + md * nd) + (double)work);
+    void *a = st ? NULL : numbers(&s, m * k, type, 1), *b = st ? NULL : numbers(&s, n * k, type, 2),
+         *w = st || !packed ? b : numbers(&s, n * k, T3V_F32, 2), *c = st ? NULL : zeros(&s, m * n, 4);
+    gemm_call plain = {s.k,
+                       {.batch = 1,
+                        .m = m,
+                        .n = n,
+                        .k = k,
+                        .a = a,
+                        .a_type = type,
+                        .lda = grad ? m : k,
+                        .a_trans = grad,
+                        .b = b,
+                        .b_type = type,
+                        .ldb = grad ? n : k,
+                        .b_trans = !grad,
+                        .c = c,
+                        .c_type = out,
+                        .ldc = n,
+                        .accumulate = grad},
+                       NULL},
+              call = plain;
+    if (int8) call.int8_work = st ? NULL : zeros(&s, (int64_t)work, 1);
+    if (!st && (!a || !b || !w || !c || (int8 && !call.int8_work)))
+        st = t3v_fail(T3V_E_NOMEM, "no memory for a product");
+    if (!st && packed) st = pack(args, &call.g, w);
     if (!st) st = do_gemm(&call);
-    char what[80];
-    snprintf(what, sizeof what, "gemm%s %lldx%lldx%lld%s%s", grad ? " gradient" : "", (long long)m,
-             (long long)n, (long long)k, packed ? " " : "", packed ? t3v_dtype_name(args->weight) : "");
+    char what[80], extra[80];
+    snprintf(what, sizeof what, "gemm%s %lldx%lldx%lld%s%s%s", grad ? " gradient" : "", (long long)m,
+             (long long)n, (long long)k, packed ? " " : "", packed ? t3v_dtype_name(args->weight) : "",
+             int8 ? " int8" : "");
+    snprintf(extra, sizeof extra, ",\"weight\":\"%s\",\"act\":\"%s\"", t3v_dtype_name(call.g.b_type),
+             cli_act_name(int8));
     bench_result r = {.what = what,
                       .flop = 2 * md * nd * kd,
                       .bytes = size * (md * kd + nd * kd) + (grad ? 8 : size) * md * nd,
                       .type = type,
-                      .isa = args->device ? "" : t3v_dnn_last_impl()};
+                      .isa = args->device ? ""
+                             : int8       ? t3v_int8_isa()
+                                          : t3v_dnn_last_impl(),
+                      .extra = extra,
+                      .plain = packed || int8 ? &plain : NULL};
     int status = st ? cli_fail(st) : bench_measure(args, &r, do_gemm, &call);
     t3v_arena_close(&s.arena);
     return status;
@@ -156,6 +180,7 @@ static int run_gemm(const bench_args *args)
     int count = 6, status = CLI_OK;
     if (args->device && args->weight != T3V_DTYPE_COUNT)
         return cli_usage("bench", "--weight: packed weights are expanded when they are copied to a GPU");
+    if (args->device && args->int8) return cli_usage("bench", "--act int8 is computed on the CPU alone");
     if (args->config || args->rows || args->device) { /* those of a model, for a range of tokens */
         t3v_dit_config c;
         int64_t rows = args->rows ? args->rows : args->device ? 8192 : 1024;

@@ -208,6 +208,7 @@ static t3v_status open_all(bench *b, const bench_args *args)
     T3V_TRY(t3v_plan_make_for(&b->plan, plan, b->grid, (int)c->layers, c->dim, c->heads));
     T3V_TRY(adopt_plan(b));
     b->ctx.compute = compute;
+    b->ctx.int8 = args->int8;
     b->ctx.arena = &b->arena;
     T3V_TRY(t3v_arena_count_in(&b->arena, t3v_device_space(b->device)));
     T3V_TRY(prepare(b));
@@ -216,6 +217,17 @@ static t3v_status open_all(bench *b, const bench_args *args)
     t3v_arena_close(&b->arena);
     T3V_TRY(t3v_arena_open_in(&b->arena, peak, t3v_device_space(b->device)));
     return prepare(b);
+}
+
+static void close_all(bench *b)
+{
+    t3v_plan_free(b->plan);
+    t3v_arena_close(&b->arena);
+    t3v_dit_close(&b->random);
+    t3v_arena_close(&b->weights);
+    t3v_arena_close(&b->own);
+    t3v_arena_close(&b->placed);
+    t3v_model_close(b->model);
 }
 
 static int run(const bench_args *args, bool step)
@@ -227,8 +239,12 @@ static int run(const bench_args *args, bool step)
     bench b = {.device = args->device,
                .step = step,
                .layer = args->layer,
-               .grid = {(frames + 3) / 4, (height + 15) / 16, (width + 15) / 16}};
+               .grid = {(frames + 3) / 4, (height + 15) / 16, (width + 15) / 16}},
+          plain = b;
+    bench_args plain_args = *args;
+    plain_args.weight = T3V_DTYPE_COUNT, plain_args.int8 = false;
     t3v_status st = open_all(&b, args);
+    if (!st && bench_in_turn(args)) st = open_all(&plain, &plain_args);
     int status = CLI_FAILED;
     if (st) {
         status = cli_fail(st);
@@ -253,21 +269,19 @@ static int run(const bench_args *args, bool step)
         if (args->weight != T3V_DTYPE_COUNT)
             snprintf(extra + strlen(extra), sizeof extra - strlen(extra), ",\"weight\":\"%s\"",
                      t3v_dtype_name(args->weight));
+        snprintf(extra + strlen(extra), sizeof extra - strlen(extra), ",\"act\":\"%s\"",
+                 cli_act_name(args->int8));
         bench_result r = {.what = step ? "step" : "block",
                           .flop = 2 * macs(&b),
                           .bytes = bytes(&b),
                           .type = b.ctx.compute,
                           .isa = t3v_isa_name(t3v_cpu()),
-                          .extra = extra};
+                          .extra = extra,
+                          .plain = bench_in_turn(args) ? &plain : NULL};
         status = bench_measure(args, &r, pass, &b);
     }
-    t3v_plan_free(b.plan);
-    t3v_arena_close(&b.arena);
-    t3v_dit_close(&b.random);
-    t3v_arena_close(&b.weights);
-    t3v_arena_close(&b.own);
-    t3v_arena_close(&b.placed);
-    t3v_model_close(b.model);
+    close_all(&plain);
+    close_all(&b);
     return status;
 }
 

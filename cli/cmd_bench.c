@@ -31,7 +31,8 @@ enum {
     OPT_FIRST_HEADS,
     OPT_COMPOSED,
     OPT_ROWS,
-    OPT_WEIGHT
+    OPT_WEIGHT,
+    OPT_ACT
 };
 
 static const struct argp_option options[] = {
@@ -48,8 +49,11 @@ static const struct argp_option options[] = {
      "Full attention once more, composed of oneDNN's products and softmax (bf16, AVX-512-BF16)", 1},
     {"weight", OPT_WEIGHT, "TYPE", 0,
      "Packed weights, for gemm, and for block and step with --config: q8_0, q4_0, q4_1, q5_0, q5_1, q3_k, "
-     "q4_k, q5_k, "
-     "q6_k, f8_e4m3",
+     "q4_k, q5_k, q6_k, f8_e4m3. Measured in turn with weights of --precision",
+     1},
+    {"act", OPT_ACT, "float|int8", 0,
+     "int8: products of gemm, block and step in 8-bit integers, in turn with those of --precision (default: "
+     "float)",
      1},
     {"rows", OPT_ROWS, "N", 0,
      "Rows of the products of gemm, in the shapes of --config (default: 1024; GPU: 8192)", 1},
@@ -116,6 +120,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         if (a->weight == T3V_DTYPE_COUNT || (!t3v_quantises(a->weight) && a->weight != T3V_F8_E4M3))
             argp_error(state, "--weight %s: expected a type such as q8_0, q4_k or f8_e4m3", arg);
         return 0;
+    case OPT_ACT:
+        if (!cli_act(arg, &a->int8)) argp_error(state, "--act %s: expected float or int8", arg);
+        return 0;
     case OPT_BACKWARD: a->backward = true; return 0;
     case OPT_CONFIG: a->config = arg; return 0;
     case OPT_MODEL: a->model = arg; return 0;
@@ -158,6 +165,29 @@ static double median(double *x, int64_t n)
 {
     qsort(x, (size_t)n, sizeof *x, ascending);
     return n % 2 ? x[n / 2] : (x[n / 2 - 1] + x[n / 2]) / 2;
+}
+
+/* What the plain form took beside it, and how many times faster than that the median round was. */
+typedef struct in_turn {
+    double seconds[1000], faster[1000];
+} in_turn;
+
+static void add_turn(in_turn *t, int64_t i, double plain, double seconds)
+{
+    t->seconds[i] = plain;
+    t->faster[i] = plain / seconds;
+}
+
+static void print_turns(const bench_args *args, const bench_result *what, in_turn *t, int64_t n)
+{
+    if (!what->plain) return;
+    double s = median(t->seconds, n), faster = median(t->faster, n); /* sorted now */
+    if (args->common.json)
+        printf(",\"plain\":\"%s\",\"plain_seconds\":%.6g,\"faster\":%.4g,\"faster_range\":[%.4g,%.4g]",
+               t3v_dtype_name(what->type), s, faster, t->faster[0], t->faster[n - 1]);
+    else
+        printf("%-20s %10.3f ms: %.3f times faster (%.3f to %.3f) than %s\n", "  in turn with plain", s * 1e3,
+               faster, t->faster[0], t->faster[n - 1], t3v_dtype_name(what->type));
 }
 
 /* On a device: its own clock, the median, and what a large product and a large copy reach before and after. */
@@ -207,6 +237,7 @@ int bench_measure(const bench_args *args, const bench_result *what, t3v_status (
     if (args->device) return measure_device(args, what, fn, user);
     static double seconds[1000], cpu[1000], share[1000], cpu_share[1000];
     static double peaks[1001], cpu_peaks[1001]; /* before the first measurement, and after each */
+    static in_turn turn;
     int64_t repeat = args->repeat ? args->repeat : 7;
     int threads = t3v_threads();
     double start = now(CLOCK_MONOTONIC), used = now(CLOCK_PROCESS_CPUTIME_ID), once;
@@ -215,10 +246,11 @@ int bench_measure(const bench_args *args, const bench_result *what, t3v_status (
     once = now(CLOCK_MONOTONIC) - start;
     cpu[0] = now(CLOCK_PROCESS_CPUTIME_ID) - used;
     peaks[0] = t3v_peak_by_cpu(what->type, threads, &cpu_peaks[0]);
-    bool long_enough = repeat == 1 && once > 60; /* the first run is as good as a second */
+    bool long_enough = repeat == 1 && once > 60 && !what->plain; /* the first run is as good as a second */
+    if (what->plain) st = fn(what->plain);
     if (long_enough) seconds[0] = once, peaks[1] = peaks[0], cpu_peaks[1] = cpu_peaks[0];
     /* Short work is repeated until a measurement takes about 50 ms. */
-    if (once < 1) {
+    if (once < 1 && !st) {
         start = now(CLOCK_MONOTONIC);
         st = fn(user);
         once = now(CLOCK_MONOTONIC) - start;
@@ -232,6 +264,10 @@ int bench_measure(const bench_args *args, const bench_result *what, t3v_status (
         seconds[i] = (now(CLOCK_MONOTONIC) - start) / (double)inner;
         cpu[i] = (now(CLOCK_PROCESS_CPUTIME_ID) - used) / (double)inner;
         peaks[i + 1] = t3v_peak_by_cpu(what->type, threads, &cpu_peaks[i + 1]);
+        if (!what->plain || st) continue;
+        start = now(CLOCK_MONOTONIC);
+        for (int64_t j = 0; j < inner && !st; j++) st = fn(what->plain);
+        add_turn(&turn, i, (now(CLOCK_MONOTONIC) - start) / (double)inner, seconds[i]);
     }
     if (st) return cli_fail(st);
     for (int64_t i = 0; i < repeat; i++) {
@@ -247,7 +283,7 @@ int bench_measure(const bench_args *args, const bench_result *what, t3v_status (
         printf("{\"what\":\"%s\",\"seconds\":%.6g,\"cpu_seconds\":%.6g,\"flop\":%.0f,\"gflops\":%.4g,\"peak_"
                "gflops\":%.4g,\"percent_of_peak\":%.2f,\"percent_by_cpu_time\":%.2f,"
                "\"percent_by_cpu_time_range\":[%.2f,%.2f],\"threads\":%d,\"isa\":\"%s\","
-               "\"peak_rss_bytes\":%lld%s}\n",
+               "\"peak_rss_bytes\":%lld%s",
                what->what, s, median(cpu, repeat), what->flop, gflops, p, percent, by_cpu, cpu_share[0],
                cpu_share[repeat - 1], threads, what->isa, (long long)use.ru_maxrss * 1024,
                what->extra ? what->extra : "");
@@ -255,6 +291,8 @@ int bench_measure(const bench_args *args, const bench_result *what, t3v_status (
         printf(
             "%-20s %10.3f ms %8.1f Gflop/s  %5.1f %% of %.0f  %5.1f %% by processor time  (%s, %d threads)\n",
             what->what, s * 1e3, gflops, percent, p, by_cpu, what->isa, threads);
+    print_turns(args, what, &turn, repeat);
+    if (args->common.json) puts("}");
     return CLI_OK;
 }
 

@@ -30,6 +30,7 @@ enum {
     OPT_TILE,
     OPT_INLINE,
     OPT_MEMORY,
+    OPT_ACT,
 };
 
 static const struct argp_option options[] = {
@@ -55,6 +56,7 @@ static const struct argp_option options[] = {
     {"sampler", OPT_SAMPLER, "NAME", 0, "unipc, euler or dpm++", 3},
     {"shift", OPT_SHIFT, "F", 0, "Shift of the noise levels", 3},
     {"cfg", OPT_CFG, "F", 0, "Guidance scale; 1 takes one pass a step instead of two", 3},
+    {"act", OPT_ACT, "float|int8", 0, "As `t3v generate' takes it, for all variants", 3},
     {"memory-limit", OPT_MEMORY, "SIZE", 0, "Refuse what needs more, e.g. 16G", 3},
     {"tile", OPT_TILE, "HxW", 0,
      "Look for seams between tiles of this size in pixels (default: the smallest blocks "
@@ -125,6 +127,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         if (strcmp(arg, "0") == 0) c->inline_limit = 0;
         else if (!cli_bytes(arg, &c->inline_limit))
             argp_error(state, "--inline-limit %s: expected bytes, e.g. 64M", arg);
+        return 0;
+    case OPT_ACT:
+        if (!cli_act(arg, &j->int8)) argp_error(state, "--act %s: expected float or int8", arg);
         return 0;
     case OPT_MEMORY:
         if (!cli_bytes(arg, &j->memory_limit))

@@ -18,7 +18,7 @@ typedef struct args {
     t3v_model_paths paths;
     const char *plan, *latent, *context, *condition, *clip, *target, *grad, *out;
     double timestep;
-    bool first_given, merge;
+    bool first_given, merge, int8;
     int64_t range, step, steps, loras;
     t3v_lora_use lora[LORAS_MAX];
     char lora_path[LORAS_MAX][4096];
@@ -38,7 +38,8 @@ enum {
     OPT_RANGE,
     OPT_STEP,
     OPT_LORA,
-    OPT_LORA_MERGE
+    OPT_LORA_MERGE,
+    OPT_ACT
 };
 
 static const struct argp_option options[] = {
@@ -47,6 +48,8 @@ static const struct argp_option options[] = {
     {"lora", OPT_LORA, "F[:S]", 0, "LoRA file with strength S (default 1); may be repeated; not with --grad",
      1},
     {"lora-merge", OPT_LORA_MERGE, 0, 0, "Add LoRA files to copies of the weights instead of on the fly", 1},
+    {"act", OPT_ACT, "float|int8", 0,
+     "int8: layers that all tokens go through in 8-bit integers; not with --grad (default: float)", 1},
     {"latent", OPT_LATENT, "F", 0, "safetensors file with `latent` [C,T,H,W]", 1},
     {"image-latent", OPT_CONDITION, "F", 0,
      "Image-to-video models: safetensors file with `y` [4+C,T,H,W], the mask and the image's latent", 1},
@@ -91,6 +94,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
             argp_error(state, "--range %s: expected a number above 0", arg);
         return 0;
     case OPT_LORA_MERGE: a->merge = true; return 0;
+    case OPT_ACT:
+        if (!cli_act(arg, &a->int8)) argp_error(state, "--act %s: expected float or int8", arg);
+        return 0;
     case OPT_LORA:
         if (a->loras == LORAS_MAX) argp_error(state, "more than %d --lora", LORAS_MAX);
         if (!cli_lora(arg, a->lora_path[a->loras], &a->lora[a->loras]))
@@ -106,6 +112,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         if (!a->paths.model || !a->latent || !a->context || a->timestep < 0 || !a->out)
             argp_error(state, "--model, --latent, --context, --timestep and -o are needed");
         if (!a->target != !a->grad) argp_error(state, "--target and --grad go together");
+        if (a->grad && a->int8) argp_error(state, "--act int8 has no gradients: leave out --grad");
         if (a->grad && a->loras) argp_error(state, "--grad is of the model's own weights: not with --lora");
         return 0;
     default: return ARGP_ERR_UNKNOWN;
@@ -187,7 +194,7 @@ static t3v_status forward(args *a, const cli_common *common, const t3v_progress 
     t3v_loras loras = {0};
     t3v_dtype compute = common->bf16 ? T3V_BF16 : T3V_F32;
     t3v_loras_how how = {.merge = a->merge, .compute = compute};
-    t3v_ctx ctx = {.arena = &arena, .compute = compute};
+    t3v_ctx ctx = {.arena = &arena, .compute = compute, .int8 = a->int8};
     t3v_tensor *x, *c, *target = NULL, *v;
     float **grad = NULL;
     t3v_status st;
@@ -276,10 +283,9 @@ static int run(int argc, char **argv)
     if (st) return cli_fail(st);
     double density = met.all > 0 ? met.met / met.all : 0, counted = met.all > 0 ? met.counted / met.all : 0;
     if (common.json) {
-        printf("{");
-        if (a.grad) printf("\"loss\":%.9g", (double)loss);
-        if (density > 0)
-            printf("%s\"density\":%.6g,\"density_counted\":%.6g", a.grad ? "," : "", density, counted);
+        printf("{\"act\":\"%s\"", cli_act_name(a.int8));
+        if (a.grad) printf(",\"loss\":%.9g", (double)loss);
+        if (density > 0) printf(",\"density\":%.6g,\"density_counted\":%.6g", density, counted);
         printf("}\n");
     } else {
         printf("%s\n", a.out);

@@ -360,9 +360,10 @@ t3v_status compare_json(const compare *c, char **text)
     for (int64_t i = 0; i < c->prompts.count; i++)
         json_array_append_new(prompts, json_string(c->prompts.item[i].text));
     for (int i = 0; i < c->variants; i++) json_array_append_new(variants, variant_json(c, i));
-    json_t *o = json_pack("{s:s, s:[I,I], s:I, s:I, s:s}", "t3v", T3V_VERSION, "size", (json_int_t)r->width,
-                          (json_int_t)r->height, "frames", (json_int_t)r->frames, "seed",
-                          (json_int_t)c->job.seed, "precision", t3v_dtype_name(c->job.compute));
+    json_t *o = json_pack("{s:s, s:[I,I], s:I, s:I, s:s, s:s}", "t3v", T3V_VERSION, "size",
+                          (json_int_t)r->width, (json_int_t)r->height, "frames", (json_int_t)r->frames,
+                          "seed", (json_int_t)c->job.seed, "precision", t3v_dtype_name(c->job.compute), "act",
+                          cli_act_name(c->job.int8));
     cli_put_real(o, "frechet_halves", c->frechet_halves);
     cli_put_real(o, "frechet_renders_halves", c->frechet_renders_halves);
     json_object_set_new(o, "prompts", prompts);

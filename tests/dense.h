@@ -45,6 +45,20 @@ static inline void *dense_random(int64_t n, t3v_dtype type, uint64_t seed)
     return p;
 }
 
+/* n elements of a packed type with values of usual size: random bytes, in which no F16 has an exponent above 2^-3. */
+static inline unsigned char *dense_packed(int64_t n, t3v_dtype type, uint64_t seed)
+{
+    int64_t bytes;
+    if (!t3v_dtype_bytes(type, n, &bytes)) abort();
+    unsigned char *p = malloc((size_t)bytes);
+    if (!p) abort();
+    for (int64_t i = 0; i < bytes; i++) {
+        seed = seed * 6364136223846793005u + 1442695040888963407u;
+        p[i] = (unsigned char)(seed >> 56 & 0xb3);
+    }
+    return p;
+}
+
 /* Runs this program with T3V_CPU=mask; true when all its tests pass there. Children do not run again. */
 static inline bool dense_again_with(const char *mask)
 {

@@ -99,7 +99,9 @@ typedef struct t3v_job {
     int64_t tile_h, tile_w; /* VAE tile in pixels; 0: automatic; < 0: no tiles */
     int64_t memory_limit;   /* bytes; 0: what the machine has free */
     t3v_dtype compute;      /* T3V_BF16 or T3V_F32 */
-    const char *device;     /* "cpu" (default), "cuda", or "auto": CUDA where it can be used */
+    bool
+        int8; /* products of the transformer's layers that all tokens go through in 8-bit integers; on the CPU */
+    const char *device; /* "cpu" (default), "cuda", or "auto": CUDA where it can be used */
     t3v_progress progress;
     /* Called after each output that was made, with what making it took (peak_bytes: so far); anything but T3V_OK ends the
      * run. NULL: not called. */

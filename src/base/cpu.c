@@ -50,4 +50,13 @@ void t3v_cpu_mask(t3v_isa level)
     atomic_store_explicit(&current, (int)(level < have ? level : have), memory_order_relaxed);
 }
 
+bool t3v_cpu_vnni(void)
+{
+#if defined(__x86_64__)
+    return t3v_cpu() >= T3V_ISA_AVX512 && __builtin_cpu_supports("avx512vnni");
+#else
+    return false;
+#endif
+}
+
 const char *t3v_isa_name(t3v_isa level) { return names[level]; }

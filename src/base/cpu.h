@@ -3,6 +3,8 @@
 #ifndef T3V_BASE_CPU_H
 #define T3V_BASE_CPU_H
 
+#include <stdbool.h>
+
 /* Ordered: a level includes those below it. */
 typedef enum t3v_isa {
     T3V_ISA_REF,        /* portable C */
@@ -18,6 +20,9 @@ t3v_isa t3v_cpu(void);
 
 /* Lowers (or restores) the level for the calling process; never above what the CPU has. */
 void t3v_cpu_mask(t3v_isa level);
+
+/* Whether products of bytes (AVX-512 VNNI) may be used: of AVX512 on, not every such CPU has them. */
+bool t3v_cpu_vnni(void);
 
 const char *t3v_isa_name(t3v_isa level);
 

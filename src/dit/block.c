@@ -23,11 +23,11 @@ t3v_qkv t3v_dit_pre(t3v_ctx *ctx, const t3v_dit *dit, const t3v_dit_block *b, t3
     const t3v_dit_config *c = &dit->config;
     t3v_tensor *shift = t3v_view(ctx, m, 0, 1), *scale = t3v_view(ctx, m, 1, 1);
     t3v_tensor *a = t3v_layernorm(ctx, x, scale, shift, true, c->eps, ctx->compute);
-    t3v_tensor *q = t3v_linear(ctx, &b->q, a, T3V_F32), *k = t3v_linear(ctx, &b->k, a, T3V_F32);
+    t3v_tensor *q = t3v_linear_tokens(ctx, &b->q, a, T3V_F32), *k = t3v_linear_tokens(ctx, &b->k, a, T3V_F32);
     return (t3v_qkv){
         .q = t3v_qk_norm_rope(ctx, q, &b->norm_q, c->heads, c->eps, rope, first, ctx->compute),
         .k = t3v_qk_norm_rope(ctx, k, &b->norm_k, c->heads, c->eps, rope, first, ctx->compute),
-        .v = t3v_linear(ctx, &b->v, a, ctx->compute),
+        .v = t3v_linear_tokens(ctx, &b->v, a, ctx->compute),
     };
 }
 
@@ -35,12 +35,12 @@ t3v_tensor *t3v_dit_post(t3v_ctx *ctx, const t3v_dit *dit, const t3v_dit_block *
                          t3v_tensor *o, t3v_tensor *m, const t3v_dit_call *call, int64_t layer)
 {
     const t3v_dit_config *c = &dit->config;
-    x = t3v_gate_residual(ctx, x, t3v_linear(ctx, &b->o, o, T3V_F32), t3v_view(ctx, m, 2, 1));
+    x = t3v_gate_residual(ctx, x, t3v_linear_tokens(ctx, &b->o, o, T3V_F32), t3v_view(ctx, m, 2, 1));
 
     /* cross-attention: no modulation, no gate */
     t3v_tensor *a = t3v_layernorm(ctx, x, (t3v_tensor *)&b->norm3_w, (t3v_tensor *)&b->norm3_b, false, c->eps,
                                   ctx->compute);
-    t3v_tensor *q = t3v_linear(ctx, &b->cross_q, a, T3V_F32);
+    t3v_tensor *q = t3v_linear_tokens(ctx, &b->cross_q, a, T3V_F32);
     q = t3v_qk_norm_rope(ctx, q, &b->cross_norm_q, c->heads, c->eps, NULL, 0, ctx->compute);
     const t3v_dit_prompt *prompt = call->prompt;
     const t3v_site *site = call->plan->layer[layer].site;
@@ -53,12 +53,13 @@ t3v_tensor *t3v_dit_post(t3v_ctx *ctx, const t3v_dit *dit, const t3v_dit_block *
                                       call->image->k[layer], call->image->v[layer], NULL, &call->moment,
                                       NULL),
                            1.0f);
-    x = t3v_gate_residual(ctx, x, t3v_linear(ctx, &b->cross_o, t, T3V_F32), NULL);
+    x = t3v_gate_residual(ctx, x, t3v_linear_tokens(ctx, &b->cross_o, t, T3V_F32), NULL);
 
     t3v_tensor *shift = t3v_view(ctx, m, 3, 1), *scale = t3v_view(ctx, m, 4, 1);
     a = t3v_layernorm(ctx, x, scale, shift, true, c->eps, ctx->compute);
-    t3v_tensor *h = t3v_gelu(ctx, t3v_linear(ctx, &b->ffn_up, a, T3V_F32), ctx->compute);
-    return t3v_gate_residual(ctx, x, t3v_linear(ctx, &b->ffn_down, h, T3V_F32), t3v_view(ctx, m, 5, 1));
+    t3v_tensor *h = t3v_gelu(ctx, t3v_linear_tokens(ctx, &b->ffn_up, a, T3V_F32), ctx->compute);
+    return t3v_gate_residual(ctx, x, t3v_linear_tokens(ctx, &b->ffn_down, h, T3V_F32),
+                             t3v_view(ctx, m, 5, 1));
 }
 
 t3v_attend_own t3v_dit_own(const t3v_dit *dit, const t3v_dit_call *call, int64_t layer)

@@ -41,6 +41,7 @@ struct t3v_ctx {
     t3v_arena *arena;
     t3v_tape *tape;           /* NULL: nothing is recorded */
     t3v_dtype compute;        /* BF16 or F32: operands of matrix products, q, k, v */
+    bool int8;                /* the products of t3v_linear_tokens in 8-bit integers */
     float *const *param_grad; /* [param - 1] gradient buffers of this worker; NULL: parameters get none */
     t3v_status status;        /* the first failure; its text is t3v_error_text() */
 };

@@ -2,6 +2,7 @@
 /* Dense layers, with low-rank updates on the fly, and the embedding lookup. */
 #include <string.h>
 
+#include "ops/int8/int8.h"
 #include "ops/kernels.h"
 #include "ops/ops.h"
 #include "ops/rows/rows.h"
@@ -66,25 +67,34 @@ static void dense_backward(t3v_ctx *ctx, const t3v_record *r)
 
 static const t3v_op dense_op = {"linear", dense_backward};
 
+/* Where the products of x's rows with w go; NULL after a failure. */
+static t3v_tensor *result(t3v_ctx *ctx, const t3v_tensor *w, const t3v_tensor *x, t3v_dtype out)
+{
+    if (!x || ctx->status) return NULL;
+    int64_t shape[T3V_MAX_DIMS];
+    if (t3v_cols(x) != in_features(w))
+        return t3v_ctx_fail(ctx, t3v_fail(T3V_E_SHAPE, "a layer of %lld inputs was given rows of %lld",
+                                          (long long)in_features(w), (long long)t3v_cols(x)));
+    memcpy(shape, x->shape, sizeof shape);
+    shape[x->ndim - 1] = w->shape[0];
+    return t3v_new(ctx, out, x->ndim, shape);
+}
+
 /* y = x w^T + bias, recorded. */
 static t3v_tensor *dense(t3v_ctx *ctx, const t3v_tensor *w, const t3v_tensor *bias, t3v_tensor *x,
                          t3v_dtype out)
 {
-    if (!x || ctx->status) return NULL;
-    int64_t rows = t3v_rows(x), n = w->shape[0], k = in_features(w), shape[T3V_MAX_DIMS];
-    if (t3v_cols(x) != k)
-        return t3v_ctx_fail(ctx, t3v_fail(T3V_E_SHAPE, "a layer of %lld inputs was given rows of %lld",
-                                          (long long)k, (long long)t3v_cols(x)));
+    if (ctx->status) return NULL;
     if (ctx->tape && w->needs_grad && t3v_dtype_packed(w->type))
         return t3v_ctx_fail(ctx,
                             t3v_fail(T3V_E_UNSUPPORTED,
                                      "weights of type %s cannot be trained; train a LoRA on them, or convert "
                                      "them to BF16 first",
                                      t3v_dtype_name(w->type)));
+    t3v_tensor *y = result(ctx, w, x, out);
+    if (!y) return NULL;
+    int64_t rows = t3v_rows(x), n = w->shape[0], k = in_features(w);
     t3v_dtype type = t3v_operand(w, ctx->compute);
-    memcpy(shape, x->shape, sizeof shape);
-    shape[x->ndim - 1] = n;
-    t3v_tensor *y = t3v_new(ctx, out, x->ndim, shape);
     t3v_record *r = t3v_tape_add(ctx, &dense_op, T3V_INS(x, (t3v_tensor *)w, (t3v_tensor *)bias), y, NULL, 0);
     if (r && x->type != type) r->saved[0] = t3v_new_like(ctx, x, type); /* x as the product saw it */
     size_t mark = t3v_arena_mark(ctx->arena);
@@ -102,9 +112,44 @@ static t3v_tensor *dense(t3v_ctx *ctx, const t3v_tensor *w, const t3v_tensor *bi
     return ctx->status ? NULL : y;
 }
 
-t3v_tensor *t3v_linear(t3v_ctx *ctx, const t3v_weight *w, t3v_tensor *x, t3v_dtype out)
+/* The same in 8-bit integers. */
+static t3v_tensor *dense_int8(t3v_ctx *ctx, const t3v_tensor *w, const t3v_tensor *bias, t3v_tensor *x,
+                              t3v_dtype out)
 {
-    t3v_tensor *y = dense(ctx, &w->w, &w->bias, x, w->loras ? T3V_F32 : out);
+    if (ctx->status) return NULL;
+    if (ctx->tape)
+        return t3v_ctx_fail(ctx, t3v_fail(T3V_E_UNSUPPORTED,
+                                          "int8 activations have no gradient: train and differentiate "
+                                          "without --act int8"));
+    if (t3v_arena_device(ctx->arena))
+        return t3v_ctx_fail(ctx, t3v_fail(T3V_E_UNSUPPORTED,
+                                          "int8 activations are computed on the CPU alone: leave out "
+                                          "--act int8, or --device"));
+    t3v_tensor *y = result(ctx, w, x, out);
+    if (!y) return NULL;
+    int64_t rows = t3v_rows(x), k = in_features(w);
+    size_t mark = t3v_arena_mark(ctx->arena), bytes = t3v_int8_work(rows, k);
+    void *work = t3v_temp(ctx, (int64_t)bytes, 1);
+    t3v_int8_args g = {.m = rows,
+                       .n = w->shape[0],
+                       .k = k,
+                       .x = x->data,
+                       .x_type = x->type,
+                       .w = w->data,
+                       .w_type = w->type,
+                       .w_scale = w->scale,
+                       .bias = bias->data,
+                       .y = y->data,
+                       .y_type = out,
+                       .work = work};
+    if (t3v_runs(ctx)) t3v_ctx_keep(ctx, t3v_int8_linear(&g));
+    t3v_arena_back(ctx->arena, mark);
+    return ctx->status ? NULL : y;
+}
+
+static t3v_tensor *layer(t3v_ctx *ctx, const t3v_weight *w, t3v_tensor *x, t3v_dtype out, bool int8)
+{
+    t3v_tensor *y = (int8 ? dense_int8 : dense)(ctx, &w->w, &w->bias, x, w->loras ? T3V_F32 : out);
     for (int i = 0; i < w->loras; i++) { /* updates are added in F32 */
         static const t3v_tensor none = {.type = T3V_F32};
         const t3v_lora_pair *l = &w->lora[i];
@@ -112,6 +157,16 @@ t3v_tensor *t3v_linear(t3v_ctx *ctx, const t3v_weight *w, t3v_tensor *x, t3v_dty
         y = t3v_add_scaled(ctx, y, dense(ctx, &l->b, &none, h, T3V_F32), l->strength);
     }
     return t3v_cast(ctx, y, out);
+}
+
+t3v_tensor *t3v_linear(t3v_ctx *ctx, const t3v_weight *w, t3v_tensor *x, t3v_dtype out)
+{
+    return layer(ctx, w, x, out, false);
+}
+
+t3v_tensor *t3v_linear_tokens(t3v_ctx *ctx, const t3v_weight *w, t3v_tensor *x, t3v_dtype out)
+{
+    return layer(ctx, w, x, out, ctx->int8);
 }
 
 static void embed_backward(t3v_ctx *ctx, const t3v_record *r)

@@ -35,6 +35,10 @@ static inline t3v_dtype t3v_operand(const t3v_tensor *w, t3v_dtype compute)
  * type, tile by tile, in forward and backward; it gets no gradient of its own (E_UNSUPPORTED if it should). */
 t3v_tensor *t3v_linear(t3v_ctx *ctx, const t3v_weight *w, t3v_tensor *x, t3v_dtype out);
 
+/* The same for a layer that every token of a clip goes through. With ctx->int8 its product is made in 8-bit integers
+ * (ops/int8/int8.h; updates as before); E_UNSUPPORTED then while something is recorded, and on a device. */
+t3v_tensor *t3v_linear_tokens(t3v_ctx *ctx, const t3v_weight *w, t3v_tensor *x, t3v_dtype out);
+
 /* y[i] = table[ids[i]], F32. table [vocab, dim] of a float or packed type; ids in range (checked by the caller). */
 t3v_tensor *t3v_embed(t3v_ctx *ctx, const t3v_tensor *table, const int32_t *ids, int64_t n);
 

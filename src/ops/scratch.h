@@ -15,8 +15,11 @@ typedef enum t3v_scratch_slot {
     T3V_SCRATCH_GEMM_PACKED, /* a tile of packed weights, expanded */
     T3V_SCRATCH_CONV_X,      /* frames of a convolution in f32 */
     T3V_SCRATCH_CONV_Y,
-    T3V_SCRATCH_CONV_W, /* weight gradients of a slice, plain layout */
-    T3V_SCRATCH_SUMS,   /* column sums of row blocks */
+    T3V_SCRATCH_CONV_W,    /* weight gradients of a slice, plain layout */
+    T3V_SCRATCH_SUMS,      /* column sums of row blocks */
+    T3V_SCRATCH_INT8_ROWS, /* products in 8-bit integers: a row of weights, a tile of them, a tile of results */
+    T3V_SCRATCH_INT8_W,
+    T3V_SCRATCH_INT8_Y,
     T3V_SCRATCH_COUNT
 } t3v_scratch_slot;
 

@@ -117,7 +117,7 @@ static t3v_status dit_bytes(t3v_model *m, t3v_lora_for expert, const t3v_job *jo
     for (int i = 0; i < s->steps && !st; i++)
         if (!i || s->step[i].plan != s->step[i - 1].plan) st = t3v_dit_adopt(&dit, s->step[i].plan);
     if (!st) st = t3v_arena_count_in(&arena, t3v_device_space(m->device));
-    t3v_ctx ctx = {.arena = &arena, .compute = job->compute};
+    t3v_ctx ctx = {.arena = &arena, .compute = job->compute, .int8 = job->int8};
     if (!st) {
         for (int64_t i = 0; i < dit.params.count; i++)
             dit.params.item[i].tensor->type = dit.params.item[i].matrix ? job->compute : T3V_F32;

@@ -323,11 +323,12 @@ static char *state_key(const run *r, int64_t index)
         free(key);
         if (!(key = longer)) return NULL;
     }
-    if (!w->loras || !w->merge_loras) return key;
-    char *merged = NULL;
-    if (asprintf(&merged, "%s|merged", key) < 0) merged = NULL;
+    bool merged = w->loras && w->merge_loras;
+    if (!merged && !w->int8) return key;
+    char *all = NULL;
+    if (asprintf(&all, "%s%s%s", key, merged ? "|merged" : "", w->int8 ? "|int8" : "") < 0) all = NULL;
     free(key);
-    return merged;
+    return all;
 }
 
 static char *state_path(const run *r, int64_t index)
@@ -543,7 +544,7 @@ typedef struct conditions {
 static t3v_status predict(run *r, int i, int branch, const conditions *c, const t3v_progress *progress)
 {
     size_t mark = t3v_arena_mark(&r->memory);
-    t3v_ctx ctx = {.arena = &r->memory, .compute = r->want.compute};
+    t3v_ctx ctx = {.arena = &r->memory, .compute = r->want.compute, .int8 = r->want.int8};
     const int64_t *l = r->latent;
     t3v_tensor *x = t3v_wrap(&ctx, r->x, T3V_F32, T3V_SHAPE(r->model->config.in_dim, l[1], l[2], l[3]));
     const t3v_step *s = &r->schedule.step[i];
@@ -637,7 +638,7 @@ static t3v_status enter_expert(run *r, t3v_ctx *ctx, int64_t index, int i, size_
 static t3v_status denoise(run *r, int64_t index)
 {
     size_t mark = t3v_arena_mark(&r->memory);
-    t3v_ctx ctx = {.arena = &r->memory, .compute = r->want.compute};
+    t3v_ctx ctx = {.arena = &r->memory, .compute = r->want.compute, .int8 = r->want.int8};
     const t3v_schedule *s = &r->schedule;
     conditions cond = {0};
     const t3v_dit_config *c = &r->model->config;
@@ -711,9 +712,9 @@ static t3v_status open_writer(const run *r, int64_t index, t3v_video_writer **ou
     if (r->low) snprintf(low, sizeof low, "%g,", w->cfg_low);
     snprintf(
         settings, sizeof settings,
-        "t3v %s; model %s; %s, %lld steps, shift %g, cfg %s%g in steps %s, dense steps %lld, reuse %s; %s",
+        "t3v %s; model %s; %s, %lld steps, shift %g, cfg %s%g in steps %s, dense steps %lld, reuse %s; %s%s",
         T3V_VERSION, w->model, w->sampler, (long long)w->steps, w->shift, low, w->cfg, w->cfg_steps,
-        (long long)w->dense_steps, w->reuse, t3v_dtype_name(w->compute));
+        (long long)w->dense_steps, w->reuse, t3v_dtype_name(w->compute), w->int8 ? ", act int8" : "");
     snprintf(seed, sizeof seed, "%llu %s", (unsigned long long)seed_of(r, index), w->rng);
     const t3v_video_tag tags[] = {{"comment", w->output[index].prompt},
                                   {"t3v_prompt", w->output[index].prompt},

@@ -54,6 +54,20 @@ fi
 line=$("$t3v" bench block --config tiny --size 64x48 --frames 5 --weight q8_0 --repeat 1 --json) || fail "--weight failed"
 grep -q '"weight":"Q8_0"' <<<"$line" || fail "--weight: $line"
 [ "$(number flop "$line")" = $((2 * layer)) ] || fail "--weight: $line"
+# packed weights and 8-bit activations in turn with the plain ones
+for what in "block --weight q8_0" "block --act int8" "step --act int8 --weight q8_0"; do
+    line=$("$t3v" bench $what --config tiny --size 64x48 --frames 5 --repeat 2 --json) || fail "$what failed"
+    python3 -c 'import json, sys; json.loads(sys.argv[1])' "$line" || fail "$what: not JSON: $line"
+    for key in plain plain_seconds faster faster_range; do
+        grep -q "\"$key\":" <<<"$line" || fail "$what: no $key in $line"
+    done
+    act=float
+    case $what in *int8*) act=int8 ;; esac
+    grep -q "\"act\":\"$act\"" <<<"$line" || fail "$what: $line"
+done
+line=$("$t3v" bench block --config tiny --size 64x48 --frames 5 --repeat 1 --json) || fail "block failed"
+! grep -q '"plain"' <<<"$line" || fail "a plain block beside itself: $line"
+expect 2 "expected float or int8" block --act int4
 expect 2 "whole blocks of 256" block --config tiny --size 64x48 --weight q4_k
 expect 2 "expected a type" gemm --weight iq4
 expect 2 "--weight is for random" block --model x --weight q8_0

@@ -22,10 +22,14 @@ for sampler in unipc dpm++ euler; do
     done
 done
 
+"$t3v" "${base[@]}" "${prompt[@]}" --noise $golden/pipeline.safetensors --act int8 --json --save-latent "$dir/latent.safetensors" \
+    -o "$dir/a.mp4" | grep -q '"act": "int8"'
+"$compare" "$dir/latent.safetensors" latent $golden/pipeline.safetensors latent_unipc 5e-2
+
 echo "# the same bytes with 1 and 2 threads"
-for precision in f32 bf16; do
+for how in "--precision f32" "--precision bf16" "--act int8"; do
     for threads in 1 2; do
-        "$t3v" "${base[@]}" "${prompt[@]}" --seed 7 --precision $precision --threads $threads -o "$dir/t$threads.mp4" > /dev/null
+        "$t3v" "${base[@]}" "${prompt[@]}" --seed 7 $how --threads $threads -o "$dir/t$threads.mp4" > /dev/null
     done
     cmp "$dir/t1.mp4" "$dir/t2.mp4"
 done
@@ -92,8 +96,10 @@ for delay in 0.1 0.3 1 2 4; do # until it is caught after its first step and bef
     [ ! -e "$dir/int.mp4.t3v-state" ] || break
 done
 [ $rc = 130 ] && [ ! -e "$dir/int.mp4" ]
-rc=0; "$t3v" "${many[@]}" --seed 4 --resume -o "$dir/int.mp4" 2> "$dir/err" || rc=$?
-[ $rc = 2 ] && grep -q "other settings" "$dir/err"
+for other in "--seed 4" "--seed 3 --act int8"; do
+    rc=0; "$t3v" "${many[@]}" $other --resume -o "$dir/int.mp4" 2> "$dir/err" || rc=$?
+    [ $rc = 2 ] && grep -q "other settings" "$dir/err"
+done
 "$t3v" "${many[@]}" --seed 3 --resume -o "$dir/int.mp4" --quiet > /dev/null
 cmp "$dir/long.mp4" "$dir/int.mp4"
 

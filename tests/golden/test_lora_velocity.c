@@ -141,7 +141,7 @@ static void merge(const lora_set *s, double strength, t3v_model *m)
 }
 
 /* Velocity of the golden input; malloc'ed. */
-static float *velocity(t3v_model *m, t3v_dtype compute, int64_t *n)
+static float *velocity(t3v_model *m, t3v_dtype compute, bool int8, int64_t *n)
 {
     t3v_tensor_file *f = NULL;
     const t3v_tensor_entry *latent = NULL, *context = NULL;
@@ -149,7 +149,7 @@ static float *velocity(t3v_model *m, t3v_dtype compute, int64_t *n)
         t3v_tensors_get(f, "context", &context))
         fail_msg("%s", t3v_error_text());
     t3v_arena_back(&arena, 0);
-    t3v_ctx ctx = {.arena = &arena, .compute = compute};
+    t3v_ctx ctx = {.arena = &arena, .compute = compute, .int8 = int8};
     t3v_tensor *x = t3v_new(&ctx, T3V_F32, latent->ndim, latent->shape),
                *c = t3v_new(&ctx, T3V_F32, context->ndim, context->shape);
     assert_int_equal(t3v_tensor_copy(latent, x->data, T3V_F32), T3V_OK);
@@ -181,11 +181,11 @@ static double distance(const float *a, const float *b, int64_t n)
     return sqrt(d / s);
 }
 
-static void check(t3v_dtype compute, bool merge_them, double first, double second, double limit)
+static void check(t3v_dtype compute, bool int8, bool merge_them, double first, double second, double limit)
 {
     int64_t n;
     t3v_model *plain = open_model(compute, false), *merged = open_model(T3V_F32, true);
-    float *without = velocity(plain, compute, &n);
+    float *without = velocity(plain, compute, int8, &n);
     t3v_lora_use use[2];
     int uses = 0;
     for (int i = 0; i < 2; i++) {
@@ -197,14 +197,14 @@ static void check(t3v_dtype compute, bool merge_them, double first, double secon
     t3v_loras l = {0};
     t3v_loras_how how = {.merge = merge_them, .compute = compute};
     if (t3v_loras_attach(&l, use, uses, &how, &plain->dit)) fail_msg("%s", t3v_error_text());
-    float *with = velocity(plain, compute, &n), *want = velocity(merged, T3V_F32, &n);
+    float *with = velocity(plain, compute, int8, &n), *want = velocity(merged, T3V_F32, false, &n);
     double d = distance(with, want, n), change = distance(without, want, n);
     print_message("    %s, strengths %g, %g: %.2e from the formula; the LoRA changes %.2e\n",
                   merge_them ? "merged" : "on the fly", first, second, d, change);
     if (!(d <= limit)) fail_msg("relative L2 %.3g, limit %.3g", d, limit);
     assert_true(change > 100 * 1e-5 && change > 4 * d);
     t3v_loras_detach(&l, &plain->dit);
-    float *after = velocity(plain, compute, &n); /* nothing is left behind */
+    float *after = velocity(plain, compute, int8, &n); /* nothing is left behind */
     assert_memory_equal(after, without, (size_t)n * sizeof *after);
     free(after);
     free(without);
@@ -218,11 +218,12 @@ static void on_the_fly_and_merged_are_the_formula(void **state)
 {
     (void)state;
     for (int merged = 0; merged < 2; merged++) {
-        check(T3V_F32, merged, 1, 0, 1e-5);
-        check(T3V_F32, merged, -0.6, 0, 1e-5);
-        check(T3V_F32, merged, 0, 0.8, 1e-5);
-        check(T3V_F32, merged, 0.7, 1.2, 1e-5); /* two files at once, both on blocks.0.self_attn.q */
-        check(T3V_BF16, merged, 0.7, 1.2, 3e-2);
+        check(T3V_F32, false, merged, 1, 0, 1e-5);
+        check(T3V_F32, false, merged, -0.6, 0, 1e-5);
+        check(T3V_F32, false, merged, 0, 0.8, 1e-5);
+        check(T3V_F32, false, merged, 0.7, 1.2, 1e-5); /* two files at once, both on blocks.0.self_attn.q */
+        check(T3V_BF16, false, merged, 0.7, 1.2, 3e-2);
+        check(T3V_F32, true, merged, 0.7, 1.2, 2e-2);
     }
 }
 
@@ -232,7 +233,7 @@ static void experts_choose_files(void **state)
     (void)state;
     int64_t n;
     t3v_model *m = open_model(T3V_F32, false);
-    float *without = velocity(m, T3V_F32, &n);
+    float *without = velocity(m, T3V_F32, false, &n);
     for (int expert = T3V_LORA_FOR_ALL; expert <= T3V_LORA_FOR_LOW; expert++) {
         t3v_lora_use use = {.path = sets[0].path, .strength = 1, .expert = T3V_LORA_FOR_LOW};
         t3v_loras_how how = {.expert = (t3v_lora_for)expert, .compute = T3V_F32};
@@ -240,7 +241,7 @@ static void experts_choose_files(void **state)
         t3v_status st = t3v_loras_attach(&l, &use, 1, &how, &m->dit);
         assert_int_equal(st, expert == T3V_LORA_FOR_ALL ? T3V_E_ARG : T3V_OK);
         if (!st) {
-            float *with = velocity(m, T3V_F32, &n);
+            float *with = velocity(m, T3V_F32, false, &n);
             assert_true((distance(without, with, n) > 1e-3) == (expert == T3V_LORA_FOR_LOW));
             free(with);
         }

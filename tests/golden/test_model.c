@@ -36,13 +36,19 @@ static t3v_tensor_file *open_file(const char *name)
 
 static double limit_of(t3v_dtype t, double f32) { return t == T3V_F32 ? f32 : 2e-2; }
 
-static void velocity(t3v_dtype compute, const char *latent, const char *context, double timestep,
-                     const char *want, int64_t range)
+/* How near the velocity must be to the official one, and, with 8-bit integers, how near it cannot be. */
+typedef struct nearness {
+    bool int8;
+    double most, least;
+} nearness;
+
+static void velocity(t3v_dtype compute, nearness near, const char *latent, const char *context,
+                     double timestep, const char *want, int64_t range)
 {
     t3v_model *m = open_model(compute, false);
     t3v_tensor_file *f = open_file("dit");
     t3v_arena_back(&arena, 0);
-    t3v_ctx ctx = {.arena = &arena, .compute = compute};
+    t3v_ctx ctx = {.arena = &arena, .compute = compute, .int8 = near.int8};
     t3v_tensor *x = input(&ctx, f, latent), *c = input(&ctx, f, context);
     t3v_dit_prompt prompt;
     t3v_plan *plan = NULL;
@@ -53,22 +59,35 @@ static void velocity(t3v_dtype compute, const char *latent, const char *context,
     t3v_dit_call call = {.plan = plan, .prompt = &prompt, .timestep = timestep, .range = range};
     t3v_tensor *v = t3v_dit_forward(&ctx, &m->dit, x, &call);
     if (!v) fail_msg("%s", t3v_error_text());
-    expect_close(v->data, f, want, limit_of(compute, 1e-5));
+    expect_close(v->data, f, want, near.most);
+    assert_true(distance(v->data, f, want) >= near.least);
     t3v_plan_free(plan);
     t3v_tensors_close(f);
     t3v_model_close(m);
 }
 
+static void velocities(t3v_dtype t, nearness near)
+{
+    velocity(t, near, "latent", "context", 731, "velocity_t731", 0);
+    velocity(t, near, "latent", "context", 500.25, "velocity_t500.25", 7);
+    velocity(t, near, "latent_one", "context", 3, "velocity_one_t3", 0);
+    velocity(t, near, "latent_odd", "context_full", 999, "velocity_odd_t999", 11);
+}
+
 static void dit_forward(void **state)
 {
     (void)state;
-    for (int k = 0; k < 2; k++) {
-        t3v_dtype t = k ? T3V_BF16 : T3V_F32;
-        velocity(t, "latent", "context", 731, "velocity_t731", 0);
-        velocity(t, "latent", "context", 500.25, "velocity_t500.25", 7);
-        velocity(t, "latent_one", "context", 3, "velocity_one_t3", 0);
-        velocity(t, "latent_odd", "context_full", 999, "velocity_odd_t999", 11);
-    }
+    velocities(T3V_F32, (nearness){false, limit_of(T3V_F32, 1e-5), 0});
+    velocities(T3V_BF16, (nearness){false, limit_of(T3V_BF16, 0), 0});
+}
+
+/* Of 8-bit integers every product is about 0.7 % off (tests/unit/test_int8.c); five layers and the residual stream make
+ * of it what docs/generate.md states. */
+static void dit_forward_int8(void **state)
+{
+    (void)state;
+    velocities(T3V_F32, (nearness){true, 2e-2, 1e-4});
+    velocities(T3V_BF16, (nearness){true, 2e-2, 1e-4});
 }
 
 static float **train_params(t3v_params *p)
@@ -300,8 +319,8 @@ static void vae_backward(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(dit_forward),    cmocka_unit_test(dit_backward), cmocka_unit_test(text_encoder),
-        cmocka_unit_test(vae_round_trip), cmocka_unit_test(vae_backward),
+        cmocka_unit_test(dit_forward),  cmocka_unit_test(dit_forward_int8), cmocka_unit_test(dit_backward),
+        cmocka_unit_test(text_encoder), cmocka_unit_test(vae_round_trip),   cmocka_unit_test(vae_backward),
     };
     if (t3v_arena_open(&arena, (size_t)4 << 30) || t3v_arena_open(&caches, (size_t)1 << 30)) return 1;
     return cmocka_run_group_tests_name("model", tests, NULL, NULL);

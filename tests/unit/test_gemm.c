@@ -279,20 +279,6 @@ static const t3v_dtype packed_types[] = {T3V_Q8_0, T3V_Q4_0, T3V_Q4_1, T3V_Q5_0,
                                          T3V_Q3_K, T3V_Q4_K, T3V_Q5_K, T3V_Q6_K, T3V_F8_E4M3, T3V_F8_E5M2};
 enum { PACKED_TYPES = sizeof packed_types / sizeof *packed_types };
 
-/* n elements of a packed type with values of usual size: random bytes, in which no F16 has an exponent above 2^-3. */
-static unsigned char *packed_random(int64_t n, t3v_dtype type, uint64_t seed)
-{
-    int64_t bytes;
-    if (!t3v_dtype_bytes(type, n, &bytes)) abort();
-    unsigned char *p = malloc((size_t)bytes);
-    if (!p) abort();
-    for (int64_t i = 0; i < bytes; i++) {
-        seed = seed * 6364136223846793005u + 1442695040888963407u;
-        p[i] = (unsigned char)(seed >> 56 & 0xb3);
-    }
-    return p;
-}
-
 /* A product with B packed is the product with B expanded to A's type: the same bytes if B is one tile, else sums of other
  * order may differ. Every element is expanded once. */
 static void packed_equals_expanded(void **state)
@@ -309,7 +295,7 @@ static void packed_equals_expanded(void **state)
             void *a = dense_random(m * d, a_type, 1), *got = dense_random(m * n, c_type, 3),
                  *want = dense_random(m * n, c_type, 3), *dense = dense_alloc(n * d, a_type);
             float *bias = dense_random(n, T3V_F32, 4);
-            unsigned char *b = packed_random(n * d, packed_types[k], 2);
+            unsigned char *b = dense_packed(n * d, packed_types[k], 2);
             assert_int_equal(t3v_convert_scaled(dense, a_type, b, packed_types[k], scale, n * d), T3V_OK);
             t3v_gemm_args g = {.batch = 1,
                                .m = m,
@@ -351,7 +337,7 @@ static void packed_is_the_same_for_any_number_of_threads(void **state)
     enum { M = 20, N = 4608, K = 512 };
     int threads = omp_get_max_threads();
     void *a = dense_random(M * K, T3V_F32, 1), *c[3];
-    unsigned char *b = packed_random(N * K, T3V_Q4_K, 2);
+    unsigned char *b = dense_packed(N * K, T3V_Q4_K, 2);
     for (int t = 0; t < 3; t++) {
         omp_set_num_threads(t + 1);
         c[t] = dense_alloc(M * N, T3V_F32);
