@@ -54,7 +54,7 @@ limited() { # SECONDS command...: at most so long, and no longer than is left of
     [ "$limit" -le "$rest" ] || limit=$rest
     timeout -k 5 "$limit" "$@"
     local rc=$?
-    [ $rc -ne 124 ] || echo "took more than $limit s" >&2
+    [ $rc -ne 124 ] && [ $rc -ne 137 ] || echo "took more than $limit s" >&2
     return $rc
 }
 part() { [[ $1 =~ $only ]] && say && say "## $1 ($((SECONDS - start)) s)" && say; }
@@ -103,15 +103,15 @@ if [ -n "${DRY:-}" ]; then
     export T3V_CUDA=$build/tests/libt3v-cuda-emulated.so
     card="DRY RUN: the emulator, tiny sizes; no figure below means anything"
     grid=1,4,4 heads=2 dim=16 plan=t3:blocks=1x1x1/1x2x2 kinds="1,1,1 1,2,2" layers=2 tokens=16 frame=1,2,2
-    small=tiny large=tiny-ti2v giant=tiny size=64x48 frames=5 vae_size=16x16 vae_frames=1 rows=8 conv=1x1 job_size=16x16
-    tests=$build/tests/test_emulate steps=1 programs=tests/e2e/device.sh
+    small=tiny large=tiny-ti2v giant=tiny size=64x48 frames=5 vae_size=16x16 vae_frames= rows=8 conv=1x1 job_size=16x16
+    tests=$build/tests/test_emulate steps=1 repeat=1 programs=tests/e2e/device.sh
 else
     card=$(nvidia-smi --query-gpu=name,driver_version,memory.total,power.limit,clocks.max.sm --format=csv,noheader) ||
         { echo "gpu.sh: nvidia-smi finds no card; DRY=1 tries the script without one" >&2; exit 1; }
     # Native 4K: 21x136x240 tokens; 1.3B has 12 heads of 128. The five kinds of T3's 30 layers.
     grid=21,136,240 heads=12 dim=128 plan=t3 kinds="21,1,1 1,17,30 1,8,40 3,17,8 7,8,6" layers=30 tokens=685440 frame=1,136,240
     small=wan2.1-t2v-1.3b large=wan2.2-ti2v-5b giant=wan2.1-t2v-14b size=3840x2176 frames=81 vae_size=3840x2176
-    vae_frames="9 81" rows=8192 conv=1920x1088 job_size=3840x2160 steps=2 tests=$build/tests/test_kernels
+    vae_frames="9 81" rows=8192 conv=1920x1088 job_size=3840x2160 steps=2 repeat=7 tests=$build/tests/test_kernels
     programs=$(echo tests/e2e/cuda*.sh)
 fi
 
@@ -177,7 +177,7 @@ fi
 if part dense; then
     head_row
     row - 60 gemm --config $small --rows $rows --precision bf16
-    row - 60 conv --size $conv --precision bf16
+    row - 60 conv --size $conv --precision bf16 --repeat $repeat
 fi
 if part vae; then
     head_row

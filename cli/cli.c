@@ -46,6 +46,12 @@ static void on_signal(int sig)
 
 void cli_on_devices(bool yes) { on_devices = yes; }
 
+bool cli_weights(const char *text, const char **out)
+{
+    *out = strcmp(text, "auto") == 0 ? NULL : text;
+    return !*out || strcmp(text, "resident") == 0 || strcmp(text, "streamed") == 0;
+}
+
 const char *cli_device_name(t3v_device_choice choice)
 {
     static const char *const names[] = {"cpu", "cuda", "auto"};

@@ -38,6 +38,8 @@ int cli_parse(const struct argp *own, int argc, char **argv, cli_common *common,
 void cli_on_devices(bool yes);
 /* For what has no use for a GPU: an exit status where --device is cuda, -1, with a notice, where it is auto. */
 int cli_cpu_alone(const cli_common *common, const char *what);
+/* --weights: "resident" or "streamed" go to *out, "auto" leaves NULL there. False: another word. */
+bool cli_weights(const char *text, const char **out);
 /* As t3v_device_parse takes it. */
 const char *cli_device_name(t3v_device_choice choice);
 

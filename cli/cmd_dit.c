@@ -39,7 +39,8 @@ enum {
     OPT_STEP,
     OPT_LORA,
     OPT_LORA_MERGE,
-    OPT_ACT
+    OPT_ACT,
+    OPT_WEIGHTS
 };
 
 static const struct argp_option options[] = {
@@ -67,6 +68,8 @@ static const struct argp_option options[] = {
      "safetensors file: `loss` (mean squared error against the target), `grad.<weight>`, "
      "`grad_latent` (of what the model sees: with an --image-latent its channels too), `grad_context`",
      1},
+    {"weights", OPT_WEIGHTS, "resident|streamed", 0,
+     "On a GPU: the blocks are there, or come one by one as they run (default: resident)", 1},
     {"range", OPT_RANGE, "N", 0, "Tokens walked at a time (default: chosen)", 1},
     {0},
 };
@@ -93,6 +96,13 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         if (!cli_int(arg, 1, INT32_MAX, &a->range))
             argp_error(state, "--range %s: expected a number above 0", arg);
         return 0;
+    case OPT_WEIGHTS: {
+        const char *how;
+        if (!cli_weights(arg, &how) || !how)
+            argp_error(state, "--weights %s: expected resident or streamed", arg);
+        a->paths.streamed = how && strcmp(how, "streamed") == 0;
+        return 0;
+    }
     case OPT_LORA_MERGE: a->merge = true; return 0;
     case OPT_ACT:
         if (!cli_act(arg, &a->int8)) argp_error(state, "--act %s: expected float or int8", arg);
@@ -113,6 +123,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
             argp_error(state, "--model, --latent, --context, --timestep and -o are needed");
         if (!a->target != !a->grad) argp_error(state, "--target and --grad go together");
         if (a->grad && a->int8) argp_error(state, "--act int8 has no gradients: leave out --grad");
+        if (a->grad && a->paths.streamed) argp_error(state, "--grad needs --weights resident");
         if (a->grad && a->loras) argp_error(state, "--grad is of the model's own weights: not with --lora");
         return 0;
     default: return ARGP_ERR_UNKNOWN;

@@ -42,6 +42,7 @@ enum {
     OPT_NOISE,
     OPT_LORA,
     OPT_LORA_MERGE,
+    OPT_WEIGHTS,
     OPT_LATENT,
     OPT_RESUME,
     OPT_DRY,
@@ -107,6 +108,10 @@ static const struct argp_option options[] = {
      "LoRA file with strength S (default 1), of two experts for one or for both; may be repeated", 2},
     {"lora-merge", OPT_LORA_MERGE, 0, 0,
      "Add LoRA files to copies of the weights at the start: more memory, less work in each step", 2},
+    {"weights", OPT_WEIGHTS, "auto|resident|streamed", 0,
+     "On a GPU: the transformer's blocks are there, or come one by one as they run (auto: where they do not "
+     "fit)",
+     2},
     {"vae", OPT_VAE, "FILE", 0, "VAE, when it is not in the model directory", 2},
     {"model-low", OPT_LOW, "FILE", 0, "Expert for low noise, when --model is the one for high noise alone",
      2},
@@ -173,6 +178,10 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_RESUME: j->resume = true; return 0;
     case OPT_DRY: j->dry_run = true; return 0;
     case OPT_LORA: parse_lora(a, arg, state); return 0;
+    case OPT_WEIGHTS:
+        if (!cli_weights(arg, &a->job.weights))
+            argp_error(state, "--weights %s: expected auto, resident or streamed", arg);
+        return 0;
     case OPT_LORA_MERGE: a->job.merge_loras = true; return 0;
     case OPT_SIZE:
         if (!cli_size(arg, &j->width, &j->height))

@@ -102,6 +102,9 @@ typedef struct t3v_job {
     bool
         int8; /* products of the transformer's layers that all tokens go through in 8-bit integers; on the CPU */
     const char *device; /* "cpu" (default), "cuda", or "auto": CUDA where it can be used */
+    /* On a GPU: "resident", or "streamed": the transformer's blocks stay with the host and come one by one, as they are
+     * needed. NULL: streamed where they do not fit. */
+    const char *weights;
     t3v_progress progress;
     /* Called after each output that was made, with what making it took (peak_bytes: so far); anything but T3V_OK ends the
      * run. NULL: not called. */

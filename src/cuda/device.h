@@ -13,7 +13,7 @@
 #include "t3v/log.h"
 
 /* Grows whenever a table of this header or one that it points to changes. */
-#define T3V_CUDA_ABI 2
+#define T3V_CUDA_ABI 3
 
 typedef struct t3v_device {
     t3v_space space;                        /* the first member: an arena's space is its device */
@@ -37,7 +37,19 @@ typedef struct t3v_device {
      * what a bench is a percentage of. 0: failed. */
     double (*peak_macs)(bool bf16);
     double (*peak_bytes)(void);
+    /* Host memory that copies to the device start from at full speed and beside kernels; NULL: there is none. */
+    void *(*pin)(size_t bytes);
+    void (*unpin)(void *p);
+    /* Copies beside the kernels, in T3V_LANES lanes. A lane's copy begins when all is over that was asked for before its
+     * last mark; kernels that are asked for after a wait begin when the lane's copies are over. `pinned` must stay as it is
+     * until lane_done, which the host waits in. E_INTERNAL: something asked for earlier has failed. */
+    void (*lane_mark)(int lane);
+    t3v_status (*lane_push)(int lane, void *to, const void *pinned, size_t bytes);
+    void (*lane_wait)(int lane);
+    t3v_status (*lane_done)(int lane);
 } t3v_device;
+
+enum { T3V_LANES = 2 };
 
 typedef enum t3v_device_choice { T3V_DEVICE_CPU, T3V_DEVICE_CUDA, T3V_DEVICE_AUTO } t3v_device_choice;
 

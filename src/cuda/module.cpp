@@ -227,6 +227,59 @@ double peak_bytes()
     return ok ? best : 0;
 }
 
+/* ---- copies beside the kernels ---- */
+
+struct {
+    cudaStream_t stream;
+    cudaEvent_t marked, copied;
+} lanes[T3V_LANES];
+
+bool lanes_open()
+{
+    for (auto &l : lanes)
+        if (cudaStreamCreateWithFlags(&l.stream, cudaStreamNonBlocking) != cudaSuccess ||
+            cudaEventCreateWithFlags(&l.marked, cudaEventDisableTiming) != cudaSuccess ||
+            cudaEventCreateWithFlags(&l.copied, cudaEventDisableTiming) != cudaSuccess)
+            return false;
+    return true;
+}
+
+void *pin(size_t bytes)
+{
+    void *p = nullptr;
+    if (cudaHostAlloc(&p, bytes, cudaHostAllocDefault) == cudaSuccess) return p;
+    cudaGetLastError();
+    return nullptr;
+}
+
+void unpin(void *p) { cudaFreeHost(p); }
+
+void lane_mark(int lane)
+{
+    t3v_cuda_keep((int)cudaEventRecord(lanes[lane].marked, stream()), "a mark for copies");
+}
+
+/* An event that was never recorded is over. */
+t3v_status lane_push(int lane, void *to, const void *pinned, size_t n)
+{
+    auto &l = lanes[lane];
+    cudaStreamWaitEvent(l.stream, l.marked, 0);
+    if (n) cudaMemcpyAsync(to, pinned, n, cudaMemcpyHostToDevice, l.stream);
+    cudaEventRecord(l.copied, l.stream);
+    return told("a copy beside the kernels");
+}
+
+void lane_wait(int lane)
+{
+    t3v_cuda_keep((int)cudaStreamWaitEvent(stream(), lanes[lane].copied, 0), "waiting for copies");
+}
+
+t3v_status lane_done(int lane)
+{
+    cudaStreamSynchronize(lanes[lane].stream);
+    return told("copies beside the kernels");
+}
+
 t3v_device device = {{reserve, commit, release},
                      "",
                      &t3v_cuda_kernels,
@@ -239,7 +292,13 @@ t3v_device device = {{reserve, commit, release},
                      peak,
                      lap,
                      peak_macs,
-                     peak_bytes};
+                     peak_bytes,
+                     pin,
+                     unpin,
+                     lane_mark,
+                     lane_push,
+                     lane_wait,
+                     lane_done};
 
 /* The reason, when something of the card's is not as it must be. */
 bool works(cudaError_t e, const char *what, char *why, size_t n)
@@ -352,6 +411,10 @@ const t3v_device *t3v_cuda_open(const t3v_cuda_host *h, char *why, size_t n)
         !works(cudaEventCreate(&before), "an event", why, n) ||
         !works(cudaEventCreate(&after), "an event", why, n))
         return nullptr;
+    if (!lanes_open()) {
+        snprintf(why, n, "no streams for copies on %s", card.name);
+        return nullptr;
+    }
     t3v_cuda_stream = device.stream = made;
     property = {};
     property.type = CU_MEM_ALLOCATION_TYPE_PINNED;

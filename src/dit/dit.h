@@ -44,6 +44,8 @@ typedef struct t3v_dit_block {
     t3v_weight ffn_up, ffn_down;
 } t3v_dit_block;
 
+typedef struct t3v_dit_stream t3v_dit_stream;
+
 typedef struct t3v_dit {
     t3v_dit_config config;
     t3v_params params; /* every tensor below under its checkpoint name */
@@ -56,6 +58,7 @@ typedef struct t3v_dit {
     /* [layers][T3V_SITE_PARAMS_MAX]: what adopted plans have of their own; NULL: nothing */
     t3v_tensor *own;
     const t3v_device *device; /* that has the parameters' data; NULL: the host */
+    t3v_dit_stream *stream;   /* dit/stream.h; NULL: all parameters are there */
 } t3v_dit;
 
 /* Lists the parameters of a model of this shape (no data yet). E_ARG names the field that is out of range. */

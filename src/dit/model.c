@@ -8,6 +8,7 @@
 #include "attn/attend_op.h"
 #include "base/log.h"
 #include "dit/dit.h"
+#include "dit/stream.h"
 #include "ops/kernels.h"
 
 /* ---- parameters ---------------------------------------------------------------------------------- */
@@ -157,6 +158,7 @@ t3v_status t3v_dit_open_time(t3v_dit *dit, const t3v_dit_config *c)
 
 void t3v_dit_close(t3v_dit *dit)
 {
+    t3v_dit_stream_close(dit);
     t3v_params_free(&dit->params);
     free(dit->block);
     free(dit->own);
@@ -232,9 +234,11 @@ t3v_status t3v_dit_prompt_make(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *con
     x = t3v_linear(ctx, &dit->text_down, x, T3V_F32);
     for (int64_t i = 0; i < c->layers && !ctx->status; i++) {
         const t3v_dit_block *b = &dit->block[i];
+        t3v_dit_stream_here(ctx, dit, i);
         t3v_tensor *k = t3v_linear(ctx, &b->cross_k, x, T3V_F32);
         out->k[i] = t3v_qk_norm_rope(ctx, k, &b->cross_norm_k, c->heads, c->eps, NULL, 0, ctx->compute);
         out->v[i] = t3v_linear(ctx, &b->cross_v, x, ctx->compute);
+        t3v_dit_stream_next(ctx, dit, i);
     }
     return ctx->status;
 }
@@ -261,9 +265,11 @@ t3v_status t3v_dit_image_make(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *clip
                       T3V_F32);
     for (int64_t i = 0; i < c->layers && !ctx->status; i++) {
         const t3v_dit_block *b = &dit->block[i];
+        t3v_dit_stream_here(ctx, dit, i);
         t3v_tensor *k = t3v_linear(ctx, &b->cross_k_img, x, T3V_F32);
         out->k[i] = t3v_qk_norm_rope(ctx, k, &b->cross_norm_k_img, c->heads, c->eps, NULL, 0, ctx->compute);
         out->v[i] = t3v_linear(ctx, &b->cross_v_img, x, ctx->compute);
+        t3v_dit_stream_next(ctx, dit, i);
     }
     return ctx->status;
 }
@@ -419,8 +425,10 @@ t3v_tensor *t3v_dit_forward(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *latent
     for (int64_t i = 0; i < c->layers && !call->reuse && !ctx->status; i++) {
         if ((st = t3v_report(call->progress, "blocks", i, c->layers))) return t3v_ctx_fail(ctx, st);
         size_t layer = t3v_arena_mark(ctx->arena);
+        t3v_dit_stream_here(ctx, dit, i);
         t3v_dit_by_time m = t3v_dit_modulation(ctx, &dit->block[i], &e0);
         x = t3v_dit_block_run(ctx, dit, i, x, &m, rope, call, range, x); /* in place unless recorded */
+        t3v_dit_stream_next(ctx, dit, i);
         if (!record) t3v_arena_back(ctx->arena, layer);
     }
     if (call->reuse) {

@@ -9,6 +9,7 @@
 #include "attn/peak.h"
 #include "base/log.h"
 #include "base/threads.h"
+#include "dit/stream.h"
 #include "io/file.h"
 #include "pipe/image.h"
 #include "pipe/lora_attach.h"
@@ -102,9 +103,23 @@ static t3v_status text_bytes(t3v_model *m, const t3v_job *job, int64_t *bytes, i
     return st;
 }
 
-/* The DiT's phase: *weights with LoRA factors; *work: prompts, and a forward pass, laid out in a counting arena. */
+/* What of the parameters' memory is a device's: all in the types that they are used in; streamed: without the blocks' matrices,
+ * but with the slots that these pass through. */
+static int64_t placed_bytes(const t3v_dit *dit, t3v_dtype compute, bool streamed)
+{
+    int64_t sum = streamed ? (int64_t)t3v_dit_stream_bytes(dit, compute) : 0;
+    for (int64_t i = 0; i < dit->params.count; i++) {
+        const t3v_param *p = &dit->params.item[i];
+        if (!streamed || !t3v_dit_streams(p))
+            sum += t3v_numel(p->tensor) * (int64_t)t3v_dtype_size(p->matrix ? compute : T3V_F32);
+    }
+    return sum;
+}
+
+/* The DiT's phase: *weights with LoRA factors, *streamed the same where blocks are streamed; *work: prompts, and a forward
+ * pass, laid out in a counting arena. */
 static t3v_status dit_bytes(t3v_model *m, t3v_lora_for expert, const t3v_job *job, const t3v_schedule *s,
-                            const int64_t latent[4], int64_t *weights, int64_t *work)
+                            const int64_t latent[4], int64_t *weights, int64_t *streamed, int64_t *work)
 {
     t3v_tensor_file *f = NULL;
     t3v_dit dit = {0};
@@ -159,7 +174,9 @@ static t3v_status dit_bytes(t3v_model *m, t3v_lora_for expert, const t3v_job *jo
     }
     int64_t cells = latent[1] * latent[2] * latent[3];
     if (!st) {
-        *weights = (int64_t)loras.arena.peak + t3v_weight_bytes(&dit.params, f, job->compute);
+        *weights = (int64_t)loras.arena.peak + (m->device ? placed_bytes(&dit, job->compute, false)
+                                                          : t3v_weight_bytes(&dit.params, f, job->compute));
+        *streamed = (int64_t)loras.arena.peak + placed_bytes(&dit, job->compute, true);
         *work = (int64_t)arena.peak + 4 * cells * (m->config.in_dim + 2 * latent[0]) + T3V_PROGRAM_BYTES;
     }
     t3v_loras_detach(&loras, &dit);
@@ -278,15 +295,32 @@ static void estimate_seconds(t3v_result *r, double vae_flop, t3v_dtype compute)
     r->seconds_decode = vae_flop / (vae_share * flops);
 }
 
+/* Whether the blocks' weights come to the device one by one: as the job says, else where they do not fit. */
+static bool streams(const t3v_job *job, int64_t bytes, int64_t limit)
+{
+    return job->weights ? strcmp(job->weights, "streamed") == 0 : bytes > limit;
+}
+
 /* The DiTs' phase. Two stay in memory together when that saves loading them for every clip, and leaves the VAE room. */
 static t3v_status experts_bytes(t3v_model *m, t3v_model *low, const t3v_job *job, const t3v_schedule *s,
                                 const int64_t latent[4], int64_t limit, t3v_result *r, int64_t *bytes)
 {
-    int64_t weights = 0, work = 0, low_weights = 0, low_work = 0;
-    T3V_TRY(dit_bytes(m, t3v_lora_for_expert(T3V_EXPERT_HIGH, low), job, s, latent, &weights, &work));
-    if (low) T3V_TRY(dit_bytes(low, T3V_LORA_FOR_LOW, job, s, latent, &low_weights, &low_work));
+    int64_t weights = 0, streamed = 0, work = 0, low_weights = 0, low_streamed = 0, low_work = 0;
+    T3V_TRY(
+        dit_bytes(m, t3v_lora_for_expert(T3V_EXPERT_HIGH, low), job, s, latent, &weights, &streamed, &work));
+    if (low)
+        T3V_TRY(dit_bytes(low, T3V_LORA_FOR_LOW, job, s, latent, &low_weights, &low_streamed, &low_work));
     for (int i = 0; i < s->steps; i++) r->steps_low += s->step[i].expert == T3V_EXPERT_LOW;
     if (low_work > work) work = low_work;
+    int64_t most = low_weights > weights ? low_weights : weights;
+    if (m->device && streams(job, work + most, limit)) {
+        if (!job->weights)
+            t3v_info("the weights' %.2f GiB do not fit beside %.2f GiB of work: blocks are streamed",
+                     (double)most / 0x1p30, (double)work / 0x1p30);
+        m->streamed = true;
+        if (low) low->streamed = true;
+        weights = streamed, low_weights = low_streamed;
+    }
     r->both_experts = job->outputs > 1 && r->steps_low > 0 &&
                       weights + low_weights + work <= limit - limit / 4;
     *bytes = work + (r->both_experts ? weights + low_weights : low_weights > weights ? low_weights : weights);

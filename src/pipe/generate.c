@@ -830,7 +830,10 @@ static t3v_status check_writable(const char *path)
 static t3v_status run_all(run *r)
 {
     t3v_device_choice where;
+    const char *weights = r->job->weights;
     T3V_TRY(t3v_device_parse(r->job->device, &where));
+    if (weights && strcmp(weights, "resident") != 0 && strcmp(weights, "streamed") != 0)
+        return t3v_fail(T3V_E_ARG, "weights \"%s\": expected resident or streamed", weights);
     T3V_TRY(t3v_device_open(where, &r->device));
     r->paths.device = r->device;
     T3V_TRY(t3v_model_open(&r->model, &r->paths, 0, r->job->compute, false));

@@ -14,6 +14,7 @@ typedef struct t3v_model_paths {
     const char *vae, *text_encoder, *tokenizer;
     const char *model_low, *clip;
     const t3v_device *device; /* where the weights go; NULL: they stay with the host */
+    bool streamed;            /* there the DiT's blocks come one by one: dit/stream.h */
 } t3v_model_paths;
 
 typedef enum t3v_place {

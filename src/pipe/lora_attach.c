@@ -6,7 +6,9 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "dit/stream.h"
 #include "io/lora.h"
+#include "pipe/place.h"
 #include "tensor/dtype.h"
 
 /* A parameter as it was. */
@@ -25,13 +27,14 @@ typedef struct updates {
 } updates;
 
 static t3v_status factor(t3v_tensor *out, const t3v_tensor_entry *e, int64_t rows, t3v_dtype type,
-                         t3v_arena *arena)
+                         const t3v_device *device, t3v_arena *arena)
 {
     *out = (t3v_tensor){.type = type, .ndim = 2, .shape = {rows, e->numel / rows}};
     out->data = t3v_arena_take(arena, (size_t)e->numel, t3v_dtype_size(type));
     if (!out->data) return t3v_fail(T3V_E_NOMEM, "no memory for %s", e->name);
     if (arena->counting) return T3V_OK;
-    return t3v_tensor_copy(e, out->data, type);
+    T3V_TRY(t3v_tensor_copy(e, out->data, type));
+    return t3v_weight_place(device, arena, out);
 }
 
 /* Elements [first, first + n) of a tensor. */
@@ -40,31 +43,50 @@ static void *at(const t3v_tensor *t, int64_t first)
     return (char *)t->data + (size_t)(first / t3v_dtype_block(t->type)) * t3v_dtype_block_bytes(t->type);
 }
 
+/* The same where the host reads them: in place, or pulled from a device to `room`. */
+static t3v_status fetch(const t3v_device *device, const t3v_tensor *t, int64_t first, int64_t n, void *room,
+                        const void **out)
+{
+    *out = at(t, first);
+    if (!device) return T3V_OK;
+    size_t bytes = (size_t)(n / t3v_dtype_block(t->type)) * t3v_dtype_block_bytes(t->type);
+    T3V_TRY(device->pull(room, *out, bytes));
+    *out = room;
+    return T3V_OK;
+}
+
 /* Gives t memory of its own, with `u` added: pairs only if `pairs`. */
-static t3v_status merge(t3v_loras *l, t3v_tensor *t, const updates *u, bool pairs, t3v_dtype compute)
+static t3v_status merge(t3v_loras *l, t3v_tensor *t, const updates *u, bool pairs, t3v_dtype compute,
+                        const t3v_device *device)
 {
     enum { PIECE = 1 << 22 };
     int64_t n = t3v_numel(t), cols = n / t->shape[0], rows = PIECE > cols ? PIECE / cols : 1;
+    if (rows > t->shape[0]) rows = t->shape[0];
     t3v_tensor own = *t;
     own.type = t3v_operand(t, compute);
     own.scale = NULL;
     own.data = t3v_arena_take(&l->arena, (size_t)n, t3v_dtype_size(own.type));
     size_t mark = t3v_arena_mark(&l->arena);
-    float *values = t3v_arena_take(&l->arena,
-                                   (size_t)(rows < t->shape[0] ? rows : t->shape[0]) * (size_t)cols,
-                                   sizeof *values);
-    if (!own.data || !values) return t3v_fail(T3V_E_NOMEM, "no memory to merge a LoRA");
-    t3v_status st = T3V_OK;
+    float *values = t3v_arena_take(&l->arena, (size_t)(rows * cols), sizeof *values);
+    void *room = device ? t3v_arena_take(&l->arena, (size_t)(rows * cols), sizeof *values) : NULL;
+    t3v_status st = own.data && values && (room || !device)
+                        ? T3V_OK
+                        : t3v_fail(T3V_E_NOMEM, "no memory to merge a LoRA");
     for (int64_t first = 0; first < t->shape[0] && !st && !l->arena.counting; first += rows) {
         int64_t count = t->shape[0] - first < rows ? t->shape[0] - first : rows;
-        st = t3v_convert_scaled(values, T3V_F32, at(t, first * cols), t->type, t->scale ? *t->scale : 1,
-                                count * cols);
+        const void *values_now;
+        st = fetch(device, t, first * cols, count * cols, room, &values_now);
+        if (!st)
+            st = t3v_convert_scaled(values, T3V_F32, values_now, t->type, t->scale ? *t->scale : 1,
+                                    count * cols);
         for (int64_t i = 0; i < u->n && !st; i++)
             if (pairs || u->item[i]->kind == T3V_LORA_DIFF)
                 st = t3v_lora_add(u->item[i], u->strength[i], first, count, cols, values);
         if (!st) st = t3v_convert(at(&own, first * cols), own.type, values, T3V_F32, count * cols);
     }
     t3v_arena_back(&l->arena, mark);
+    if (!st && !l->arena.counting) st = t3v_weight_place(device, &l->arena, &own);
+    if (st) return st;
     l->before[l->changed++] = (struct t3v_lora_before){t, t->data, t->type, t->scale};
     if (!l->arena.counting) {
         t->type = own.type;
@@ -80,7 +102,8 @@ static t3v_status attach(t3v_loras *l, const t3v_param *p, const updates *u, con
 {
     t3v_tensor *t = p->tensor;
     t3v_weight *w = t3v_dit_layer(dit, t);
-    bool fly = w && (!how->merge || t3v_dtype_packed(t->type)), diffs = false;
+    bool streamed = dit->stream && t3v_dit_streams(p);
+    bool fly = w && (!how->merge || streamed || t3v_dtype_packed(t->type)), diffs = false;
     int64_t first = *used;
     for (int64_t i = 0; i < u->n; i++) {
         const t3v_lora_item *item = u->item[i];
@@ -91,14 +114,20 @@ static t3v_status attach(t3v_loras *l, const t3v_param *p, const updates *u, con
         t3v_dtype type = t3v_operand(t, how->compute);
         t3v_lora_pair *pair = &l->pair[(*used)++];
         pair->strength = (float)(u->strength[i] * item->scale);
-        T3V_TRY(factor(&pair->a, item->a, item->rank, type, &l->arena));
-        T3V_TRY(factor(&pair->b, item->b, item->b->shape[0], type, &l->arena));
+        T3V_TRY(factor(&pair->a, item->a, item->rank, type, dit->device, &l->arena));
+        T3V_TRY(factor(&pair->b, item->b, item->b->shape[0], type, dit->device, &l->arena));
     }
+    if (diffs && streamed)
+        return t3v_fail(
+            T3V_E_UNSUPPORTED,
+            "%s: a LoRA file has a full difference for it, which streamed weights do not take; give "
+            "--weights resident, or convert the model with --lora",
+            p->name);
     if (*used > first) {
         w->lora = &l->pair[first];
         w->loras = (int)(*used - first);
     }
-    return diffs || (w && !fly) ? merge(l, t, u, !fly, how->compute) : T3V_OK;
+    return diffs || (w && !fly) ? merge(l, t, u, !fly, how->compute, dit->device) : T3V_OK;
 }
 
 static t3v_status open_files(t3v_lora **file, const t3v_lora_use *use, int64_t n, const t3v_loras_how *how,
@@ -134,7 +163,9 @@ t3v_status t3v_loras_attach(t3v_loras *l, const t3v_lora_use *use, int64_t n, co
                          : t3v_fail(T3V_E_NOMEM, "no memory for LoRA files");
     for (int64_t i = 0; i < n && !st; i++) items += file[i] ? file[i]->count : 0;
     bool counting = p->count && !p->item[0].tensor->data;
-    if (!st) st = counting ? t3v_arena_count(&l->arena) : t3v_arena_open(&l->arena, (size_t)64 << 30);
+    if (!st)
+        st = counting ? t3v_arena_count(&l->arena)
+                      : t3v_arena_open_in(&l->arena, (size_t)64 << 30, t3v_device_space(dit->device));
     if (!st) {
         l->pair = calloc((size_t)items + 1, sizeof *l->pair);
         l->before = calloc((size_t)p->count + 1, sizeof *l->before);

@@ -17,7 +17,7 @@ typedef struct t3v_loras {
 
 typedef struct t3v_loras_how {
     t3v_lora_for expert; /* which of two experts the DiT is; FOR_ALL: the model has one */
-    bool merge;          /* pairs are added to the weights, but where those are of a packed type */
+    bool merge;          /* pairs are added to the weights, but where those are packed or streamed */
     t3v_dtype compute;   /* the type of what belongs to packed weights */
 } t3v_loras_how;
 

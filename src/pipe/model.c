@@ -8,6 +8,7 @@
 
 #include "attn/own.h"
 #include "base/log.h"
+#include "dit/stream.h"
 #include "io/file.h"
 #include "io/json.h"
 #include "io/names.h"
@@ -49,17 +50,23 @@ static t3v_status axis_of(const t3v_tensor_file *f, const char *name, int ndim, 
 }
 
 /* Tables of which the host reads rows. */
-static bool is_table(const char *name) { return strstr(name, "embedding.weight") != NULL; }
+static bool is_table(const t3v_param *p) { return strstr(p->name, "embedding.weight") != NULL; }
 
 static t3v_status fill(t3v_model *m, int part, const t3v_params *p, bool writable,
                        bool (*optional)(const char *))
 {
-    t3v_params_options o = {.matrix = m->compute, .map = !writable, .packed = part != VAE && !m->device};
+    bool streamed = m->device && m->streamed && part == DIT;
+    t3v_params_options o = {.matrix = m->compute,
+                            .map = !writable,
+                            .packed = part != VAE && (!m->device || streamed)};
     T3V_TRY(t3v_arena_open(&m->arena[part], t3v_params_bytes(p, m->file[part], &o)));
     T3V_TRY(t3v_params_load(p, m->file[part], &o, &m->arena[part], true, optional));
-    return m->device
-               ? t3v_weights_place(p, m->compute, m->device, &m->placed[part], part == TEXT ? is_table : NULL)
-               : T3V_OK;
+    if (!m->device) return T3V_OK;
+    T3V_TRY(t3v_weights_place(p, m->compute, m->device, &m->placed[part],
+                              streamed       ? t3v_dit_streams
+                              : part == TEXT ? is_table
+                                             : NULL));
+    return streamed ? t3v_dit_stream_open(&m->dit, m->compute) : T3V_OK;
 }
 
 static t3v_status load_dit(t3v_model *m, bool writable)
@@ -252,6 +259,7 @@ t3v_status t3v_model_open(t3v_model **out, const t3v_model_paths *paths, unsigne
     }
     m->compute = compute;
     m->device = paths->device;
+    m->streamed = paths->streamed;
     t3v_status st = t3v_location_find(&m->where, paths);
     if (!st) st = read_config(m);
     if (!st) st = t3v_model_load(m, parts, writable);
@@ -273,6 +281,7 @@ t3v_status t3v_model_open_low(t3v_model **out, const t3v_model *m)
         return t3v_fail(T3V_E_NOMEM, "no memory to open %s", path);
     }
     low->device = m->device;
+    low->streamed = m->streamed;
     low->compute = m->compute;
     low->config = m->config;
     *out = low;

@@ -28,6 +28,7 @@ typedef struct t3v_model {
     t3v_tensor_file *file[3]; /* dit, text, vae: mapped while their part is loaded */
     t3v_arena arena[3];
     const t3v_device *device; /* NULL: the host */
+    bool streamed;            /* a DiT that is loaded keeps its blocks with the host: dit/stream.h */
     t3v_arena placed[3];      /* weights on the device */
     t3v_arena own;            /* parameters that plans have of their own */
 } t3v_model;

@@ -37,18 +37,18 @@ static t3v_status push(const t3v_device *device, t3v_tensor *t, void *to, t3v_dt
 }
 
 t3v_status t3v_weights_place(const t3v_params *p, t3v_dtype compute, const t3v_device *device,
-                             t3v_arena *arena, bool (*stays)(const char *name))
+                             t3v_arena *arena, bool (*stays)(const t3v_param *p))
 {
     size_t sum = 4096, room, all;
     for (int64_t i = 0; i < p->count; i++)
-        if (!stays || !stays(p->item[i].name))
+        if (!stays || !stays(&p->item[i]))
             sum += (size_t)t3v_numel(p->item[i].tensor) *
                        t3v_dtype_size(type_of(p->item[i].tensor, compute)) +
                    128;
     T3V_TRY(t3v_arena_open_in(arena, sum, &device->space));
     for (int64_t i = 0; i < p->count; i++) {
         t3v_tensor *t = p->item[i].tensor;
-        if (stays && stays(p->item[i].name)) continue;
+        if (stays && stays(&p->item[i])) continue;
         t3v_dtype type = type_of(t, compute);
         void *to = t3v_arena_twin(arena, t3v_arena_take(arena, (size_t)t3v_numel(t), t3v_dtype_size(type)));
         device->memory(&room, &all);

@@ -59,12 +59,37 @@ done
 same clips latent 1e-2 # kept in bf16
 same clips context 1e-4
 [ -s "$dir/eval-cuda" ] && cmp "$dir/eval-cpu" "$dir/eval-cuda" || { echo "eval: other scores" >&2; exit 1; }
+# A LoRA file, on the fly and merged; blocks that come one by one (5 of them, in 2 slots).
+printf '{"model":"%s","plan":"full","steps":2,"batch":1,"train":"lora","rank":2}' $tiny >"$dir/tune.json"
+"$t3v" tune -q --precision f32 --config "$dir/tune.json" --data "$dir/latents-cpu" -o "$dir/tuned"
+probe() { # NAME options: the velocity on either device, in a model with the LoRA
+    local name=$1
+    shift
+    both "$t3v" dit --precision f32 --model $tiny --plan full --latent $golden/dit.safetensors --context $golden/dit.safetensors \
+        --timestep 731 --lora "$dir/tuned/lora.safetensors:100" -o "$dir/$name-@.safetensors" "$@"
+    same "$name" velocity 1e-4
+}
+probe lora
+probe merged --lora-merge
+probe streamed --weights streamed
+probe both --weights streamed --lora-merge
+if "$compare" "$dir/lora-cuda.safetensors" velocity "$dir/dit-cpu.safetensors" velocity 1e-3 >"$dir/said"; then
+    echo "the LoRA file changed nothing" >&2
+    exit 1
+fi
+# Quantised blocks, which the host expands as it sends them; and who chooses when nobody says.
+mkdir "$dir/q"
+cp $tiny/config.json "$dir/q"
+"$t3v" convert $tiny --dtype q8_0 --quiet -o "$dir/q/model.gguf" >/dev/null
+probe packed --weights streamed --model "$dir/q"
+"$t3v" generate --model $tiny --prompt x --size 32x32 --frames 1 --dry-run --memory-limit 1 --device cuda -o "$dir/x.png" 2>"$dir/said" && exit 1
+grep -q "blocks are streamed" "$dir/said" || { echo "not streamed: $(cat "$dir/said")" >&2; exit 1; }
 line=$("$t3v" bench gemm --config tiny --rows 8 --precision bf16 --repeat 1 --device cuda --json --quiet)
 for key in percent_of_peak percent_of_bandwidth peak_device_bytes; do
     [ "$(grep -c "\"$key\":[0-9]" <<<"$line")" = 4 ] || { echo "bench gemm: no $key: $line" >&2; exit 1; }
 done
 
-# Steps that reuse what the blocks added.
+# Steps that reuse what the blocks added, with guidance; blocks come one by one.
 both "$t3v" generate --precision f32 --model $tiny --prompt "a red ball" --size 32x32 --frames 5 --steps 3 \
-    --reuse steps:0,2 --save-latent "$dir/clip-@.safetensors" -o "$dir/clip-@.y4m"
+    --reuse steps:0,2 --weights streamed --save-latent "$dir/clip-@.safetensors" -o "$dir/clip-@.y4m"
 same clip latent 1e-4
