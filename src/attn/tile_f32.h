@@ -46,10 +46,10 @@ typedef struct pv_args {
     bool first; /* O = P V */
 } pv_args;
 
-INLINE void pv(const int MR, const pv_args *x, int64_t panel)
+INLINE void pv(const int MR, const pv_args *x)
 {
     const int64_t ps = x->p_stride, os = x->o_stride;
-    float *restrict o = x->o + panel * UNIT;
+    float *restrict o = x->o;
 #define DECLARE(r) V a##r = VZERO(), b##r = a##r;
     ROWS12(DECLARE)
 #undef DECLARE
@@ -60,21 +60,30 @@ INLINE void pv(const int MR, const pv_args *x, int64_t panel)
 #undef LOAD
     }
     for (int64_t u = 0; u < x->units; u++) {
-        const float *p = x->p + u * x->p_unit, *v = x->v + u * x->v_unit + panel * x->v_panel;
+        const float *p = x->p + u * x->p_unit, *v = x->v + u * x->v_unit;
         int64_t rows = u + 1 == x->units ? x->last : x->rows;
-        for (int64_t j = 0; j < rows; j++) {
-            V v0 = VLOAD(v), v1 = VLOAD(v + LANES);
-#define STEP(r)                      \
+#define ROW(r)                       \
     if (MR > r) {                    \
         V w##r = VSET(p[r * ps]);    \
         a##r = VFMA(w##r, v0, a##r); \
         b##r = VFMA(w##r, v1, b##r); \
     }
-            ROWS12(STEP)
-#undef STEP
-            v += UNIT;
-            p++;
+#define STEP                                \
+    V v0 = VLOAD(v), v1 = VLOAD(v + LANES); \
+    ROWS12(ROW)                             \
+    v += UNIT, p++;
+        if (rows == UNIT) {
+#pragma GCC unroll 32
+            for (int j = 0; j < UNIT; j++) {
+                STEP
+            }
+        } else {
+            for (int64_t j = 0; j < rows; j++) {
+                STEP
+            }
         }
+#undef STEP
+#undef ROW
     }
 #define STORE(r) \
     if (MR > r) VSTORE(o + r * os, a##r), VSTORE(o + r * os + LANES, b##r);
@@ -82,11 +91,8 @@ INLINE void pv(const int MR, const pv_args *x, int64_t panel)
 #undef STORE
 }
 
-#define INSTANCE(n)                                                \
-    static __attribute__((noinline)) void pv_##n(const pv_args *x) \
-    {                                                              \
-        for (int64_t i = 0; i < x->panels; i++) pv(n, x, i);       \
-    }
+#define INSTANCE(n) \
+    static __attribute__((noinline)) void pv_##n(const pv_args *x) { pv(n, x); }
 /* clang-format off */
 INSTANCE(1) INSTANCE(2) INSTANCE(3) INSTANCE(4) INSTANCE(5) INSTANCE(6)
 #if PV_ROWS == 12
@@ -95,7 +101,8 @@ INSTANCE(7) INSTANCE(8) INSTANCE(9) INSTANCE(10) INSTANCE(11) INSTANCE(12)
 /* clang-format on */
 #undef INSTANCE
 
-        static void run_pv(int64_t rows, pv_args x)
+    /* Panel by panel: a panel of V stays in the first cache while the rows pass. */
+    static void run_pv(int64_t rows, pv_args x)
 {
     static void (*const table[])(const pv_args *) = {
         pv_1,
@@ -113,9 +120,12 @@ INSTANCE(7) INSTANCE(8) INSTANCE(9) INSTANCE(10) INSTANCE(11) INSTANCE(12)
         pv_12,
 #endif
     };
-    for (int64_t i = 0; i < rows; i += PV_ROWS) {
-        table[(rows - i < PV_ROWS ? rows - i : PV_ROWS) - 1](&x);
-        x.p += PV_ROWS * x.p_stride, x.o += PV_ROWS * x.o_stride;
+    for (int64_t panel = 0; panel < x.panels; panel++, x.v += x.v_panel, x.o += UNIT) {
+        pv_args y = x;
+        for (int64_t i = 0; i < rows; i += PV_ROWS) {
+            table[(rows - i < PV_ROWS ? rows - i : PV_ROWS) - 1](&y);
+            y.p += PV_ROWS * x.p_stride, y.o += PV_ROWS * x.o_stride;
+        }
     }
 }
 
@@ -271,8 +281,8 @@ static void pack_k(float *restrict dst, const void *base, t3v_dtype type, int64_
     }
 }
 
-/* UNIT rows in V form [panels][UNIT][UNIT], zeros beyond the end; returns a vector's largest magnitudes. */
-static float pack_v(float *restrict dst, const void *base, t3v_dtype type, int64_t stride,
+/* UNIT rows in V form [UNIT][UNIT] for each panel of columns, zeros beyond the end; returns a vector's largest magnitudes. */
+static float pack_v(float *restrict dst, int64_t panel, const void *base, t3v_dtype type, int64_t stride,
                     const t3v_token_list *rows, int64_t first, int dim)
 {
     const int64_t columns = round_up(dim, UNIT);
@@ -282,7 +292,7 @@ static float pack_v(float *restrict dst, const void *base, t3v_dtype type, int64
         if (first + i < rows->count) load_row(row, base, type, t3v_row(rows, first + i) * stride, dim);
         for (int64_t d = 0; d < columns; d++) {
             top = larger(top, fabsf(row[d]));
-            dst[(d / UNIT * UNIT + i) * UNIT + d % UNIT] = row[d];
+            dst[d / UNIT * panel + i * UNIT + d % UNIT] = row[d];
         }
     }
     return top;
@@ -297,14 +307,14 @@ typedef struct strip_info {
 typedef struct packed_view {
     strip_info *info;
     float *bias, *k, *v;
-    int64_t strips, k_size, v_size; /* elements of a strip */
+    int64_t strips, k_size, v_panel; /* elements of a strip of K, of a panel of V */
 } packed_view;
 
 static packed_view view(void *packed, int64_t n_k, int dim)
 {
     packed_view p = {.strips = (n_k + STRIP - 1) / STRIP,
                      .k_size = (int64_t)STRIP * dim,
-                     .v_size = STRIP * round_up(dim, UNIT)};
+                     .v_panel = (n_k + STRIP - 1) / STRIP * STRIP * UNIT};
     p.info = packed;
     p.bias = (float *)packed + round_up(p.strips * 4, 16);
     p.k = p.bias + p.strips * STRIP;
@@ -345,8 +355,8 @@ static void pack(const t3v_attn_job *job, void *packed, int64_t first, int64_t l
             for (int j = 0; j < LANES; j++) info.norm2 = larger(info.norm2, lanes[j]);
         }
         for (int64_t i = 0; i < width; i += UNIT) {
-            float top = pack_v(p.v + s * p.v_size + i / UNIT * (p.v_size / (1 + WIDE)), job->v, job->type,
-                               job->v_stride, &job->keys, s * STRIP + i, job->dim);
+            float top = pack_v(p.v + (s * STRIP + i) * UNIT, p.v_panel, job->v, job->type, job->v_stride,
+                               &job->keys, s * STRIP + i, job->dim);
             info.value = larger(info.value, top);
         }
         p.info[s] = info;
@@ -376,7 +386,7 @@ static work_view lay_work(float *at, int dim)
 
 static void attend(const t3v_attn_job *job, const packed_view *pk, const work_view *w, int64_t rows)
 {
-    const int64_t columns = round_up(job->dim, UNIT), v_unit = pk->v_size / (1 + WIDE);
+    const int64_t columns = round_up(job->dim, UNIT);
     const int64_t per_block = BLOCK / STRIP, blocks = (pk->strips + per_block - 1) / per_block;
     for (int64_t b = 0; b < blocks; b++) {
         int64_t s0 = pk->strips * b / blocks, s1 = pk->strips * (b + 1) / blocks, units = 0;
@@ -402,8 +412,8 @@ static void attend(const t3v_attn_job *job, const packed_view *pk, const work_vi
             VSTORE(w->sum + i * LANES, VADD(a, c));
         }
         /* Every unit is padded with zeros, so all of its rows can be used. */
-        run_pv(rows, (pv_args){w->p, UNIT, Q_BLOCK * UNIT, pk->v + s0 * pk->v_size, v_unit, UNIT * UNIT,
-                               units, UNIT, UNIT, w->o, columns, columns / UNIT, b == 0});
+        run_pv(rows, (pv_args){w->p, UNIT, Q_BLOCK * UNIT, pk->v + s0 * STRIP * UNIT, UNIT * UNIT,
+                               pk->v_panel, units, UNIT, UNIT, w->o, columns, columns / UNIT, b == 0});
     }
 }
 
@@ -561,8 +571,9 @@ static void prepare_queries(const t3v_attn_job *job, const t3v_attn_grad *g, con
                width, dim);
     }
     for (int64_t i = 0; i < n; i += UNIT) {
-        pack_v(w->qv + i * columns, job->q, job->type, job->q_stride, &job->queries, i, dim);
-        pack_v(w->gv + i * columns, g->dout, g->dout_type, g->dout_stride, &job->queries, i, dim);
+        pack_v(w->qv + i * columns, UNIT * UNIT, job->q, job->type, job->q_stride, &job->queries, i, dim);
+        pack_v(w->gv + i * columns, UNIT * UNIT, g->dout, g->dout_type, g->dout_stride, &job->queries, i,
+               dim);
     }
 }
 
