@@ -32,11 +32,11 @@ const char *t3v_seg_backward_declines(const t3v_seg_inputs *in)
 
 const char *t3v_device_attend_declines(const t3v_site *site, const t3v_attend_args *a)
 {
-    if (site->epilogue && a->state)
+    if (site->epilogue && a->state && !site->epilogue->form)
         return "what the method keeps from step to step is kept by a function of the CPU";
     for (int i = 0; i < site->terms; i++) {
         const t3v_term *t = &site->term[i];
-        if (t->kind == T3V_TERM_LINEAR) return "a linear term";
+        if (t->kind == T3V_TERM_LINEAR && t->heads) return "a linear term with lists of each head";
         if (t->select && t->select->choose) return "a selection by a function of the CPU";
         if (t->select && t->blocks > T3V_SEG_PICK_MOST) return "a selection among more than 8192 blocks";
     }
@@ -46,9 +46,9 @@ const char *t3v_device_attend_declines(const t3v_site *site, const t3v_attend_ar
 /* ---- memory ---- */
 
 typedef struct layout {
-    int group;                                    /* heads that are run together */
-    bool parts;                                   /* terms have rows of their own, or their sum has */
-    size_t part, lse, source, means, bits, total; /* offsets */
+    int group;       /* heads that are run together */
+    bool own, parts; /* terms have rows of their own; they or their sum have rows */
+    size_t part, lse, top, linear, source, means, bits, total; /* offsets */
 } layout;
 
 size_t t3v_device_take(size_t *at, size_t bytes)
@@ -85,15 +85,16 @@ size_t t3v_device_means_bytes(const t3v_site *site, const t3v_attend_args *a)
 static layout lay_out(const t3v_site *site, const t3v_attend_args *a)
 {
     layout l = {.group = a->heads};
-    bool joint = site->combine == T3V_COMBINE_JOINT;
-    size_t head = (size_t)a->n_q * (size_t)a->dim * sizeof(float) * (size_t)(joint ? site->terms : 1);
-    l.parts = joint || (site->terms > 1 && !site->epilogue);
+    l.own = site->combine == T3V_COMBINE_JOINT || (site->epilogue && a->state);
+    size_t head = (size_t)a->n_q * (size_t)a->dim * sizeof(float) * (size_t)(l.own ? site->terms : 1),
+           rows = (size_t)site->terms * (size_t)a->heads * (size_t)a->n_q * sizeof(float);
+    l.parts = l.own || (site->terms > 1 && !site->epilogue);
     if (l.parts && head * (size_t)a->heads > t3v_device_parts_most)
         l.group = head > t3v_device_parts_most ? 1 : (int)(t3v_device_parts_most / head);
     l.part = t3v_device_take(&l.total, l.parts ? head * (size_t)l.group : 0);
-    l.lse = t3v_device_take(&l.total, joint && !a->lse ? (size_t)site->terms * (size_t)a->heads *
-                                                             (size_t)a->n_q * sizeof(float)
-                                                       : 0);
+    l.lse = t3v_device_take(&l.total, l.own && !a->lse ? rows : 0);
+    l.top = t3v_device_take(&l.total, t3v_attn_needs_top(site) ? rows : 0);
+    l.linear = t3v_device_take(&l.total, t3v_device_linear_bytes(site, a, l.group, false));
     l.source = t3v_device_take(&l.total, t3v_device_source_bytes(site, a));
     l.means = t3v_device_take(&l.total, t3v_device_means_bytes(site, a));
     l.bits = t3v_device_take(&l.total,
@@ -115,6 +116,7 @@ typedef struct run {
     const t3v_attend_args *a;
     layout l;
     char *scratch;
+    int phase; /* of the epilogue */
 } run;
 
 t3v_status t3v_device_launched(int error, const char *what)
@@ -127,10 +129,15 @@ t3v_status t3v_device_launched(int error, const char *what)
 static float *lse_of(const run *r, int index)
 {
     const t3v_attend_args *a = r->a;
-    float *all = a->lse                                  ? a->lse
-                 : r->site->combine != T3V_COMBINE_JOINT ? NULL
-                                                         : (float *)(void *)(r->scratch + r->l.lse);
+    float *all = a->lse ? a->lse : r->l.own ? (float *)(void *)(r->scratch + r->l.lse) : NULL;
     return all ? all + (int64_t)index * a->heads * a->n_q : NULL;
+}
+
+/* The largest scores of a softmax term, where a linear one needs them. */
+static float *top_of(const run *r, int index)
+{
+    if (!t3v_attn_needs_top(r->site) || r->site->term[index].kind == T3V_TERM_LINEAR) return NULL;
+    return (float *)(void *)(r->scratch + r->l.top) + (int64_t)index * r->a->heads * r->a->n_q;
 }
 
 static const void *at(const t3v_device_site *s, size_t offset)
@@ -214,10 +221,18 @@ t3v_status t3v_device_run_forward(const t3v_device_job *job, const t3v_seg_forwa
                                tensor ? "the tensor-core kernel" : "the plain kernel");
 }
 
-bool t3v_device_active(const t3v_site *site, int term, int head, const t3v_moment *moment)
+int t3v_device_stateless(const t3v_site *site) { return site->epilogue ? site->epilogue->without_state : 0; }
+
+bool t3v_device_active(const t3v_site *site, int phase, int term, int head, const t3v_moment *moment)
 {
-    if (site->epilogue && !site->epilogue->uses(site->epilogue->without_state, term)) return false;
+    if (site->epilogue && !site->epilogue->uses(phase, term)) return false;
     return t3v_term_active(site, term, head, moment);
+}
+
+t3v_seg_shares t3v_device_shares(const t3v_site *site)
+{
+    const t3v_term *linear = t3v_attn_linear_term(site);
+    return (t3v_seg_shares){.terms = site->terms, .linear = linear ? (int)(linear - site->term) : -1};
 }
 
 /* Terms of a mean that are active for a head: the first, the last, and whether `index` is. */
@@ -227,9 +242,9 @@ typedef struct place {
 
 static place place_of(const run *r, int index, int head)
 {
-    place p = {t3v_device_active(r->site, index, head, &r->a->moment), true, true};
+    place p = {t3v_device_active(r->site, r->phase, index, head, &r->a->moment), true, true};
     for (int i = 0; i < r->site->terms; i++) {
-        if (i == index || !t3v_device_active(r->site, i, head, &r->a->moment)) continue;
+        if (i == index || !t3v_device_active(r->site, r->phase, i, head, &r->a->moment)) continue;
         if (i < index) p.first = false;
         else p.last = false;
     }
@@ -242,7 +257,6 @@ static t3v_status run_heads(const run *r, int index, t3v_seg_forward *f, int gro
 {
     const t3v_attend_args *a = r->a;
     float *lse = lse_of(r, index), *part = (float *)(void *)(r->scratch + r->l.part);
-    bool joint = r->site->combine == T3V_COMBINE_JOINT;
     int64_t row = (int64_t)r->l.group * a->dim;
     if (!p.active) {
         if (!lse) return T3V_OK;
@@ -250,25 +264,34 @@ static t3v_status run_heads(const run *r, int index, t3v_seg_forward *f, int gro
                                                         r->job.stream),
                                    "filling");
     }
+    if (r->site->term[index].kind == T3V_TERM_LINEAR)
+        return t3v_device_linear(&r->job, index, head, heads, r->scratch + r->l.linear,
+                                 part + index * a->n_q * row, row, group, lse);
     f->in.head_first = head, f->in.heads = heads;
     f->lse = lse;
+    f->top = top_of(r, index);
     f->sum = NULL;
-    if (joint || !p.last) {
-        f->out = part + (joint ? index * a->n_q * row : 0);
+    if (r->l.own || !p.last) {
+        f->out = part + (r->l.own ? index * a->n_q * row : 0);
         f->out_type = T3V_F32, f->out_stride = row, f->out_first = group;
     } else {
         f->out = a->out, f->out_type = a->out_type, f->out_stride = a->out_stride, f->out_first = 0;
     }
-    f->weight = joint || r->site->epilogue ? 1 : r->site->term[index].weight;
-    if (!joint && !p.first) f->sum = part, f->sum_stride = row, f->sum_first = group;
+    f->weight = r->l.own || r->site->epilogue ? 1 : r->site->term[index].weight;
+    if (!r->l.own && !p.first) f->sum = part, f->sum_stride = row, f->sum_first = group;
     return t3v_device_run_forward(&r->job, f);
+}
+
+static const float *part_of(const run *r, int index)
+{
+    return (float *)(void *)(r->scratch + r->l.part) + (int64_t)index * r->a->n_q * r->l.group * r->a->dim;
 }
 
 static t3v_status combine(const run *r, int group, int heads)
 {
     const t3v_attend_args *a = r->a;
     int64_t row = (int64_t)r->l.group * a->dim;
-    t3v_seg_joint j = {.terms = r->site->terms,
+    t3v_seg_joint j = {.by = t3v_device_shares(r->site),
                        .dim = a->dim,
                        .head_first = group,
                        .heads = heads,
@@ -277,21 +300,59 @@ static t3v_status combine(const run *r, int group, int heads)
                        .out = a->out,
                        .out_type = a->out_type,
                        .out_stride = a->out_stride};
-    for (int i = 0; i < j.terms; i++) {
-        j.part[i] = (float *)(void *)(r->scratch + r->l.part) + i * a->n_q * row;
-        j.lse[i] = lse_of(r, i);
+    for (int i = 0; i < j.by.terms; i++) {
+        j.part[i] = part_of(r, i);
+        j.by.lse[i] = lse_of(r, i);
+        j.by.top[i] = top_of(r, i);
     }
     return t3v_device_launched(r->job.kernels->joint(&j, r->job.stream), "joining terms");
 }
 
-t3v_status t3v_device_attend(const t3v_device_site *s, const t3v_attend_args *a,
-                             const t3v_seg_kernels *kernels, void *stream)
+static t3v_status finish(const run *r, const int64_t *counter, int group, int heads)
+{
+    const t3v_attend_args *a = r->a;
+    const t3v_epilogue *e = r->site->epilogue;
+    t3v_epilogue_form form = e->form(r->site->options, r->phase, counter);
+    t3v_seg_keep k = {.form = form,
+                      .dim = a->dim,
+                      .head_first = group,
+                      .heads = heads,
+                      .number = (int)t3v_dtype_size(a->out_type),
+                      .n_q = a->n_q,
+                      .part = part_of(r, form.part),
+                      .whole = part_of(r, form.whole),
+                      .part_stride = (int64_t)r->l.group * a->dim,
+                      .part_lse = lse_of(r, form.part),
+                      .whole_lse = lse_of(r, form.whole),
+                      .record = (char *)a->state + T3V_STATE_COUNTERS * sizeof *counter,
+                      .out = a->out,
+                      .out_type = a->out_type,
+                      .out_stride = a->out_stride};
+    k.record_bytes = (int64_t)e->record(r->site->options, a->dim, k.number);
+    return t3v_device_launched(r->job.kernels->keep(&k, r->job.stream), "the method's epilogue");
+}
+
+/* What the epilogue does now, with its counters, which are kept beside the records. */
+static t3v_status enter(run *r, int64_t counter[T3V_STATE_COUNTERS])
+{
+    const t3v_device *d = r->job.device;
+    const t3v_attend_args *a = r->a;
+    size_t bytes = T3V_STATE_COUNTERS * sizeof *counter;
+    r->phase = t3v_device_stateless(r->site);
+    if (!r->site->epilogue || !a->state) return T3V_OK;
+    T3V_TRY(d->pull(counter, a->state, bytes));
+    r->phase = r->site->epilogue->phase(r->site->options, &a->moment, counter);
+    return d->push(a->state, counter, bytes);
+}
+
+t3v_status t3v_device_attend(const t3v_device_site *s, const t3v_attend_args *a, const t3v_device *device)
 {
     const t3v_site *site = s->site;
     T3V_TRY(t3v_attn_check(site, a));
     const char *why = t3v_device_attend_declines(site, a);
     if (why) return t3v_fail(T3V_E_UNSUPPORTED, "attention on the device: %s", why);
-    run r = {.job = {.s = s, .a = a, .kernels = kernels, .stream = stream},
+    int64_t counter[T3V_STATE_COUNTERS] = {0};
+    run r = {.job = {.s = s, .a = a, .device = device, .kernels = device->segments, .stream = device->stream},
              .site = site,
              .a = a,
              .l = lay_out(site, a)};
@@ -302,6 +363,7 @@ t3v_status t3v_device_attend(const t3v_device_site *s, const t3v_attend_args *a,
     r.job.source = r.scratch + r.l.source;
     r.job.means = r.scratch + r.l.means;
     r.job.bits = a->chosen ? a->chosen : (uint64_t *)(void *)(r.scratch + r.l.bits);
+    T3V_TRY(enter(&r, counter));
     for (int group = 0; group < a->heads; group += r.l.group) {
         int end = group + r.l.group < a->heads ? group + r.l.group : a->heads;
         for (int i = 0; i < site->terms; i++) {
@@ -313,12 +375,14 @@ t3v_status t3v_device_attend(const t3v_device_site *s, const t3v_attend_args *a,
                     place q = place_of(&r, i, next);
                     if (q.active != p.active || q.first != p.first || q.last != p.last) break;
                 }
-                if (p.active && !ready) T3V_TRY(t3v_device_prepare(&r.job, i, group, end - group, &f));
+                if (p.active && !ready && site->term[i].kind != T3V_TERM_LINEAR)
+                    T3V_TRY(t3v_device_prepare(&r.job, i, group, end - group, &f));
                 ready = ready || p.active;
                 T3V_TRY(run_heads(&r, i, &f, group, h, next - h, p));
             }
         }
         if (site->combine == T3V_COMBINE_JOINT) T3V_TRY(combine(&r, group, end - group));
+        else if (r.l.own) T3V_TRY(finish(&r, counter, group, end - group));
     }
     return T3V_OK;
 }

@@ -231,6 +231,5 @@ t3v_status t3v_device_run(const t3v_arena *arena, const t3v_site *site, const t3
         return g ? backward_on_cpu(arena, site, a, g) : on_cpu(arena, site, a);
     }
     T3V_TRY(lists_of(d, site, g != NULL, &lists));
-    return g ? t3v_device_backward(lists, a, g, d->segments, d->stream)
-             : t3v_device_attend(lists, a, d->segments, d->stream);
+    return g ? t3v_device_backward(lists, a, g, d) : t3v_device_attend(lists, a, d);
 }

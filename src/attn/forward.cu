@@ -103,6 +103,7 @@ __device__ __forceinline__ void finish(const t3v_seg_forward &f, rows<D, MT> &r,
             float factor = sum > 0 && sum < INFINITY ? f.weight / sum : NAN;
             if (f.lse && lane % 4 == 0)
                 f.lse[head * f.in.n_q + row] = (r.max[m][h] + t3v_log2(sum)) * SEG_LN2;
+            if (f.top && lane % 4 == 0) f.top[head * f.in.n_q + row] = r.max[m][h] * SEG_LN2;
 #pragma unroll
             for (int n = 0; n < D / 8; n++) {
                 int column = 8 * n + 2 * (lane % 4);

@@ -62,6 +62,7 @@ __global__ void __launch_bounds__(SEG_THREADS) forward_plain(const t3v_seg_forwa
         }
         float factor = sum > 0 && sum < INFINITY ? f.weight / sum : NAN;
         if (f.lse && lane == 0) f.lse[head * in.n_q + row] = max + logf(sum);
+        if (f.top && lane == 0) f.top[head * in.n_q + row] = max;
         for (int p = 0; p < PARTS; p++) {
             int d = 32 * p + lane;
             if (d >= in.dim) break;
@@ -71,6 +72,29 @@ __global__ void __launch_bounds__(SEG_THREADS) forward_plain(const t3v_seg_forwa
             if (f.out_type == T3V_BF16) ((uint16_t *)f.out)[at] = t3v_float_bf16(y);
             else ((float *)f.out)[at] = y;
         }
+    }
+}
+
+__global__ void __launch_bounds__(SEG_THREADS) peak(const t3v_seg_peak f)
+{
+    const t3v_seg_item it = seg_item<T3V_SEG_ROWS>(f.lists);
+    const t3v_seg_inputs &in = f.in;
+    const int head = in.head_first + (int)blockIdx.y;
+    const int64_t column = (int64_t)head * in.dim;
+    for (int i = (int)threadIdx.x / 32; i < it.count; i += SEG_WARPS) {
+        int64_t row = seg_row(f.lists.row_order, it.first + i), which = -1;
+        float q[PARTS], top = -INFINITY;
+        load_row(q, in.q, in.type, row * in.q_stride + column, in.dim);
+        seg_cursor c = seg_begin(f.lists, it.list, head, 0);
+        for (int32_t slot; (slot = seg_take(f.lists, c, 1)) >= 0;) {
+            int64_t key = seg_row(f.lists.column_order, slot);
+            float k[PARTS];
+            load_row(k, in.k, in.type, key * in.k_stride + column, in.dim);
+            float s = dot(q, k) * in.scale + (in.log_weight ? in.log_weight[key] : 0);
+            if (s > top) top = s, which = key;
+        }
+        if (threadIdx.x % 32 == 0)
+            f.top[head * in.n_q + row] = top, f.key[head * in.n_q + row] = (int32_t)which;
     }
 }
 
@@ -132,6 +156,12 @@ extern "C" int t3v_seg_backward_queries_plain(const t3v_seg_backward *b, void *s
 extern "C" int t3v_seg_backward_keys_plain(const t3v_seg_backward *b, void *stream)
 {
     return launch<true>(b, stream);
+}
+
+extern "C" int t3v_seg_peak_plain(const t3v_seg_peak *p, void *stream)
+{
+    return t3v_launch(peak, seg_blocks<T3V_SEG_ROWS>(p->lists, p->in.heads), dim3(SEG_THREADS), (size_t)0,
+                      stream, *p);
 }
 
 extern "C" int t3v_seg_forward_plain(const t3v_seg_forward *f, void *stream)

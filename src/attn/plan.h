@@ -140,6 +140,18 @@ typedef struct t3v_site {
     const t3v_when *rule;
 } t3v_site;
 
+/* What an epilogue does with a row, in words that a device knows; of a record rho comes first, then the rest R. */
+typedef enum t3v_form {
+    T3V_FORM_GIVE, /* y = O[whole] */
+    T3V_FORM_KEEP, /* the same; rho = min(1, exp(L[part] - L[whole])) and R = O[whole] - rho O[part] are kept */
+    T3V_FORM_USE, /* y = min(1, rho + add) O[part] + R */
+} t3v_form;
+typedef struct t3v_epilogue_form {
+    t3v_form what;
+    int part, whole; /* terms */
+    float add;
+} t3v_epilogue_form;
+
 /* How a method makes an output of its terms' (attn/pattern.h has the call that sets it). All parts are pure but for
  * the state: what a layer keeps from step to step, of each CFG branch: counters, and a record for every head and query. */
 enum { T3V_STATE_COUNTERS = 8 };
@@ -155,6 +167,8 @@ typedef struct t3v_epilogue {
      * state. Called for rows in any order and on several threads. */
     void (*row)(const void *options, int phase, const int64_t counter[T3V_STATE_COUNTERS],
                 const float *const *out, const float *lse, int dim, int number, void *record, float *y);
+    /* The same of all rows as a form; NULL: there is none, and rows are the CPU's. */
+    t3v_epilogue_form (*form)(const void *options, int phase, const int64_t counter[T3V_STATE_COUNTERS]);
 } t3v_epilogue;
 
 typedef enum t3v_site_kind {

@@ -41,28 +41,74 @@ __global__ void __launch_bounds__(THREADS) pool(const t3v_seg_pool p)
     store(p.pooled_v, p.type, row * p.pooled_stride + column, v / n);
 }
 
+/* By what each term's row counts, as t3v_joint_shares has it; `at`: head * n_q + row. */
+__device__ __forceinline__ void find_shares(float share[T3V_TERMS_MAX], const t3v_seg_shares &by, int64_t at)
+{
+    float most = -INFINITY, top = -INFINITY, weight = 0, sum = 0; /* weight: the linear term's exponent */
+    bool by_top = false;
+#pragma unroll
+    for (int t = 0; t < T3V_TERMS_MAX; t++) {
+        share[t] = t < by.terms ? by.lse[t][at] : -INFINITY;
+        if (t >= by.terms || t == by.linear) continue;
+        if (!(share[t] <= most)) most = share[t];
+        if (by.top[t]) by_top = true, top = fmaxf(top, by.top[t][at]);
+    }
+    if (by.linear >= 0) {
+        if (by_top) weight = most = top;
+        else if (most < 0) most = 0;
+    }
+#pragma unroll
+    for (int t = 0; t < T3V_TERMS_MAX; t++)
+        if (t < by.terms) {
+            float own = share[t];
+            share[t] = expf((t == by.linear ? weight : own) - most);
+            sum += t == by.linear ? share[t] * own : share[t];
+        }
+    if (by.linear >= 0 && fabsf(sum) < 1e-30f) sum = sum < 0 ? -1e-30f : 1e-30f;
+#pragma unroll
+    for (int t = 0; t < T3V_TERMS_MAX; t++) share[t] /= sum;
+}
+
 /* A warp for a row of head y. */
 __global__ void __launch_bounds__(THREADS) joint(const t3v_seg_joint j)
 {
     const int64_t row = (int64_t)blockIdx.x * (THREADS / 32) + threadIdx.x / 32;
     const int head = j.head_first + (int)blockIdx.y;
     if (row >= j.n_q) return;
-    float share[T3V_TERMS_MAX], most = -INFINITY, sum = 0;
-#pragma unroll
-    for (int t = 0; t < T3V_TERMS_MAX; t++) {
-        share[t] = t < j.terms ? j.lse[t][head * j.n_q + row] : -INFINITY;
-        if (t < j.terms && !(share[t] <= most)) most = share[t];
-    }
-#pragma unroll
-    for (int t = 0; t < T3V_TERMS_MAX; t++)
-        if (t < j.terms) share[t] = expf(share[t] - most), sum += share[t];
+    float share[T3V_TERMS_MAX];
+    find_shares(share, j.by, head * j.n_q + row);
     for (int d = (int)threadIdx.x % 32; d < j.dim; d += 32) {
         float y = 0;
 #pragma unroll
         for (int t = 0; t < T3V_TERMS_MAX; t++)
-            if (t < j.terms)
-                y += share[t] / sum * j.part[t][row * j.part_stride + (int)blockIdx.y * j.dim + d];
+            if (t < j.by.terms) y += share[t] * j.part[t][row * j.part_stride + (int)blockIdx.y * j.dim + d];
         store(j.out, j.out_type, row * j.out_stride + head * j.dim + d, y);
+    }
+}
+
+/* A warp for a row of head y. */
+__global__ void __launch_bounds__(THREADS) keep(const t3v_seg_keep k)
+{
+    const int64_t row = (int64_t)blockIdx.x * (THREADS / 32) + threadIdx.x / 32,
+                  at = (k.head_first + (int)blockIdx.y) * k.n_q + row;
+    if (row >= k.n_q) return;
+    const int64_t from = row * k.part_stride + (int)blockIdx.y * k.dim,
+                  to = row * k.out_stride + (int64_t)(k.head_first + (int)blockIdx.y) * k.dim;
+    char *record = k.record + at * k.record_bytes;
+    void *rest = record + sizeof(float);
+    const t3v_dtype type = k.number == 4 ? T3V_F32 : T3V_BF16;
+    const int lane = (int)threadIdx.x % 32;
+    float rho = 1;
+    if (k.form.what == T3V_FORM_USE) rho = fminf(*(const float *)record + k.form.add, 1);
+    if (k.form.what == T3V_FORM_KEEP) {
+        rho = fminf(expf(k.part_lse[at] - k.whole_lse[at]), 1);
+        if (lane == 0) *(float *)record = rho;
+    }
+    for (int d = lane; d < k.dim; d += 32) {
+        float y = k.form.what == T3V_FORM_USE ? rho * k.part[from + d] + load(rest, type, d)
+                                              : k.whole[from + d];
+        if (k.form.what == T3V_FORM_KEEP) store(rest, type, d, y - rho * k.part[from + d]);
+        store(k.out, k.out_type, to + d, y);
     }
 }
 
@@ -87,12 +133,12 @@ __global__ void __launch_bounds__(THREADS) stats(const t3v_seg_stats s)
     if (lane) return;
     const int64_t at = head * s.n_q + row;
     float factor = s.weight;
-    if (s.terms > 1) {
-        float most = -INFINITY, sum = 0;
-        for (int t = 0; t < s.terms; t++)
-            if (!(s.lse[t][at] <= most)) most = s.lse[t][at];
-        for (int t = 0; t < s.terms; t++) sum += expf(s.lse[t][at] - most);
-        factor = expf(s.lse[s.index][at] - most) / sum;
+    if (s.by.terms) {
+        float share[T3V_TERMS_MAX];
+        find_shares(share, s.by, at);
+#pragma unroll
+        for (int t = 0; t < T3V_TERMS_MAX; t++)
+            if (t == s.index) factor = share[t];
     }
     s.delta[at] = delta;
     s.factor[at] = factor;
@@ -129,6 +175,12 @@ int run_joint(const t3v_seg_joint *j, void *stream)
                       stream, *j);
 }
 
+int run_keep(const t3v_seg_keep *k, void *stream)
+{
+    return t3v_launch(keep, dim3((unsigned)((k->n_q + 3) / 4), (unsigned)k->heads), dim3(THREADS), (size_t)0,
+                      stream, *k);
+}
+
 int run_stats(const t3v_seg_stats *s, void *stream)
 {
     return t3v_launch(stats, dim3((unsigned)((s->n_q + 3) / 4), (unsigned)s->heads), dim3(THREADS), (size_t)0,
@@ -157,6 +209,14 @@ int t3v_seg_backward_queries(const t3v_seg_backward *b, void *stream);
 int t3v_seg_backward_keys(const t3v_seg_backward *b, void *stream);
 int t3v_seg_backward_queries_plain(const t3v_seg_backward *b, void *stream);
 int t3v_seg_backward_keys_plain(const t3v_seg_backward *b, void *stream);
+int t3v_seg_gather(const t3v_seg_rows *r, void *stream);
+int t3v_seg_scatter(const t3v_seg_rows *r, void *stream);
+int t3v_seg_phi_values(const t3v_seg_phi *p, void *stream);
+int t3v_seg_phi_slopes(const t3v_seg_phi *p, void *stream);
+int t3v_seg_phi_sums(const t3v_seg_phi *p, float *x, void *stream);
+int t3v_seg_row_dots(const t3v_seg_dots *d, void *stream);
+int t3v_seg_peak_plain(const t3v_seg_peak *p, void *stream);
+int t3v_seg_peak_gradients(const t3v_seg_peak_back *p, void *stream);
 const t3v_seg_kernels t3v_seg_device = {t3v_seg_forward_tensor,
                                         t3v_seg_forward_plain,
                                         run_pool,
@@ -168,5 +228,14 @@ const t3v_seg_kernels t3v_seg_device = {t3v_seg_forward_tensor,
                                         t3v_seg_backward_queries_plain,
                                         t3v_seg_backward_keys_plain,
                                         run_unpool,
-                                        run_fill};
+                                        run_fill,
+                                        run_keep,
+                                        t3v_seg_gather,
+                                        t3v_seg_scatter,
+                                        t3v_seg_phi_values,
+                                        t3v_seg_phi_slopes,
+                                        t3v_seg_phi_sums,
+                                        t3v_seg_row_dots,
+                                        t3v_seg_peak_plain,
+                                        t3v_seg_peak_gradients};
 }

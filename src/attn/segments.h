@@ -59,6 +59,7 @@ typedef struct t3v_seg_forward {
     int64_t sum_stride;
     int sum_first;
     float *lse; /* [all heads][n_q], or NULL */
+    float *top; /* the same: gets the largest score; or NULL */
 } t3v_seg_forward;
 
 /* Pooled keys and values, as attn/source.h defines them, for all heads; pool 1: only log-weights, which are added. */
@@ -91,29 +92,52 @@ typedef struct t3v_seg_pick {
 } t3v_seg_pick;
 enum { T3V_SEG_PICK_MOST = 8192 }; /* blocks */
 
-/* One softmax over softmax terms (attn/combine.h). `part`: rows [n_q] of heads [head_first, ..). */
+/* What decides how terms of a joint site are weighed (attn/combine.h); numbers [all heads][n_q]. */
+typedef struct t3v_seg_shares {
+    int terms, linear;               /* linear: the term that is, -1: none */
+    const float *lse[T3V_TERMS_MAX]; /* of a linear term its denominator */
+    /* the largest scores of softmax terms, where a linear one weighs exp of the row's; else NULL */
+    const float *top[T3V_TERMS_MAX];
+} t3v_seg_shares;
+
+/* One softmax over terms. `part`: rows [n_q] of heads [head_first, ..), of a linear term the numerator. */
 typedef struct t3v_seg_joint {
-    int terms, dim, head_first, heads;
+    t3v_seg_shares by;
+    int dim, head_first, heads;
     int64_t n_q;
     const float *part[T3V_TERMS_MAX];
     int64_t part_stride;
-    const float *lse[T3V_TERMS_MAX]; /* [all heads][n_q] */
     void *out;
     t3v_dtype out_type;
     int64_t out_stride;
 } t3v_seg_joint;
 
+/* A method's epilogue and what it keeps. */
+typedef struct t3v_seg_keep {
+    t3v_epilogue_form form;
+    int dim, head_first, heads, number; /* number: bytes of one of a record's */
+    int64_t n_q;
+    const float *part, *whole; /* rows of the form's terms as in t3v_seg_joint; not read where not computed */
+    int64_t part_stride;
+    const float *part_lse, *whole_lse; /* [all heads][n_q] */
+    char *record;                      /* [all heads][n_q], record_bytes each */
+    int64_t record_bytes;
+    void *out;
+    t3v_dtype out_type;
+    int64_t out_stride;
+} t3v_seg_keep;
+
 /* For each query of a term what its gradients need: delta = out . dout, and the factor of the term's output: `weight`, or
- * its share in a joint softmax of `terms` terms. */
+ * its share at a joint site. */
 typedef struct t3v_seg_stats {
     int dim, head_first, heads;
     int64_t n_q;
     const void *out, *dout; /* out: of the term, unweighted, or of the joint softmax */
     t3v_dtype out_type, dout_type;
     int64_t out_stride, dout_stride;
-    int terms, index;
-    float weight; /* of terms 1 */
-    const float *lse[T3V_TERMS_MAX];
+    t3v_seg_shares by; /* terms 0: no joint site */
+    int index;
+    float weight;
     float *delta, *factor; /* out: [all heads][n_q] */
     uint16_t *
         rounded; /* out: dout as bf16 [n_q][all heads * dim], `rounded_stride` apart, from which delta then is; NULL: not
@@ -144,6 +168,65 @@ typedef struct t3v_seg_unpool {
     int64_t dk_stride, dv_stride;
 } t3v_seg_unpool;
 
+/* ---- linear terms ---- */
+
+/* Behind a row of values: 1, and zeros that let rows begin at multiples of 16 bytes. */
+enum { T3V_SEG_ONE = 4 };
+
+/* Rows [heads][count][width] f32 of slots [first, first + count) of an order, and tokens [n] with all heads in a row. */
+typedef struct t3v_seg_rows {
+    const int32_t *order;
+    int64_t first, count, n;
+    int dim, width, head_first, heads; /* width: dim, or dim + T3V_SEG_ONE */
+    void *x;                           /* tokens; rows begin with head x_first */
+    t3v_dtype type;
+    int64_t stride;
+    int x_first;
+    float *rows;
+    /* gather: NULL, or [all heads][n]: rows are factor x, then -factor delta in the place of 1 */
+    const float *factor, *delta;
+    bool add;   /* scatter: to x, of f32, instead of assigning */
+    float *one; /* scatter: NULL, or [all heads][n]: gets what stands in the place of 1 */
+} t3v_seg_rows;
+
+/* The non-linearity of a layer of a feature map (t3v_phi), on u [heads][count][features]. */
+typedef struct t3v_seg_phi {
+    bool hidden; /* SiLU; else `last` and powers */
+    t3v_phi_last last;
+    int dim, features, heads;
+    int64_t count;
+    const float *x;    /* u becomes this [heads][count][dim] in every part; NULL: u is given */
+    const float *bias; /* [heads][features], added to u; or NULL */
+    float *u, *f;      /* f: the values; on the way back f is multiplied by the slopes at u */
+} t3v_seg_phi;
+
+/* to [all heads][n] of the slots' tokens: the products a . b of rows of `rows`. */
+typedef struct t3v_seg_dots {
+    t3v_seg_rows rows; /* order, sizes and heads */
+    const float *a, *b;
+    float *to;
+} t3v_seg_dots;
+
+/* Each query's largest score and the row of k that has it, [all heads][n_q]; -inf and -1 where it meets none. */
+typedef struct t3v_seg_peak {
+    t3v_seg_inputs in;
+    t3v_seg_lists lists;
+    float *top;
+    int32_t *key;
+} t3v_seg_peak;
+
+/* What a row's largest score passes on, slope [all heads][n_q], goes to its query and key in the first term that has it. */
+typedef struct t3v_seg_peak_back {
+    t3v_seg_inputs in;
+    t3v_seg_shares by; /* whose tops are compared */
+    int index;
+    const int32_t *key;
+    const float *slope;
+    int64_t keys; /* rows of k */
+    float *dq, *dk;
+    int64_t dq_stride, dk_stride;
+} t3v_seg_peak_back;
+
 /* A reason why the tensor-core kernel cannot take these arguments, NULL: it can. */
 const char *t3v_seg_forward_declines(const t3v_seg_forward *f);
 const char *t3v_seg_backward_declines(const t3v_seg_inputs *in);
@@ -165,6 +248,16 @@ typedef struct t3v_seg_kernels {
     int (*unpool)(const t3v_seg_unpool *u, void *stream);
     /* x [rows][width], `stride` apart */
     int (*fill)(float *x, int64_t rows, int64_t width, int64_t stride, float value, void *stream);
+    int (*keep)(const t3v_seg_keep *k, void *stream);
+    int (*gather)(const t3v_seg_rows *r, void *stream);
+    int (*scatter)(const t3v_seg_rows *r, void *stream);
+    int (*phi)(const t3v_seg_phi *p, void *stream);
+    int (*phi_back)(const t3v_seg_phi *p, void *stream);
+    int (*phi_sum)(const t3v_seg_phi *p, float *x,
+                   void *stream); /* x [heads][count][dim]: the sum of f's parts */
+    int (*dots)(const t3v_seg_dots *d, void *stream);
+    int (*peak)(const t3v_seg_peak *p, void *stream); /* f32, as forward_plain */
+    int (*peak_back)(const t3v_seg_peak_back *p, void *stream);
 } t3v_seg_kernels;
 
 #ifdef __cplusplus

@@ -12,6 +12,8 @@
 #include <cmocka.h>
 
 #include "attn/attend_op.h"
+#include "attn/device_job.h"
+#include "attn/device_run.h"
 #include "attn/pattern.h"
 #include "base/rng.h"
 #include "cuda/emulate.h"
@@ -20,10 +22,10 @@
 
 enum { HEADS = 2, DIM = 32, WIDTH = HEADS * DIM, STEPS = 4, PARAMS = T3V_SITE_PARAMS_MAX };
 
-/* What one side computes: outputs of some steps, then gradients of q, k, v and the first parameter. */
+/* What one side computes: outputs of some steps, then gradients of q, k, v and the parameters. */
 typedef struct results {
-    float *x[STEPS + 4];
-    int64_t n[STEPS + 4];
+    float *x[STEPS + 3 + PARAMS];
+    int64_t n[STEPS + 3 + PARAMS];
     int count;
     t3v_attend_met met;
 } results;
@@ -112,17 +114,17 @@ static results run(const t3v_device *d, const t3v_site *site, int64_t tokens, t3
         if (!out || t3v_backward(&ctx, out, dout->data))
             fail_msg("%s %s", t3v_error_text(), t3v_emulate_text());
         for (int i = 0; i < 3; i++) keep_gradient(&r, d, t3v_grad(&ctx, in[i]), tokens * WIDTH);
-        if (params) keep_gradient(&r, d, t3v_grad(&ctx, &param[0]), t3v_numel(&param[0]));
+        for (int i = 0; i < params; i++)
+            keep_gradient(&r, d, t3v_grad(&ctx, &param[i]), t3v_numel(&param[i]));
     }
     if (ctx.status) fail_msg("%s %s", t3v_error_text(), t3v_emulate_text());
     t3v_arena_close(&arena);
     return r;
 }
 
-static void compare(const char *text, t3v_dtype type, bool state, bool backward)
+static void compare_on(t3v_grid grid, const char *text, t3v_dtype type, bool state, bool backward)
 {
     t3v_plan *plan;
-    const t3v_grid grid = {2, 4, 6};
     if (t3v_plan_make_for(&plan, text, grid, 2, 0, HEADS)) fail_msg("%s: %s", text, t3v_error_text());
     const t3v_site *site = &plan->layer[1].site[T3V_SITE_SELF];
     results want = run(NULL, site, plan->tokens, type, state ? STEPS : 2, state, backward),
@@ -143,6 +145,11 @@ static void compare(const char *text, t3v_dtype type, bool state, bool backward)
     t3v_plan_free(plan);
 }
 
+static void compare(const char *text, t3v_dtype type, bool state, bool backward)
+{
+    compare_on((t3v_grid){2, 4, 6}, text, type, state, backward);
+}
+
 static void steps_and_gradients(void **state)
 {
     (void)state;
@@ -154,13 +161,92 @@ static void steps_and_gradients(void **state)
     }
 }
 
-/* Linear terms and epilogues with a state. */
+/* Linear terms of every depth, degree, non-linearity and weight, alone and beside softmax terms, over one chunk of rows or
+ * several. */
+static void linear_terms(void **state)
+{
+    (void)state;
+    static const char *const texts[] = {"hybrid",
+                                        "hybrid:rate=3,shift=none",
+                                        "hybrid:rate=0,last=elu",
+                                        "hybrid:rate=5,depth=3,degree=1,last=relu",
+                                        "hybrid:rate=2,depth=0,degree=3,shift=none",
+                                        "hybrid:rate=7,depth=1,last=none,degree=2,shift=none"};
+    size_t before = t3v_device_linear_buffer, parts = t3v_device_parts_most;
+    for (int i = 0; i < 6; i++) {
+        compare(texts[i], T3V_F32, false, true);
+        if (i < 3) compare(texts[i], T3V_BF16, false, true);
+    }
+    t3v_device_linear_buffer = t3v_device_parts_most = 1; /* 128 rows and a head at a time */
+    for (int i = 0; i < 3; i++) compare_on((t3v_grid){3, 5, 9}, texts[i], T3V_F32, false, i == 0);
+    t3v_device_linear_buffer = before, t3v_device_parts_most = parts;
+}
+
+/* What is kept from step to step, of all heads together and one by one. */
+static void states(void **state)
+{
+    (void)state;
+    size_t parts = t3v_device_parts_most;
+    for (int one = 0; one < 2; one++) {
+        compare("rettention:window=2,period=3", T3V_F32, true, false);
+        compare("rettention:window=2,period=4,lambda=-0.2,warm=0", T3V_BF16, true, false);
+        compare("rettention:of=t3:blocks=1x2x2+branch=close,period=2,warm=0", T3V_F32, true, true);
+        compare_on((t3v_grid){3, 5, 7}, "rettention:of=tile,warm=20,lambda=0", T3V_F32, true, false);
+        t3v_device_parts_most = 1;
+    }
+    t3v_device_parts_most = parts;
+}
+
+/* Selections by content, which must be the same blocks. */
+static void selections(void **state)
+{
+    (void)state;
+    for (int type = 0; type < 2; type++) {
+        t3v_dtype t = type ? T3V_BF16 : T3V_F32;
+        compare_on((t3v_grid){2, 5, 7}, "jenga:block=16", t, false, true);
+        compare_on((t3v_grid){2, 6, 5}, "rainfusion2:block=8", t, false, true);
+    }
+}
+
+/* Only a function of the host is left to it, and what a device's lists cannot say. */
+static int64_t first_block(const void *user, const float *score, int64_t row, int64_t blocks, int32_t *list)
+{
+    (void)user, (void)score, (void)row, (void)blocks;
+    list[0] = 0;
+    return 1;
+}
+
 static void declined(void **state)
 {
     (void)state;
-    compare("hybrid:rate=1", T3V_F32, false, true);
-    compare("rettention:window=2,period=3", T3V_F32, true, false);
-    compare("rettention:window=2,period=3", T3V_BF16, true, false);
+    for (const t3v_pattern *const *p = t3v_patterns; *p; p++) {
+        t3v_plan *plan;
+        if (t3v_plan_make_for(&plan, (*p)->name, (t3v_grid){4, 8, 8}, 1, 0, HEADS))
+            fail_msg("%s", t3v_error_text());
+        uint64_t some;
+        t3v_attend_args a = {.state = &some};
+        const char *why = t3v_device_attend_declines(&plan->layer[0].site[T3V_SITE_SELF], &a);
+        if (why) fail_msg("%s: %s", (*p)->name, why);
+        t3v_plan_free(plan);
+    }
+    t3v_plan *plan;
+    assert_int_equal(t3v_plan_make_for(&plan, "jenga:block=16", (t3v_grid){2, 4, 6}, 1, 0, HEADS), T3V_OK);
+    t3v_site site = plan->layer[0].site[T3V_SITE_SELF];
+    t3v_term term = site.term[0];
+    t3v_select select = *term.select;
+    assert_int_equal(site.terms, 1);
+    select.choose = first_block, select.min = 1, select.max = 1;
+    term.select = &select, site.term = &term;
+    const t3v_attend_args a = {0};
+    assert_non_null(strstr(t3v_device_attend_declines(&site, &a), "function of the CPU"));
+    results want = run(NULL, &site, 48, T3V_F32, 1, false, true),
+            got = run(t3v_emulated_device(), &site, 48, T3V_F32, 1, false, true);
+    for (int i = 0; i < want.count; i++) {
+        for (int64_t j = 0; j < want.n[i]; j++) assert_true(fabsf(want.x[i][j] - got.x[i][j]) < 1e-4f);
+        free(want.x[i]), free(got.x[i]);
+    }
+    t3v_device_run_forget(&site);
+    t3v_plan_free(plan);
 }
 
 /* Plans that come and go, often at the same addresses: lists of one that went must not be used for another. */
@@ -185,7 +271,11 @@ static void plans_come_and_go(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(steps_and_gradients), cmocka_unit_test(declined),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(steps_and_gradients),
+                                       cmocka_unit_test(linear_terms),
+                                       cmocka_unit_test(states),
+                                       cmocka_unit_test(selections),
+                                       cmocka_unit_test(declined),
                                        cmocka_unit_test(plans_come_and_go)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -117,8 +117,17 @@ static void row(const void *opt, int phase_now, const int64_t counter[T3V_STATE_
     }
 }
 
+static t3v_epilogue_form form(const void *opt, int phase_now, const int64_t counter[T3V_STATE_COUNTERS])
+{
+    const settings *s = opt;
+    t3v_epilogue_form f = {T3V_FORM_GIVE, KEPT, FULL, (float)(s->lambda * (double)counter[SINCE])};
+    if (phase_now == PHASE_CACHE) f.what = T3V_FORM_KEEP;
+    if (phase_now == PHASE_REUSE) f.what = T3V_FORM_USE;
+    return f;
+}
+
 static const t3v_epilogue epilogue = {
-    .record = record, .phase = phase, .without_state = PHASE_FULL, .uses = uses, .row = row};
+    .record = record, .phase = phase, .without_state = PHASE_FULL, .uses = uses, .row = row, .form = form};
 
 /* ---- the static pattern ----------------------------------------------------------------------------- */
 
