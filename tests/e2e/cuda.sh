@@ -25,7 +25,7 @@ for precision in f32 bf16; do
     [ $precision = f32 ] || limit=2e-2
     both "$t3v" text --precision $precision --model $tiny --prompt "A red ball on the beach" -o "$dir/text-@.safetensors"
     same text context $limit
-    # joint terms, selection, a linear term (over the CPU), an epilogue (over the CPU)
+    # joint terms, selection, a linear term, an epilogue
     plans="full t3"
     [ $precision = f32 ] || plans="t3 jenga hybrid rettention"
     for plan in $plans; do
