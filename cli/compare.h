@@ -24,6 +24,7 @@ typedef enum compare_key {
     COMPARE_SECONDS,
     COMPARE_MACS,
     COMPARE_ATTENTION_SHARE,
+    COMPARE_DENSITY,
     COMPARE_PEAK_BYTES,
     COMPARE_VTC_S,
     COMPARE_VQA_S,
@@ -53,8 +54,9 @@ extern const compare_column compare_columns[COMPARE_KEYS];
 typedef struct compare_clip {
     char *path;                     /* of the file */
     double seconds_a_step, seconds; /* a denoising step; denoising and decoding */
-    double vtc, vqa;                /* of procedural scenes */
-    t3v_video_scores scores;        /* against the first variant's clip */
+    double density;  /* share of all pairs of queries and keys that met, where the plan chooses by content */
+    double vtc, vqa; /* of procedural scenes */
+    t3v_video_scores scores; /* against the first variant's clip */
 } compare_clip;
 
 typedef struct compare_variant {

@@ -107,7 +107,7 @@ static t3v_status settings_of(const compare *c, const compare_variant *v, json_t
 
 /* ---- the record ------------------------------------------------------------------------------------------ */
 
-/* clips of a record: [n] of null or {seconds_denoise, seconds_decode, passes}. */
+/* clips of a record: [n] of null or {seconds_denoise, seconds_decode, passes}, with density where keys were chosen. */
 typedef struct run_record {
     compare_variant *v;
     json_t *root;
@@ -206,6 +206,7 @@ static void record_read(const compare *c, const run_record *r)
         double whole = passes > 0 ? denoise / passes * (double)e->passes : (double)NAN;
         v->clip[i].seconds_a_step = whole / (double)e->steps;
         v->clip[i].seconds = whole + real_of(one, "seconds_decode");
+        v->clip[i].density = real_of(one, "density");
     }
 }
 
@@ -304,9 +305,10 @@ static t3v_status made(void *user, int64_t index, const t3v_result *r)
     run_record *record = user;
     json_t *root = record->root;
     double peak = real_of(root, "peak_bytes");
-    json_array_set_new(json_object_get(root, "clips"), (size_t)index,
-                       json_pack("{s:f, s:f, s:I}", "seconds_denoise", r->seconds_denoise, "seconds_decode",
-                                 r->seconds_decode, "passes", (json_int_t)r->passes));
+    json_t *one = json_pack("{s:f, s:f, s:I}", "seconds_denoise", r->seconds_denoise, "seconds_decode",
+                            r->seconds_decode, "passes", (json_int_t)r->passes);
+    if (r->density > 0) json_object_set_new(one, "density", json_real(r->density));
+    json_array_set_new(json_object_get(root, "clips"), (size_t)index, one);
     json_object_set_new(root, "seconds_text", json_real(r->seconds_text));
     if (!(peak >= (double)r->peak_bytes))
         json_object_set_new(root, "peak_bytes", json_integer((json_int_t)r->peak_bytes));

@@ -34,6 +34,11 @@ const compare_column compare_columns[COMPARE_KEYS] = {
     [COMPARE_ATTENTION_SHARE] = {"attention_share", "Cost", "Attention", "%",
                                  "multiply-adds of self-attention; full attention is 100", 100, 1, -1, false,
                                  true},
+    [COMPARE_DENSITY] =
+        {"density", "Cost", "Pairs met", "%",
+         "pairs of queries and keys that met where the plan chooses keys by content; a dash where "
+         "nothing is chosen",
+         100, 1, -1, false, false},
     [COMPARE_PEAK_BYTES] = {"peak_bytes", "Cost", "Peak memory", "GiB",
                             "resident, of the process that made the clips", 0x1p-30, 2, -1, false, true},
     [COMPARE_VTC_S] = {"vtc_s", "Scores", "VTC-S", "", "does it show what its caption says: 0 to 1", 1, 3, 1,
@@ -251,6 +256,7 @@ static t3v_status sum_up(const scoring *s, int number)
     x[COMPARE_ATTENTION_SHARE] = v->attention_macs_full > 0
                                      ? (double)v->attention_macs / (double)v->attention_macs_full
                                      : (double)NAN;
+    x[COMPARE_DENSITY] = mean_of(&v->clip[0].density, sizeof *v->clip, n, NULL);
     x[COMPARE_PEAK_BYTES] = v->peak_bytes ? (double)v->peak_bytes : (double)NAN;
     x[COMPARE_VTC_S] = mean_of(&v->clip[0].vtc, sizeof *v->clip, n, &v->vtc_sd);
     x[COMPARE_VQA_S] = mean_of(&v->clip[0].vqa, sizeof *v->clip, n, &v->vqa_sd);
@@ -343,6 +349,7 @@ static json_t *variant_json(const compare *c, int number)
         free(file);
         cli_put_real(one, "seconds_a_step", k->seconds_a_step);
         cli_put_real(one, "seconds", k->seconds);
+        cli_put_real(one, "density", k->density);
         cli_put_real(one, "vtc_s", k->vtc);
         cli_put_real(one, "vqa_s", k->vqa);
         cli_put_real(one, "psnr", k->scores.psnr_yuv);

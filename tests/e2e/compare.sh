@@ -120,6 +120,15 @@ echo '[{"prompt_en": "a <i>heron</i> & \"a lake\""}]' > "$dir/list.json"
 [ "$(value own vtc_s 0)" = null ] && holds "$(value own psnr 1) > 5"
 ! grep -q '<i>heron' "$dir/own/index.html"
 grep -q 'a &lt;i&gt;heron&lt;/i&gt; &amp; &quot;a lake&quot;' "$dir/own/index.html"
+[ "$(value own density 0)" = null ]
+
+echo "# of a plan that chooses its keys, what met is that of t3v generate"
+carve=rainfusion2:block=4,window=2,sparsity=0.9,dense=0
+echo '[{"prompt_en": "a heron"}]' > "$dir/one.json"
+"$t3v" "${base[@]}" --steps 2 --prompts "$dir/one.json" --variant plan=full --variant plan=$carve -o "$dir/met" > /dev/null
+"$t3v" generate --quiet --model $model --size 64x64 --frames 5 --cfg 3 --steps 2 --plan $carve --prompt "a heron" --json -o "$dir/met.y4m" > "$dir/met.json"
+near "$(value met density 1)" "$(other met.json density)"
+holds "$(value met density 1) > 0 && $(value met density 1) < 1"
 
 echo "# requests that cannot be met: exit status and words; nothing is written"
 ask=("${base[@]}" --count 1 --steps 1 -o "$dir/bad")
