@@ -507,7 +507,7 @@ static void queries(const t3v_attn_job *job, const void *packed, int64_t first, 
 
 typedef struct back_view {
     float *qk, *gk; /* Q, dO in K form */
-    float *qv, *gv; /* and in V form */
+    float *qv, *gv; /* and in V form: [columns / UNIT][queries][UNIT] */
     float *dqt;     /* [units of queries][dim][UNIT] */
     float *lse, *mean;
     float *k, *v, *kt; /* [KEYS][dim], [dim][KEYS] */
@@ -550,7 +550,7 @@ static size_t backward_bytes(int64_t n_q, int64_t n_k, int dim)
 static void prepare_queries(const t3v_attn_job *job, const t3v_attn_grad *g, const back_view *w)
 {
     const int dim = job->dim;
-    const int64_t n = job->queries.count, columns = round_up(dim, UNIT);
+    const int64_t n = job->queries.count, panel = round_up(n, STRIP) * UNIT;
     float o[T3V_HEAD_DIM_MAX], d[T3V_HEAD_DIM_MAX];
     for (int64_t i = 0; i < round_up(n, STRIP); i++) {
         w->lse[i] = HIDDEN, w->mean[i] = 0;
@@ -571,9 +571,8 @@ static void prepare_queries(const t3v_attn_job *job, const t3v_attn_grad *g, con
                width, dim);
     }
     for (int64_t i = 0; i < n; i += UNIT) {
-        pack_v(w->qv + i * columns, UNIT * UNIT, job->q, job->type, job->q_stride, &job->queries, i, dim);
-        pack_v(w->gv + i * columns, UNIT * UNIT, g->dout, g->dout_type, g->dout_stride, &job->queries, i,
-               dim);
+        pack_v(w->qv + i * UNIT, panel, job->q, job->type, job->q_stride, &job->queries, i, dim);
+        pack_v(w->gv + i * UNIT, panel, g->dout, g->dout_type, g->dout_stride, &job->queries, i, dim);
     }
 }
 
@@ -590,7 +589,8 @@ static void add_rows(float *dst, int64_t stride, const t3v_token_list *rows, int
 static void key_block(const t3v_attn_job *job, const back_view *w, int64_t count, bool first)
 {
     const int dim = job->dim;
-    const int64_t n = job->queries.count, columns = round_up(dim, UNIT), strips = (n + STRIP - 1) / STRIP;
+    const int64_t n = job->queries.count, columns = round_up(dim, UNIT), strips = (n + STRIP - 1) / STRIP,
+                  panel = strips * STRIP * UNIT;
     for (int64_t s0 = 0; s0 < strips; s0 += QUERIES / STRIP) {
         int64_t s1 = s0 + QUERIES / STRIP < strips ? s0 + QUERIES / STRIP : strips, units = 0;
         for (int64_t s = s0; s < s1; s++) {
@@ -609,12 +609,12 @@ static void key_block(const t3v_attn_job *job, const back_view *w, int64_t count
             run_strip(SLOPE, width, count, &x);
             units += width / UNIT;
         }
-        pv_args x = {w->p,           UNIT,        KEYS * UNIT, w->gv + s0 * STRIP * columns,
-                     UNIT * columns, UNIT * UNIT, units,       UNIT,
-                     UNIT,           w->dv,       columns,     columns / UNIT,
+        pv_args x = {w->p,        UNIT,  KEYS * UNIT, w->gv + s0 * STRIP * UNIT,
+                     UNIT * UNIT, panel, units,       UNIT,
+                     UNIT,        w->dv, columns,     columns / UNIT,
                      s0 == 0};
         run_pv(count, x);
-        x.p = w->ds, x.v = w->qv + s0 * STRIP * columns, x.o = w->dk;
+        x.p = w->ds, x.v = w->qv + s0 * STRIP * UNIT, x.o = w->dk;
         run_pv(count, x);
         for (int64_t u = 0; u < units; u++)
             run_pv(dim, (pv_args){w->kt, KEYS, 0, w->ds + u * KEYS * UNIT, 0, 0, 1, count, count,
