@@ -156,7 +156,9 @@ static t3v_status put_infos(t3v_gguf_writer *w, t3v_gguf_keys *head, const t3v_t
         if (!t3v_gguf_holds(e.dtype))
             return t3v_fail(T3V_E_DTYPE, "%s: GGUF has no type for %s (tensor '%s')", w->path,
                             t3v_dtype_name(e.dtype), e.name);
-        if (e.ndim < 0 || e.ndim > DIMS || !t3v_entry_sizes(&e) || e.nbytes > INT64_MAX - ALIGN - offset)
+        int64_t row = e.ndim > 0 ? e.shape[e.ndim - 1] : 1;
+        if (e.ndim < 0 || e.ndim > DIMS || row % t3v_dtype_block(e.dtype) || !t3v_entry_sizes(&e) ||
+            e.nbytes > INT64_MAX - ALIGN - offset)
             return t3v_fail(T3V_E_ARG, "%s: tensor '%s' has a shape that GGUF cannot hold", w->path, e.name);
         put_string(head, e.name, strlen(e.name));
         put_u32(head, e.ndim ? (uint32_t)e.ndim : 1); /* a scalar is a row of one */

@@ -54,6 +54,13 @@ static bool is_float(t3v_dtype t)
            t == T3V_F8_E5M2 || t3v_dtype_block(t) > 1;
 }
 
+/* Whether GGUF can have the tensor as it is; shapes that were brought back from another may have rows of other lengths. */
+static bool holds(const t3v_tensor_entry *e)
+{
+    int64_t row = e->ndim ? e->shape[e->ndim - 1] : 1;
+    return t3v_gguf_holds(e->dtype) && row % t3v_dtype_block(e->dtype) == 0;
+}
+
 /* A matrix of a DiT block's attention or FFN, or of a text encoder. 8-bit floats are not for tables of rows. */
 static bool is_large(const t3v_file_type *t, t3v_weights_kind kind, const t3v_tensor_entry *e)
 {
@@ -97,7 +104,7 @@ t3v_dtype t3v_file_type_of(const t3v_file_type *t, t3v_weights_kind kind, t3v_co
     *short_rows = false;
     if (!is_float(e->dtype)) return e->dtype;
     if (gguf && small(kind, e)) return T3V_F32;
-    if (!t && gguf) return t3v_gguf_holds(e->dtype) ? e->dtype : T3V_BF16;
+    if (!t && gguf) return holds(e) ? e->dtype : T3V_BF16;
     if (!t) return t3v_dtype_block(e->dtype) > 1 ? T3V_BF16 : e->dtype;
     bool packs = t3v_dtype_block(t->base) > 1 || t->base == T3V_F8_E4M3;
     if (!packs) return t->base;

@@ -64,8 +64,10 @@ failing "eval video" - eval video --ref "$dir/v/clip_000000.y4m" --test "$dir/v/
 
 echo "# layouts, packed weights, images, experts"
 T3V_FAULT_MOST=$most
-for what in diffusers comfyui; do
-    "$t3v" init -q --config tiny --layout $what --dtype q8_0 --seed 3 -o "$dir/$what" > /dev/null
+"$t3v" init -q --config tiny --layout diffusers --seed 3 -o "$dir/diffusers" > /dev/null
+"$t3v" init -q --config tiny --parts dit,vae --dtype q8_0 --seed 3 -o "$dir/gguf" > /dev/null
+"$t3v" convert -q --dtype q8_0 "$dir/diffusers/text_encoder/model.safetensors" -o "$dir/gguf/umt5.gguf" > /dev/null
+for what in diffusers gguf; do
     failing "generate, $what" a.png generate --model "$dir/$what" "${one[@]}" --steps 1 --cfg 5 --prompt x -o "$dir/out/a.png"
     failing "inspect, $what" - inspect "$dir/$what"
 done
@@ -76,10 +78,11 @@ for what in tiny-i2v tiny-ti2v tiny-t2v-a14b; do
     [ $what != tiny-t2v-a14b ] || image=()
     failing "generate, $what" a.png generate --model "$dir/$what" "${one[@]}" --steps 2 --cfg 5 --prompt x "${image[@]}" -o "$dir/out/a.png"
 done
-"$t3v" encode -q --model $tiny -i "$dir/v/clip_000000.y4m" -o "$dir/latent.safetensors"
+"$t3v" encode -q --model $tiny -i "$dir/v/clip_000000.y4m" -o "$dir/latent.safetensors" > /dev/null
 failing "decode" a.y4m decode --model $tiny --threads 1 -i "$dir/latent.safetensors" -o "$dir/out/a.y4m"
 failing "convert, a model to Diffusers" +m/model_index.json convert -q --format diffusers "$dir/model" -o "$dir/out/m"
-failing "convert, a model to single files" +m/t3v.json convert -q --format comfyui --dtype q8_0 "$dir/diffusers" -o "$dir/out/m"
+failing "convert, a model to single files" +m/diffusion_models/wan.safetensors convert -q --format comfyui --dtype f8_e4m3 \
+    "$dir/diffusers" -o "$dir/out/m"
 failing "convert, with a LoRA" a.safetensors convert -q --lora "$dir/tuned/lora.safetensors:0.5" --dtype f8_e4m3 "$dit" -o "$dir/out/a.safetensors"
 if [ -e "$(dirname "$t3v")/libt3v-av.so" ]; then
     failing "compare" +c/clips/full/00000.mp4 compare -q --model $tiny --size 32x32 --frames 5 --steps 1 --cfg 1 --count 1 --threads 1 \

@@ -13,9 +13,9 @@
 /* A tensor a line; the caller frees the file. */
 static inline uint8_t *fuzz_lines(const uint8_t *data, size_t size, size_t *total)
 {
-    char *lines = malloc(size + 1), *header = malloc(12 * size + 256), *at = header, *rest = NULL;
+    char *lines = malloc(size + 1), *header = malloc(20 * size + 256), *at = header, *rest = NULL;
     if (!lines || !header) abort();
-    enum { DATA_MAX = 4096 };
+    enum { AXIS_MAX = 320, DATA_MAX = 1 << 16, ALL_MAX = 1 << 20 };
     memcpy(lines, data, size);
     lines[size] = 0;
     uint64_t end = 0;
@@ -34,10 +34,11 @@ static inline uint8_t *fuzz_lines(const uint8_t *data, size_t size, size_t *tota
         at += sprintf(at, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[", end || at > header + 1 ? "," : "", key,
                       type);
         for (int i = 0; (axis = strtok_r(NULL, " ", &word)); i++) {
-            uint64_t v = strtoul(axis, NULL, 10) % 64;
+            uint64_t v = strtoul(axis, NULL, 10) % AXIS_MAX;
             n = n * v % DATA_MAX;
             at += sprintf(at, "%s%u", i ? "," : "", (unsigned)v);
         }
+        if (n > ALL_MAX - end) n = 0;
         at += sprintf(at, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)end,
                       (unsigned long long)(end + n));
         end += n;

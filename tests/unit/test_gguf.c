@@ -15,6 +15,7 @@
 #include "io/gguf.h"
 #include "io/safetensors.h"
 #include "io/view.h"
+#include "pipe/convert.h"
 
 static char dir[] = "/tmp/t3v-test-gguf-XXXXXX", path[64];
 
@@ -167,6 +168,39 @@ static void folded_and_reshaped(void **state)
         shape_is(f, "patch.weight", 5, (int64_t[]){4, 6, 1, 2, 2});
         t3v_tensors_close(f);
     }
+}
+
+/* Rows that are no blocks in the shape that was brought back: GGUF cannot have them so, and gets another type. */
+static void reshaped_rows_are_written(void **state)
+{
+    (void)state;
+    gguf_bytes b = {0};
+    t3v_tensor_file *f;
+    char out[80];
+    gguf_head(&b, 3, 2, 1);
+    gguf_text(&b, "comfy.gguf.orig_shape.blocks.0.self_attn.q.weight");
+    gguf_number(&b, 9, 4), gguf_number(&b, 5, 4), gguf_number(&b, 2, 8);
+    gguf_number(&b, 128, 4), gguf_number(&b, 16, 4);
+    gguf_info(&b, "blocks.0.self_attn.q.weight", 2, (int64_t[]){64, 32}, 8, 0);
+    gguf_info(&b, "patch_embedding.weight", 1, (int64_t[]){8}, 0, 64 * 34);
+    gguf_align(&b, 32);
+    for (int i = 0; i < 64; i++) {
+        gguf_number(&b, 0x3c00, 2); /* the scale 1 */
+        for (int k = 0; k < 32; k++) gguf_number(&b, (uint64_t)k, 1);
+    }
+    for (int i = 0; i < 8; i++) gguf_number(&b, 0, 4);
+    gguf_save(&b, path);
+    gguf_free(&b);
+    snprintf(out, sizeof out, "%s/out.gguf", dir);
+    const t3v_convert_job job = {.in = path, .out = out, .container = T3V_FILE_GGUF};
+    t3v_convert_result result;
+    if (t3v_convert_file(&job, &result) || t3v_tensors_open(&f, out)) fail_msg("%s", t3v_error_text());
+    float x[128 * 16];
+    assert_int_equal(t3v_tensors_read(f, "blocks.0.self_attn.q.weight", 2, (int64_t[]){128, 16}, x, T3V_F32),
+                     T3V_OK);
+    for (int i = 0; i < 128 * 16; i++) assert_true(x[i] == (float)(i % 32));
+    t3v_tensors_close(f);
+    unlink(out);
 }
 
 /* ---- damage ------------------------------------------------------------------------------------ */
@@ -484,6 +518,7 @@ int main(void)
         cmocka_unit_test(reads_what_was_written),
         cmocka_unit_test(metadata_by_type),
         cmocka_unit_test(folded_and_reshaped),
+        cmocka_unit_test(reshaped_rows_are_written),
         cmocka_unit_test(truncated_anywhere),
         cmocka_unit_test(bad_headers),
         cmocka_unit_test(bad_metadata),

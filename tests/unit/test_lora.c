@@ -284,6 +284,27 @@ static void deltas_are_added_to_rows(void **state)
     t3v_lora_close(l);
 }
 
+/* E4M3 0x38 is 1 and 0x40 is 2: with scales 3 and 0.5 the factors are rows of 3 and of 1. */
+static void scales_of_8_bit_factors_count(void **state)
+{
+    (void)state;
+    static const uint8_t a[12] = {0x38, 0x38, 0x38, 0x38, 0x38, 0x38, 0x38, 0x38, 0x38, 0x38, 0x38, 0x38},
+                         b[8] = {0x40, 0x40, 0x40, 0x40, 0x40, 0x40, 0x40, 0x40};
+    static const float scale[2] = {3, 0.5f};
+    const t3v_tensor_entry e[] = {
+        {.name = "blocks.0.ffn.0.lora_A.weight", .dtype = T3V_F8_E4M3, .ndim = 2, .shape = {2, 6}, .data = a},
+        {.name = "blocks.0.ffn.0.lora_A.scale_weight", .dtype = T3V_F32, .data = &scale[0]},
+        {.name = "blocks.0.ffn.0.lora_B.weight", .dtype = T3V_F8_E4M3, .ndim = 2, .shape = {4, 2}, .data = b},
+        {.name = "blocks.0.ffn.0.lora_B.scale_weight", .dtype = T3V_F32, .data = &scale[1]}};
+    t3v_lora *l;
+    float w[24] = {0};
+    assert_int_equal(t3v_safetensors_write(path, e, 4, NULL, 0), T3V_OK);
+    if (t3v_lora_open(&l, path, model, N, T3V_LORA_FOR_ALL)) fail_msg("%s", t3v_error_text());
+    assert_int_equal(t3v_lora_add(&l->items[0], 1, 0, 4, 6, w), T3V_OK);
+    for (int i = 0; i < 24; i++) assert_true(w[i] == 6); /* rank 2 */
+    t3v_lora_close(l);
+}
+
 static void bad_keys_are_named(void **state)
 {
     (void)state;
@@ -350,6 +371,7 @@ int main(void)
     const struct CMUnitTest tests[] = {cmocka_unit_test(every_layout_finds_its_weight),
                                        cmocka_unit_test(experts_get_their_own_keys),
                                        cmocka_unit_test(deltas_are_added_to_rows),
+                                       cmocka_unit_test(scales_of_8_bit_factors_count),
                                        cmocka_unit_test(bad_keys_are_named)};
     return cmocka_run_group_tests(tests, make_file, remove_file);
 }
