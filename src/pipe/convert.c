@@ -154,6 +154,7 @@ static t3v_status list_tensors(work *w)
     if (job->container == T3V_FILE_SAFETENSORS && w->spiece)
         T3V_TRY(add(w, "spiece_model", T3V_U8, 1, (int64_t[]){(int64_t)w->spiece_bytes},
                     (item){.source = -1, .bytes = w->spiece}));
+    if (!w->n) return t3v_fail(T3V_E_FORMAT, "%s: there are no tensors to write", f->path);
     w->result->tensors = w->n;
     return T3V_OK;
 }
