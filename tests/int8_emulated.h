@@ -100,8 +100,7 @@ static inline emulated_v emulated_dot(emulated_v c, emulated_v x, emulated_v w)
 #define X_ELEM uint8_t
 #define W_ELEM int8_t
 #define X_ZERO 128
-#define VDOT(c, x, w) emulated_dot(c, x, w)
-#define VPIN(v) (void)(v)
+#define VDOT(c, x, w) ((c) = emulated_dot(c, x, w))
 #define IMPL int8_emulated
 #define IMPL_NAME "emulated"
 

@@ -10,8 +10,9 @@
 #include "ops/scratch.h"
 #include "tensor/dtype.h"
 
-/* A tile of w serves all rows of x; a block of rows and its results stay in the second-level cache. */
-enum { TILE_BYTES = 4 << 20, TILE_COLS = 512, BLOCK_ROWS = 48 };
+/* A tile of w serves all rows of x. A block of rows meets BLOCK_PANELS panels of it at a time; both and their results stay
+ * in the second-level cache. */
+enum { TILE_BYTES = 4 << 20, TILE_COLS = 512, BLOCK_ROWS = 48, BLOCK_PANELS = 8 };
 
 /* NULL: the definition. */
 static const t3v_int8_impl *pick(void)
@@ -109,6 +110,7 @@ t3v_status t3v__int8_run(const t3v_int8_impl *impl, const t3v_int8_args *g)
 {
     int64_t groups = groups_of(g->k), x_panels = parts(g->m, impl->rows), row_bytes;
     int64_t tile = tile_panels(impl, g->n, groups), block = BLOCK_ROWS / impl->rows;
+    size_t c_bytes = (size_t)(block * impl->rows * BLOCK_PANELS * impl->cols) * sizeof(float);
     (void)t3v_dtype_bytes(g->w_type, g->k, &row_bytes);
     t3v_int8_lines x = {g->x, g->x_type, 1, g->m, g->k, g->k * (int64_t)t3v_dtype_size(g->x_type)};
     t3v_int8_lines w = {g->w, g->w_type, g->w_scale ? *g->w_scale : 1, g->n, g->k, row_bytes};
@@ -129,21 +131,25 @@ t3v_status t3v__int8_run(const t3v_int8_impl *impl, const t3v_int8_args *g)
 #pragma omp parallel for schedule(static)
         for (int64_t j = 0; j < ws; j++)
             impl->pack_w(&w, j0 + j * impl->cols, panels_from(wp, j * impl->cols, groups, impl->units));
-#pragma omp parallel for schedule(static)
-        for (int64_t i = 0; i < x_panels; i += block) {
-            int64_t xs = x_panels - i < block ? x_panels - i : block, first = i * impl->rows;
-            int64_t rows = g->m - first < xs * impl->rows ? g->m - first : xs * impl->rows;
-            float *c = t3v_thread_scratch(T3V_SCRATCH_INT8_Y,
-                                          (size_t)(block * impl->rows * tile * impl->cols) * sizeof *c);
-            if (!c) {
-                atomic_store(&failed, true);
-                continue;
+#pragma omp parallel for collapse(2) schedule(static)
+        for (int64_t i = 0; i < x_panels; i += block)
+            for (int64_t j = 0; j < ws; j += BLOCK_PANELS) {
+                int64_t xs = x_panels - i < block ? x_panels - i : block, row = i * impl->rows,
+                        col = j * impl->cols;
+                int64_t js = ws - j < BLOCK_PANELS ? ws - j : BLOCK_PANELS;
+                int64_t rows = g->m - row < xs * impl->rows ? g->m - row : xs * impl->rows,
+                        width = cols - col < js * impl->cols ? cols - col : js * impl->cols;
+                float *c = t3v_thread_scratch(T3V_SCRATCH_INT8_Y, c_bytes);
+                if (!c) {
+                    atomic_store(&failed, true);
+                    continue;
+                }
+                impl->product(panels_from(xp, row, groups, impl->units), xs,
+                              panels_from(wp, col, groups, impl->units), js, groups, c);
+                impl->store(c, js, rows, width, g->bias ? g->bias + j0 + col : NULL,
+                            (char *)g->y + (size_t)(row * g->n + j0 + col) * t3v_dtype_size(g->y_type),
+                            g->y_type, g->n);
             }
-            impl->product(panels_from(xp, first, groups, impl->units), xs, wp, ws, groups, c);
-            impl->store(c, ws, rows, cols, g->bias ? g->bias + j0 : NULL,
-                        (char *)g->y + (size_t)(first * g->n + j0) * t3v_dtype_size(g->y_type), g->y_type,
-                        g->n);
-        }
         if (failed) return t3v_fail(T3V_E_NOMEM, "int8 product: no memory for a tile of results");
     }
     return T3V_OK;

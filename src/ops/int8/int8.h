@@ -47,7 +47,7 @@ size_t t3v_int8_work(int64_t m, int64_t k);
 const char *t3v_int8_isa(void);
 
 /* E_ARG: sizes, NULL data, packed rows that are not whole blocks; E_DTYPE: other types; E_NOMEM. Beside `work` each thread
- * takes some hundred kilobytes of scratch, and the caller at most max(4 MiB, 160 bytes * k) for a tile of weights. */
+ * takes some ten kilobytes of scratch, and the caller at most max(4 MiB, 50 bytes * k) for a tile of weights. */
 t3v_status t3v_int8_linear(const t3v_int8_args *g);
 
 #endif

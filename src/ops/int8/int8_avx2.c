@@ -20,8 +20,12 @@
 #define X_ELEM int16_t
 #define W_ELEM int16_t
 #define X_ZERO 0
-#define VDOT(c, x, w) _mm256_add_epi32(c, _mm256_madd_epi16(x, w))
-#define VPIN(v) __asm__ volatile("" : "+x"(v))
+/* The sum is written as the instruction: else compilers spread all rows of x at once, and sums leave the registers. */
+#define VDOT(c, x, w)                                                \
+    do {                                                             \
+        __m256i both = _mm256_madd_epi16(x, w);                      \
+        __asm__ volatile("vpaddd %1, %0, %0" : "+x"(c) : "x"(both)); \
+    } while (0)
 #define IMPL t3v__int8_avx2
 #define IMPL_NAME "avx2"
 #include "ops/int8/int8_simd.h"

@@ -4,8 +4,7 @@
  *   V, VF: vectors of LANES int32, of LANES floats; VLOAD, VSPREAD (of a 32-bit unit), VSTORE, VZERO, VROUND (VF to
  *   V, to nearest even), VFLOAT (V to VF); FLOAD, FSTORE, FSET, FMUL, FFMA (a*b+c);
  *   PER: integers of a line in a unit; X_ELEM, W_ELEM: their types; X_ZERO: what stands for 0 in X_ELEM;
- *   VDOT(c, x, w): c + the sum over PER of x w, in each lane; VPIN(v): one row after the other, where sums would leave
- *   the registers if the compiler had all rows of x in some at once; IMPL, IMPL_NAME.
+ *   VDOT(c, x, w): c += the sum over PER of x w, in each lane, as a statement; IMPL, IMPL_NAME.
  * A lane is a line of w. With X_ZERO an integer of x is stored as q + X_ZERO, and sums start at -X_ZERO times the sum
  * of w's. Registers are named, not indexed, so that no compiler has to unroll. */
 #include <math.h>
@@ -142,10 +141,8 @@ static void multiply(t3v_int8_panels x, t3v_int8_panels w, int64_t groups, float
 #define STEP(r)                   \
     {                             \
         V v = VSPREAD(x.unit[r]); \
-        a##r = VDOT(a##r, v, w0); \
-        b##r = VDOT(b##r, v, w1); \
-        VPIN(a##r);               \
-        VPIN(b##r);               \
+        VDOT(a##r, v, w0);        \
+        VDOT(b##r, v, w1);        \
     }
             ROWS6(STEP)
 #undef STEP

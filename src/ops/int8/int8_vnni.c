@@ -19,8 +19,7 @@
 #define X_ELEM uint8_t
 #define W_ELEM int8_t
 #define X_ZERO 128
-#define VDOT(c, x, w) _mm512_dpbusd_epi32(c, x, w)
-#define VPIN(v) (void)(v)
+#define VDOT(c, x, w) ((c) = _mm512_dpbusd_epi32(c, x, w))
 #define IMPL t3v__int8_vnni
 #define IMPL_NAME "vnni"
 #include "ops/int8/int8_simd.h"
