@@ -12,8 +12,9 @@
 /* Keys of a stage; in the file itself they are the stages' defaults. */
 #define STAGE_KEYS "data", "plan", "shift", "weighting", "teach", "teach_layers", "recompute", "range"
 
-static const char *const keys[] = {CLI_TRAIN_KEYS, STAGE_KEYS, "model", "train",  "teacher", "targets",
-                                   "rank",         "alpha",    "drop",  "stages", "samples", NULL};
+static const char *const keys[] = {CLI_TRAIN_KEYS, STAGE_KEYS, "model", "train", "teacher",
+                                   "targets",      "rank",     "alpha", "drop",  "first_frame",
+                                   "stages",       "samples",  NULL};
 static const char *const stage_keys[] = {CLI_STAGE_KEYS, STAGE_KEYS, NULL};
 static const char *const sample_keys[] = {"prompts", "every", "steps", "cfg", "seed", "size", "frames", NULL};
 
@@ -138,6 +139,7 @@ t3v_status tune_config_read(const json_t *j, const char *f, tune_config *c, t3v_
     T3V_TRY(t3v_json_int(j, f, "rank", false, 1, 1 << 16, &t->lora.rank));
     T3V_TRY(t3v_json_real(j, f, "alpha", false, 1e-6, 1e6, &t->lora.alpha));
     T3V_TRY(t3v_json_real(j, f, "drop", false, 0, 1, &t->drop));
+    T3V_TRY(t3v_json_real(j, f, "first_frame", false, 0, 1, &t->first_frame));
     T3V_TRY(choice(f, "train", train, kinds, 4, &kind));
     T3V_TRY(read_samples(j, f, c, t));
     t->kind = (t3v_trained_kind)kind;

@@ -112,6 +112,7 @@ typedef struct t3v_dit_call {
     double timestep;            /* 0 .. 1000 */
     /* the first latent frame is given, not to be made: its tokens have timestep 0 */
     bool first_given;
+    bool skip_first;   /* t3v_dit_loss compares the other latent frames alone; there must be some */
     t3v_moment moment; /* what the plan may depend on */
     /* t3v_plan_state bytes of this guidance branch, zero at first; NULL: the plan keeps nothing */
     void *state;

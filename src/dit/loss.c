@@ -7,12 +7,27 @@
 #include "dit/dit.h"
 #include "ops/kernels.h"
 
+/* mean((v - target)^2), of the frames that are compared, and weight times its gradient in dv. */
+static double compare(const t3v_ctx *ctx, t3v_tensor *dv, double weight, const t3v_tensor *v,
+                      const float *target, const t3v_dit_call *call)
+{
+    const t3v_kernels *k = t3v_k(ctx);
+    int64_t parts = call->skip_first ? v->shape[0] : 1, n = t3v_numel(v) / parts;
+    int64_t skip = call->skip_first ? v->shape[2] * v->shape[3] : 0;
+    double sum = 0;
+    if (skip) k->clear(dv->data, (size_t)t3v_numel(v) * sizeof(float));
+    for (int64_t at = skip; at < parts * n; at += n)
+        sum += k->rows_mse((float *)dv->data + at, (float)(weight / (double)parts),
+                           (const float *)v->data + at, target + at, n - skip);
+    return sum / (double)parts;
+}
+
 static t3v_status plain(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *latent, const float *target,
                         double weight, const t3v_dit_call *call, double *loss)
 {
     t3v_tensor *v = t3v_dit_forward(ctx, dit, latent, call), *dv = t3v_new_like(ctx, v, T3V_F32);
     if (ctx->status) return ctx->status;
-    if (t3v_runs(ctx)) *loss = t3v_k(ctx)->rows_mse(dv->data, (float)weight, v->data, target, t3v_numel(v));
+    if (t3v_runs(ctx)) *loss = compare(ctx, dv, weight, v, target, call);
     return t3v_backward(ctx, v, dv->data);
 }
 
@@ -134,8 +149,7 @@ static t3v_status recomputed(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *laten
                                 T3V_SHAPE(dit->config.out_dim, grid[0], latent->shape[2], latent->shape[3]));
         t3v_tensor *dv = t3v_new_like(ctx, v, T3V_F32);
         t3v_dit_head_all(ctx, dit, x[layers], &e, range, v);
-        if (t3v_runs(ctx))
-            *loss = t3v_k(ctx)->rows_mse(dv->data, (float)weight, v->data, target, t3v_numel(v));
+        if (t3v_runs(ctx)) *loss = compare(ctx, dv, weight, v, target, call);
         if (!ctx->status) (void)t3v_backward(ctx, v, dv->data);
         t3v_arena_back(ctx->arena, mark);
     }

@@ -82,12 +82,17 @@ t3v_status t3v_flow_sample(const t3v_flow *f, t3v_ctx *ctx, const t3v_tensor *x0
         k->rows_lincomb(x->data, T3V_F32, (float)(1 - s), target->data, T3V_F32, (float)s, eps->data, T3V_F32,
                         n);
         k->rows_lincomb(target->data, T3V_F32, 1.0f, eps->data, T3V_F32, -1.0f, target->data, T3V_F32, n);
+        int64_t frames = n / x0->shape[0], frame = x0->shape[2] * x0->shape[3];
+        for (int64_t at = 0; noise->first && at < n; at += frames)
+            k->rows_convert((float *)x->data + at, T3V_F32, (const uint16_t *)x0->data + at, T3V_BF16, frame);
     }
 
     /* The step of the usual schedule that has this noise level. */
     int64_t at = (int64_t)((1 - noise->u) * (double)f->steps);
     t3v_dit_call call = {.plan = f->plan,
                          .timestep = 1000 * s,
+                         .first_given = noise->first,
+                         .skip_first = noise->first,
                          .range = f->range,
                          .moment = {at < f->steps ? at : f->steps - 1, f->steps, s,
                                     noise->cond ? T3V_BRANCH_COND : T3V_BRANCH_UNCOND}};

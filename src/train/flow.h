@@ -36,6 +36,8 @@ typedef struct t3v_flow_noise {
     double u; /* 0 .. 1 */
     uint64_t seed, stream;
     bool cond; /* has a caption */
+    bool
+        first; /* the first latent frame is given, without noise and at timestep 0; the loss is of the others */
 } t3v_flow_noise;
 
 /* Normalises the weighting. */

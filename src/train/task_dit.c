@@ -172,7 +172,7 @@ static t3v_status sample(void *self, t3v_ctx *ctx, int worker, int64_t step, int
     double u = t3v_rng_uniform(&rng);
     t3v_flow_told told;
     t3v_tensor *context = t3v_umt5_encode(ctx, &m->text, ids, count);
-    t3v_flow_noise noise = {u, s->seed + 2, stream, *caption != 0};
+    t3v_flow_noise noise = {u, s->seed + 2, stream, *caption != 0, false};
     t3v_tensor *x0 = t3v_wrap(ctx, s->latents + clip * s->latent_size, T3V_BF16,
                               T3V_SHAPE(m->config.out_dim, T, n, n));
     T3V_TRY(t3v_flow_sample(&s->flow, ctx, x0, context, &noise, scale, loss, &told));

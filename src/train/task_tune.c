@@ -51,6 +51,11 @@ static t3v_status open_stage(t3v_task_tune *s, t3v_tune_stage *g)
                         "multiples of %lld",
                         d->path, (long long)shape[2], (long long)shape[3],
                         (long long)(2 * t3v_vae_stride(shape[0])));
+    if (s->first_frame > 0 && shape[1] < 2)
+        return t3v_fail(
+            T3V_E_SHAPE,
+            "%s has clips of one latent frame; first_frame gives that one, so clips need 5 frames or more",
+            d->path);
     t3v_grid grid = {shape[1], shape[2] / 2, shape[3] / 2};
     T3V_TRY(make_plan(s, &g->plan, g->plan_text, grid));
     T3V_TRY(t3v_model_adopt(s->model, g->plan));
@@ -81,6 +86,12 @@ static t3v_status open_stage(t3v_task_tune *s, t3v_tune_stage *g)
 
 t3v_status t3v_task_tune_open(t3v_task_tune *s)
 {
+    if (s->first_frame > 0 && t3v_dit_image_used(&s->model->config) != T3V_DIT_IMAGE_FRAME)
+        return t3v_fail(
+            T3V_E_ARG,
+            "first_frame is %g, but %s does not go on from a first frame: models with 48 channels (TI2V "
+            "of Wan2.2) do; leave it away",
+            s->first_frame, s->model->path);
     for (int i = 0; i < s->stages; i++) {
         t3v_status st = open_stage(s, &s->stage[i]);
         if (st) return s->stages > 1 ? t3v_fail_in(st, "stage %d", i + 1) : st;
@@ -177,7 +188,9 @@ static t3v_status sample(void *self, t3v_ctx *ctx, int worker, int64_t step, int
     }
     t3v_give(ctx, x0);
     t3v_give(ctx, context);
-    t3v_flow_noise noise = {t3v_rng_uniform(&rng), s->seed + 2, stream, cond};
+    t3v_flow_noise noise = {t3v_rng_uniform(&rng), s->seed + 2, stream, cond, false};
+    /* What is counted is the pass with two timesteps. */
+    if (s->first_frame > 0) noise.first = ctx->arena->counting || t3v_rng_uniform(&rng) < s->first_frame;
     t3v_flow_told told;
     T3V_TRY(t3v_flow_sample(&g->flow, ctx, x0, context, &noise, scale, loss, &told));
     if (t3v_runs(ctx)) t3v_flow_levels_add(&s->levels, &told, *loss);

@@ -29,6 +29,7 @@ typedef struct t3v_task_tune {
     bool merge;           /* a LoRA is also added to the weights and these are saved */
     uint64_t seed;        /* of clips, noise and noise levels */
     double drop;          /* share of samples with the empty prompt */
+    double first_frame;   /* share of samples whose first latent frame is given, of models that take it so */
     t3v_model *teacher;   /* its DiT, under plan full; NULL: none */
     t3v_preview *preview; /* opened; NULL: nothing is rendered */
     int64_t preview_every;

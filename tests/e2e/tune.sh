@@ -94,6 +94,22 @@ case "$(changed "$dir/bf16/diffusion_pytorch_model.safetensors" "$dir/full/diffu
     *) fail "train full left tensors as they were" ;;
 esac
 
+# The first frame given, of a model that takes it so: another result, the same one after a stop.
+"$t3v" init -q --config tiny-ti2v --seed 3 -o "$dir/ti2v" > /dev/null
+"$t3v" data latents -q --model "$dir/ti2v" --videos "$dir/v" --size 64x64 --frames 5 -o "$dir/data48" > /dev/null
+ti2v() { # OUT SHARE EXTRA...
+    o=$1
+    printf '{"model":"%s","plan":"t3","train":"lora","rank":2,"steps":4,"batch":2,"lr":0.01,"first_frame":%s}' "$dir/ti2v" "$2" > "$dir/c48.json"
+    shift 2
+    "$t3v" tune -q --precision f32 --threads 1 --config "$dir/c48.json" --data "$dir/data48" -o "$o" "$@"
+}
+ti2v "$dir/first" 0.5
+ti2v "$dir/none" 0
+! cmp -s "$dir/first/lora.safetensors" "$dir/none/lora.safetensors" || fail "first_frame changes nothing"
+ti2v "$dir/stopped" 0.5 --stop-after 2
+ti2v "$dir/stopped" 0.5 --resume
+cmp "$dir/first/lora.safetensors" "$dir/stopped/lora.safetensors" || fail "a stopped run with first frames differs"
+
 refused() { # STATUS WORDS EXTRA [OPTIONS...]
     want=$1 words=$2 got=0
     config "$dir/bad.json" 2 "$3"
@@ -104,6 +120,8 @@ refused() { # STATUS WORDS EXTRA [OPTIONS...]
     [ ! -e "$dir/bad" ] || fail "$words: something was written"
 }
 refused 2 'train is "lorra", expected one of "full", "self", "own", "lora"' ',"train":"lorra"'
+refused 2 'does not go on from a first frame' ',"first_frame":0.5'
+refused 1 'first_frame' ',"first_frame":1.5'
 refused 2 'no parameters of its own' ',"train":"own"'
 refused 2 'target "wq"' ',"train":"lora","targets":"q,wq"'
 refused 1 'rank' ',"train":"lora","rank":0'

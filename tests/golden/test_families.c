@@ -11,7 +11,10 @@
 #include <cmocka.h>
 
 #include "golden.h"
+#include "base/rng.h"
 #include "pipe/model.h"
+#include "tensor/dtype.h"
+#include "train/flow.h"
 
 static t3v_arena arena;
 
@@ -94,6 +97,20 @@ static void forward(void **state)
 enum { TENSORS = 128 };
 static float *plain[TENSORS]; /* gradients of the plain tape in one range */
 
+/* Gradients of all parameters in `grads`, for ctx->param_grad. */
+static void ask_gradients(family *k, float **grads)
+{
+    t3v_params *p = &k->m->dit.params;
+    assert_true(p->count <= TENSORS);
+    for (int64_t i = 0; i < p->count; i++) {
+        p->item[i].tensor->needs_grad = true;
+        p->item[i].tensor->param = (int32_t)i + 1;
+        grads[i] = calloc((size_t)t3v_numel(p->item[i].tensor), sizeof(float));
+        assert_non_null(grads[i]);
+    }
+    k->ctx.param_grad = grads;
+}
+
 static void gradients(const char *name, bool first, t3v_dtype compute, int64_t range, bool recompute)
 {
     double most = compute == T3V_BF16 ? 0.1 : 1e-4;
@@ -101,15 +118,9 @@ static void gradients(const char *name, bool first, t3v_dtype compute, int64_t r
     open_family(&k, name, "latent", compute, true);
     t3v_params *p = &k.m->dit.params;
     float *grads[TENSORS];
-    assert_true(p->count <= TENSORS);
-    for (int64_t i = 0; i < p->count; i++) {
-        p->item[i].tensor->needs_grad = true;
-        p->item[i].tensor->param = (int32_t)i + 1;
-        grads[i] = calloc((size_t)t3v_numel(p->item[i].tensor), sizeof(float));
-    }
+    ask_gradients(&k, grads);
     t3v_tape tape = {0};
     k.ctx.tape = &tape;
-    k.ctx.param_grad = grads;
     k.x->needs_grad = k.context->needs_grad = true;
     if (k.clip) {
         k.clip->needs_grad = true;
@@ -171,6 +182,67 @@ static void backward(void **state)
     }
 }
 
+/* A training sample with its first frame given is the loss over all frames where that frame's target is met already. */
+static void first_frame_in_training(void **state)
+{
+    (void)state;
+    const t3v_flow_noise noise = {.u = 0.4, .seed = 7, .stream = 1, .cond = true, .first = true};
+    float *want[TENSORS], *got[TENSORS];
+    double whole = 0, loss = 0;
+    family k;
+    open_family(&k, "ti2v", "latent", T3V_F32, true);
+    ask_gradients(&k, want);
+    int64_t n = t3v_numel(k.x), frames = n / k.x->shape[0], frame = frames / k.x->shape[1];
+    double over = (double)k.x->shape[1] / (double)(k.x->shape[1] - 1), shift = 3,
+           s = shift * noise.u / (1 + (shift - 1) * noise.u);
+    t3v_tensor *x0 = t3v_new_like(&k.ctx, k.x, T3V_BF16), *clean = t3v_new_like(&k.ctx, k.x, T3V_F32),
+               *target = t3v_new_like(&k.ctx, k.x, T3V_F32);
+    assert_int_equal(t3v_convert(x0->data, T3V_BF16, k.x->data, T3V_F32, n), T3V_OK);
+    assert_int_equal(t3v_convert(clean->data, T3V_F32, x0->data, T3V_BF16, n), T3V_OK);
+    float *x = k.x->data, *c = clean->data, *t = target->data;
+    t3v_normal_fill(t, n, noise.seed, noise.stream, 0);
+    for (int64_t i = 0; i < n; i++) {
+        x[i] = i % frames < frame ? c[i] : (float)((1 - s) * (double)c[i] + s * (double)t[i]);
+        t[i] -= c[i];
+    }
+    t3v_dit_call call = {.plan = k.plan, .prompt = &k.prompt, .timestep = 1000 * s, .first_given = true};
+    assert_int_equal(t3v_dit_prompt_make(&k.ctx, &k.m->dit, k.context, &k.prompt), T3V_OK);
+    const float *v = t3v_dit_forward(&k.ctx, &k.m->dit, k.x, &call)->data;
+    for (int64_t i = 0; i < n; i++)
+        if (i % frames < frame) t[i] = v[i];
+    t3v_tape tape = {0};
+    k.ctx.tape = &tape;
+    if (t3v_dit_loss(&k.ctx, &k.m->dit, k.x, k.context, t, over, &call, false, &whole))
+        fail_msg("%s", t3v_error_text());
+    int64_t count = k.m->dit.params.count;
+    for (int recompute = 0; recompute < 2; recompute++) {
+        t3v_flow flow = {
+            .dit = &k.m->dit, .plan = k.plan, .shift = shift, .steps = 50, .recompute = recompute};
+        t3v_flow_told told;
+        t3v_tape mine = {0};
+        ask_gradients(&k, got);
+        k.ctx.tape = &mine;
+        t3v_flow_open(&flow);
+        if (t3v_flow_sample(&flow, &k.ctx, x0, k.context, &noise, 1, &loss, &told))
+            fail_msg("%s", t3v_error_text());
+        if (!(fabs(loss - over * whole) <= 1e-5 * loss))
+            fail_msg("loss %.9g, wanted %.9g", loss, over * whole);
+        for (int64_t i = 0; i < count; i++) {
+            const t3v_param *p = &k.m->dit.params.item[i];
+            double off = 0, sum = 0;
+            for (int64_t j = 0; j < t3v_numel(p->tensor); j++) {
+                off += pow((double)got[i][j] - (double)want[i][j], 2);
+                sum += pow((double)want[i][j], 2);
+            }
+            if (!(sqrt(off) <= 1e-4 * sqrt(sum) + 1e-12))
+                fail_msg("%s: gradient %.3g from the one over all frames", p->name, sqrt(off / sum));
+            free(got[i]);
+        }
+    }
+    for (int64_t i = 0; i < count; i++) free(want[i]);
+    close_family(&k);
+}
+
 static void an_image_that_does_not_fit_is_refused(void **state)
 {
     (void)state;
@@ -191,6 +263,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(forward),
         cmocka_unit_test(backward),
+        cmocka_unit_test(first_frame_in_training),
         cmocka_unit_test(an_image_that_does_not_fit_is_refused),
     };
     if (t3v_arena_open(&arena, (size_t)1 << 30)) return 1;

@@ -94,7 +94,7 @@ static double loss_of(fixture *f, const t3v_flow *flow)
                           .type = T3V_F32,
                           .ndim = 2,
                           .shape = {ROWS, f->model->config.text_dim}};
-    t3v_flow_noise noise = {0.4, 7, 1, true};
+    t3v_flow_noise noise = {0.4, 7, 1, true, false};
     double loss = 0;
     OK(t3v_flow_sample(flow, &ctx, t3v_wrap(&ctx, f->latent, T3V_BF16, 4, shape), &context, &noise, 1.0,
                        &loss, &told));
