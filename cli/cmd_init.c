@@ -71,6 +71,7 @@ static const config configs[] = {
                   .sampler = "unipc",
                   .plan = "full"}},
     {.name = "tiny", .text = TINY_TEXT, .vae = {6, 6, 16}, .defaults = {TINY_RUN, .fps = 16}},
+    {.name = "tiny-t2v", .text = TINY_TEXT, .vae = {6, 6, 16}, .defaults = {TINY_RUN, .fps = 16}},
     {.name = "tiny-i2v",
      .text = TINY_TEXT,
      .vae = {6, 6, 16},
@@ -91,7 +92,7 @@ static const config configs[] = {
 enum { CONFIGS = sizeof configs / sizeof *configs };
 #define CONFIG_NAMES                                                                                      \
     "wan2.1-t2v-1.3b, wan2.1-t2v-14b, wan2.1-i2v-14b, wan2.2-ti2v-5b, wan2.2-t2v-a14b, wan2.2-i2v-a14b, " \
-    "starter, tiny, tiny-i2v, tiny-ti2v, tiny-t2v-a14b or tiny-i2v-a14b"
+    "starter, tiny, tiny-t2v, tiny-i2v, tiny-ti2v, tiny-t2v-a14b or tiny-i2v-a14b"
 
 /* ---- options --------------------------------------------------------------------------------------- */
 
@@ -335,6 +336,7 @@ static t3v_status write_settings(const job *j)
                               .experts = c->experts,
                               .text = j->part[TEXT_PART].wanted ? &j->text.config : NULL,
                               .vae = j->part[VAE_PART].wanted ? &j->vae : NULL,
+                              .clip = j->part[CLIP_PART].wanted ? &j->clip.config : NULL,
                               .defaults = &defaults,
                               .own_defaults = c->defaults.width && (dit || !t3v_is_file(own))};
         st = t3v_layout_write(a->layout, a->out, &m);

@@ -11,9 +11,8 @@
 
 enum { SIDE_MAX = 256 }; /* patches */
 static const double eps = 1e-5;
-/* Of CLIP's training pictures in [0, 1]. */
-static const double mean[3] = {0.48145466, 0.4578275, 0.40821073},
-                    deviation[3] = {0.26862954, 0.26130258, 0.27577711};
+const double t3v_clip_mean[3] = {0.48145466, 0.4578275, 0.40821073},
+             t3v_clip_deviation[3] = {0.26862954, 0.26130258, 0.27577711};
 
 /* ---- parameters ---------------------------------------------------------------------------------- */
 
@@ -164,8 +163,8 @@ static t3v_tensor *patches(t3v_ctx *ctx, const t3v_clip_config *c, const float *
             }
             int64_t token = py / c->patch * c->side + px / c->patch;
             int64_t in_patch = py % c->patch * c->patch + px % c->patch;
-            out[(token * 3 + colour) * area + in_patch] = (float)((0.5 * sum + 0.5 - mean[colour]) /
-                                                                  deviation[colour]);
+            out[(token * 3 + colour) * area + in_patch] = (float)((0.5 * sum + 0.5 - t3v_clip_mean[colour]) /
+                                                                  t3v_clip_deviation[colour]);
         }
     }
     t3v_give(ctx, y);

@@ -14,6 +14,9 @@ typedef struct t3v_clip_config {
     int64_t side;   /* patches along a side of the picture: 16 of 14 pixels in ViT-H */
 } t3v_clip_config;
 
+/* Of CLIP's training pictures in [0, 1]. */
+extern const double t3v_clip_mean[3], t3v_clip_deviation[3];
+
 typedef struct t3v_clip_block {
     t3v_tensor norm1_w, norm1_b, norm2_w, norm2_b;
     t3v_weight qkv, proj, up, down;

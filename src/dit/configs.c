@@ -21,6 +21,7 @@ const t3v_dit_named t3v_dit_configs[] = {
     {"wan2.2-i2v-a14b", "Wan2.2 I2V A14B, one expert", WAN(5120, 13824, 40, 40, 36, 16, 4096, 0)},
     {"starter", "the model that this project trains", WAN(256, 512, 4, 10, 16, 16, 128, 0)},
     {"tiny", "for tests: everything in well under a second", WAN(64, 96, 2, 5, 16, 16, 32, 0)},
+    {"tiny-t2v", "for tests: as Wan2.1 T2V", WAN(256, 256, 2, 5, 16, 16, 32, 0)},
     {"tiny-i2v", "for tests: as Wan2.1 I2V", WAN(256, 256, 2, 5, 36, 16, 32, 32)},
     {"tiny-ti2v", "for tests: as Wan2.2 TI2V", WAN(256, 256, 2, 5, 48, 48, 32, 0)},
     {"tiny-t2v-a14b", "for tests: as Wan2.2 T2V A14B", WAN(256, 256, 2, 5, 16, 16, 32, 0)},

@@ -50,7 +50,8 @@ typedef struct t3v_convert_result {
 t3v_status t3v_convert_file(const t3v_convert_job *job, t3v_convert_result *result);
 
 /* The same of all parts of the model in job->in: job->out becomes a directory in the layout, with its small files. The
- * container is the layout's; job->type is for transformers and text encoders, for other parts only if it is a plain type.
+ * container is the layout's; job->type is for transformers and text encoders, for other parts and .pth files only if it is a
+ * plain type.
  * results[place].files is 0 for parts that are not there. */
 t3v_status t3v_convert_model(const t3v_convert_job *job, t3v_convert_result results[T3V_AT_COUNT]);
 

@@ -135,6 +135,29 @@ static json_t *vae_json(const t3v_vae *v)
         (json_int_t)v->stride);
 }
 
+static json_t *clip_json(const t3v_clip_config *c)
+{
+    return json_pack("{s:[s], s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:s, s:f}", "architectures",
+                     "CLIPVisionModel", "model_type", "clip_vision_model", "hidden_size", (json_int_t)c->dim,
+                     "intermediate_size", (json_int_t)c->mlp, "num_hidden_layers", (json_int_t)c->layers,
+                     "num_attention_heads", (json_int_t)c->heads, "image_size",
+                     (json_int_t)(c->patch * c->side), "patch_size", (json_int_t)c->patch, "num_channels", 3,
+                     "hidden_act", "gelu", "layer_norm_eps", 1e-5);
+}
+
+/* How a picture becomes the tower's input; resample 3 is bicubic. */
+static json_t *picture_json(const t3v_clip_config *c)
+{
+    int64_t side = c->patch * c->side;
+    return json_pack("{s:s, s:b, s:{s:I}, s:i, s:b, s:{s:I,s:I}, s:b, s:f, s:b, s:[f,f,f], s:[f,f,f], s:b}",
+                     "image_processor_type", "CLIPImageProcessor", "do_resize", 1, "size", "shortest_edge",
+                     (json_int_t)side, "resample", 3, "do_center_crop", 1, "crop_size", "height",
+                     (json_int_t)side, "width", (json_int_t)side, "do_rescale", 1, "rescale_factor",
+                     1.0 / 255, "do_normalize", 1, "image_mean", t3v_clip_mean[0], t3v_clip_mean[1],
+                     t3v_clip_mean[2], "image_std", t3v_clip_deviation[0], t3v_clip_deviation[1],
+                     t3v_clip_deviation[2], "do_convert_rgb", 1);
+}
+
 static json_t *pipeline_json(const t3v_layout_model *m)
 {
     t3v_dit_image_use image = t3v_dit_image_used(m->dit);
@@ -185,6 +208,10 @@ static t3v_status write_diffusers(const char *dir, const t3v_layout_model *m)
 {
     if (m->text) T3V_TRY(write_json(dir, "text_encoder/config.json", text_json(m->text)));
     if (m->vae) T3V_TRY(write_json(dir, "vae/config.json", vae_json(m->vae)));
+    if (m->clip) {
+        T3V_TRY(write_json(dir, "image_encoder/config.json", clip_json(m->clip)));
+        T3V_TRY(write_json(dir, "image_processor/preprocessor_config.json", picture_json(m->clip)));
+    }
     if (!m->dit) return T3V_OK;
     T3V_TRY(write_json(dir, "transformer/config.json", dit_json(m->dit)));
     if (m->experts) T3V_TRY(write_json(dir, "transformer_2/config.json", dit_json(m->dit)));

@@ -3,6 +3,7 @@
 #ifndef T3V_PIPE_LAYOUT_H
 #define T3V_PIPE_LAYOUT_H
 
+#include "clip/vision.h"
 #include "io/names.h"
 #include "io/writer.h"
 #include "pipe/defaults.h"
@@ -33,6 +34,7 @@ typedef struct t3v_layout_model {
     bool experts;
     const t3v_umt5_config *text; /* NULL: none */
     const t3v_vae *vae;          /* NULL: none */
+    const t3v_clip_config *clip; /* of the blocks that its file has; NULL: none */
     const t3v_defaults *defaults;
     bool own_defaults; /* t3v.json is written too */
 } t3v_layout_model;

@@ -154,6 +154,13 @@ velocity "$dir/merged.safetensors" "$dir/q.safetensors"
 velocity "$m" "$dir/r.safetensors" --lora "$dir/lora.safetensors:0.1"
 "$compare" "$dir/q.safetensors" velocity "$dir/r.safetensors" velocity 1e-5
 if "$compare" "$dir/q.safetensors" velocity "$dir/v.safetensors" velocity 1e-2 > /dev/null 2>&1; then exit 1; fi
+lora=$(header "$dir/two/low_noise_model/$w" | sed -E 's/"([^"]*)\.weight":/"\1.diff":/g; s/"([^"]*)\.bias":/"\1.diff_b":/g;
+    s/"([^"]*modulation)":/"\1.diff":/g')
+with_header "$dir/two/low_noise_model/$w" "$lora" > "$dir/low.safetensors"
+convert "$dir/two" --format original --lora "low:$dir/low.safetensors:0.5" -o "$dir/two-merged" # the other expert stays
+cmp "$dir/two/high_noise_model/$w" "$dir/two-merged/high_noise_model/$w"
+convert "$dir/two/low_noise_model/$w" --lora "$dir/low.safetensors:0.5" -o "$dir/low-merged.safetensors"
+cmp "$dir/low-merged.safetensors" "$dir/two-merged/low_noise_model/$w"
 
 echo "# what is refused"
 refused 2 "is the input" "$m/$w" -o "$m/$w" --force

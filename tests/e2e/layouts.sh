@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # One model in every layout: what is generated is the same, bit for bit; what is missing or mixed up is named.
 set -euo pipefail
-export OMP_NUM_THREADS=1 # all is small
 t3v=$1
 tools=${T3V_BUILD:?}/tests
 tiny=tests/golden/wan/tiny
@@ -16,7 +15,7 @@ dit=$tiny/diffusion_pytorch_model.safetensors
 generate() { # name, options: $dir/NAME.y4m and its latent
     local name=$1
     shift
-    "$t3v" generate --quiet --precision f32 --prompt "A heron lands." --negative blurry --size 32x32 --frames 5 --steps 2 \
+    "$t3v" generate --quiet --threads 1 --precision f32 --prompt "A heron lands." --negative blurry --size 32x32 --frames 5 --steps 2 \
         --cfg 5 --shift 5 --seed 7 --save-latent "$dir/$name.safetensors" -o "$dir/$name.y4m" "$@" > /dev/null
 }
 same() { # name, options
@@ -70,11 +69,14 @@ same from_mixture --model $tiny --vae "$d/vae" --text-encoder "$d/text_encoder" 
 
 echo "# GGUF: the same numbers"
 mkdir "$dir/gguf"
-"$t3v" convert --quiet $dit --dtype f32 -o "$dir/gguf/wan.gguf" > /dev/null
+"$t3v" convert --quiet --threads 1 $dit --dtype f32 -o "$dir/gguf/wan.gguf" > /dev/null
 cp $tiny/config.json "$dir/gguf"
 "$tools/relayout" text gguf $text "$dir/gguf/umt5.gguf"
 same from_gguf --model "$dir/gguf/wan.gguf" --vae $vae --text-encoder $text --tokenizer $spiece
 same from_ggufs --model "$dir/gguf" --vae $vae --tokenizer $spiece
+
+"$tools/relayout" vae original $vae "$dir/vae.gguf" # as stable-diffusion.cpp's converter keeps them
+same from_gguf_vae --model $tiny --vae "$dir/vae.gguf"
 
 echo "# GGUF in several files: any of them, or the directory, stands for all; one that is missing is named"
 s=$dir/shards
@@ -98,18 +100,18 @@ g=$dir/only
 mkdir "$g"
 cp "$dir/gguf/wan.gguf" $tiny/config.json "$g"
 cp $vae "$g"
-"$t3v" convert --quiet $text --tokenizer $spiece -o "$g/umt5.gguf" > /dev/null
+"$t3v" convert --quiet --threads 1 $text --tokenizer $spiece -o "$g/umt5.gguf" > /dev/null
 same from_only --model "$g"
 for layout in original diffusers comfyui; do
-    "$t3v" convert --quiet "$g" --format $layout -o "$dir/to-$layout" > /dev/null
+    "$t3v" convert --quiet --threads 1 "$g" --format $layout -o "$dir/to-$layout" > /dev/null
     [ $layout = original ] || cp $tiny/config.json "$dir/to-$layout/$([ $layout = comfyui ] && echo diffusion_models || echo transformer)/"
     same from_$layout --model "$dir/to-$layout"
 done
 cmp "$dir/to-original/google/umt5-xxl/spiece.model" "$dir/to-diffusers/tokenizer/spiece.model"
 use=(--model $tiny --text-encoder)
-"$t3v" convert --quiet "$g/umt5.gguf" -o "$dir/inside.safetensors" > /dev/null
+"$t3v" convert --quiet --threads 1 "$g/umt5.gguf" -o "$dir/inside.safetensors" > /dev/null
 same from_text_inside "${use[@]}" "$dir/inside.safetensors" --tokenizer "$dir/inside.safetensors"
-"$t3v" convert --quiet "$g/umt5.gguf" --dtype f16 -o "$dir/inside.gguf" > /dev/null
+"$t3v" convert --quiet --threads 1 "$g/umt5.gguf" --dtype f16 -o "$dir/inside.gguf" > /dev/null
 "$t3v" inspect "$dir/inside.gguf" | grep -q "tokenizer.ggml.tokens"
 "$t3v" convert "$g/umt5.gguf" -o "$dir/without.pth" 2>&1 > /dev/null | grep -q "gets no tokenizer inside.*--tokenizer"
 same from_text_without "${use[@]}" "$dir/without.pth" --tokenizer "$g/umt5.gguf"
@@ -125,8 +127,8 @@ for family in i2v ti2v; do
     cp $families/$family/config.json "$dir/$family"
     input=(--latent $families/$family.safetensors --context $families/$family.safetensors --timestep 731)
     [ $family = i2v ] && input+=(--image-latent $families/i2v.safetensors --clip $families/i2v.safetensors)
-    "$t3v" dit --quiet --precision f32 --model $families/$family "${input[@]}" -o "$dir/a.safetensors" > /dev/null
-    "$t3v" dit --quiet --precision f32 --model "$dir/$family" "${input[@]}" -o "$dir/b.safetensors" > /dev/null
+    "$t3v" dit --quiet --threads 1 --precision f32 --model $families/$family "${input[@]}" -o "$dir/a.safetensors" > /dev/null
+    "$t3v" dit --quiet --threads 1 --precision f32 --model "$dir/$family" "${input[@]}" -o "$dir/b.safetensors" > /dev/null
     "$tools/compare_tensors" "$dir/a.safetensors" velocity "$dir/b.safetensors" velocity 0
 done
 

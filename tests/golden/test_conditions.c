@@ -218,19 +218,19 @@ static void first_frame(void **state)
 }
 
 /* A low-rank update of one layer. */
-static void write_lora(const char *file)
+static void write_lora(const char *file, uint64_t seed)
 {
     enum { DIM = 256, RANK = 2 };
     float a[RANK * DIM], b[DIM * RANK];
-    t3v_normal_fill(a, RANK * DIM, 5, 0, 0);
-    t3v_normal_fill(b, DIM * RANK, 6, 0, 0);
+    t3v_normal_fill(a, RANK * DIM, seed, 0, 0);
+    t3v_normal_fill(b, DIM * RANK, seed, 1, 0);
     t3v_tensor_entry e[2] = {{.name = "blocks.1.self_attn.v.lora_A.weight", .shape = {RANK, DIM}, .data = a},
                              {.name = "blocks.1.self_attn.v.lora_B.weight", .shape = {DIM, RANK}, .data = b}};
     for (int i = 0; i < 2; i++) e[i].dtype = T3V_F32, e[i].ndim = 2;
     if (t3v_safetensors_write(in_dir(file), e, 2, NULL, 0)) fail_msg("%s", t3v_error_text());
 }
 
-/* Each step by its expert, at its guidance, with the LoRA that is for it alone. */
+/* Each step by its expert, at its guidance, with the LoRA files that are for it. */
 static void experts(void **state)
 {
     (void)state;
@@ -238,8 +238,11 @@ static void experts(void **state)
     int64_t shape[4], n;
     t3v_sampler *s = NULL;
     prepare("tiny-t2v-a14b", 16, 8, shape);
-    write_lora("lora");
-    t3v(RUN "--steps 3 --cfg 3,4 --negative fox --lora high:lora:0.5 -o clip.y4m");
+    write_lora("one", 5);
+    write_lora("two", 6);
+    write_lora("all", 7);
+    t3v(RUN "--steps 3 --cfg 3,4 --negative fox --lora high:one:0.5 --lora low:two:-0.8 --lora all:0.3 -o "
+            "clip.y4m");
     t3v("text --model model --prompt fox -o negative");
     float *got = read_tensor("latent", "latent", &n), *x = read_tensor("noise", "noise", &n);
     assert_int_equal(t3v_sampler_open(&s, "euler", STEPS, 5), T3V_OK);
@@ -253,7 +256,7 @@ static void experts(void **state)
         for (int k = 0; k < 2; k++)
             t3v("dit --model model/%s_noise_model --latent x --context %s --timestep %.9g %s -o %s",
                 first ? "high" : "low", k ? "negative" : "context", t3v_sampler_timestep(s, i),
-                first ? "--lora lora:0.5" : "", k ? "u" : "c");
+                first ? "--lora one:0.5 --lora all:0.3" : "--lora two:-0.8 --lora all:0.3", k ? "u" : "c");
         float *c = read_tensor("c", "velocity", &m), *u = read_tensor("u", "velocity", &m);
         for (int64_t k = 0; k < n; k++) c[k] = (float)(u[k] + scale * ((double)c[k] - u[k]));
         write_tensor("v", "velocity", shape, c);
