@@ -206,7 +206,8 @@ static void record_read(const compare *c, const run_record *r)
         double whole = passes > 0 ? denoise / passes * (double)e->passes : (double)NAN;
         v->clip[i].seconds_a_step = whole / (double)e->steps;
         v->clip[i].seconds = whole + real_of(one, "seconds_decode");
-        v->clip[i].density = real_of(one, "density");
+        /* Of a resumed run: the share in some steps, which says nothing of the whole. */
+        v->clip[i].density = passes >= (double)e->passes ? real_of(one, "density") : (double)NAN;
     }
 }
 
