@@ -8,6 +8,7 @@
 #include "base/rng.h"
 #include "bench.h"
 #include "dit/configs.h"
+#include "dit/graph.h"
 #include "pipe/model.h"
 #include "pipe/place.h"
 #include "tensor/dtype.h"
@@ -36,6 +37,7 @@ typedef struct bench {
     t3v_rope *rope;
     t3v_tensor *latent, *x;
     t3v_dit_by_time e0;
+    t3v_dit_graphs graphs;
 } bench;
 
 /* The matrices of the blocks as --weight says, in the memory that they have. */
@@ -126,7 +128,7 @@ static t3v_status prepare(bench *b)
     b->latent = noise(&b->ctx, 2, T3V_SHAPE(c->in_dim, b->grid.t, 2 * b->grid.h, 2 * b->grid.w));
     b->x = noise(&b->ctx, 3, T3V_SHAPE(b->step ? 1 : b->plan->tokens, c->dim));
     b->rope = t3v_dit_rope(&b->ctx, b->dit, grid);
-    b->call = (t3v_dit_call){.plan = b->plan, .prompt = &b->prompt, .timestep = 731};
+    b->call = (t3v_dit_call){.plan = b->plan, .prompt = &b->prompt, .timestep = 731, .graphs = &b->graphs};
     if (c->clip_dim) {
         T3V_TRY(t3v_dit_image_make(&b->ctx, b->dit,
                                    noise(&b->ctx, 4, T3V_SHAPE(T3V_DIT_CLIP_ROWS, c->clip_dim)), &b->image));
@@ -221,6 +223,7 @@ static t3v_status open_all(bench *b, const bench_args *args)
 
 static void close_all(bench *b)
 {
+    t3v_dit_graphs_close(&b->graphs);
     t3v_plan_free(b->plan);
     t3v_arena_close(&b->arena);
     t3v_dit_close(&b->random);

@@ -47,6 +47,13 @@ typedef struct t3v_device {
     t3v_status (*lane_push)(int lane, void *to, const void *pinned, size_t bytes);
     void (*lane_wait)(int lane);
     t3v_status (*lane_done)(int lane);
+    /* From begin (false: not now) to end, kernels and copies on the device are recorded, not run. End gives what was
+     * recorded, to be run as a whole with the same addresses, or NULL, with the reason in why[n]: something asked for the host, or for
+     * more memory, which then did nothing either. Free waits for runs of it. */
+    bool (*graph_begin)(void);
+    void *(*graph_end)(char *why, size_t n);
+    t3v_status (*graph_run)(void *graph);
+    void (*graph_free)(void *graph);
 } t3v_device;
 
 enum { T3V_LANES = 2 };

@@ -42,6 +42,60 @@ t3v_status told(const char *what)
     return t3v_cuda_fail(T3V_E_INTERNAL, "%s", what_failed);
 }
 
+/* ---- graphs: while one is recorded, what needs the host or memory does nothing and says so at the end ---- */
+
+bool recording;
+const char *refused; /* while recording; NULL: nothing yet */
+int graphs;
+std::vector<void *> retired; /* memory to work in that graphs still use */
+
+bool refuse(const char *what)
+{
+    if (recording && !refused) refused = what;
+    return recording;
+}
+
+bool graph_begin()
+{
+    if (recording || failed || cudaStreamBeginCapture(stream(), cudaStreamCaptureModeRelaxed) != cudaSuccess) {
+        cudaGetLastError();
+        return false;
+    }
+    recording = true, refused = nullptr;
+    return true;
+}
+
+void *graph_end(char *why, size_t n)
+{
+    cudaGraph_t made = nullptr;
+    cudaGraphExec_t ready = nullptr;
+    cudaError_t e = cudaStreamEndCapture(stream(), &made);
+    recording = false;
+    if (e == cudaSuccess && !failed && !refused) e = cudaGraphInstantiate(&ready, made, 0);
+    if (made) cudaGraphDestroy(made);
+    if (!ready)
+        snprintf(why, n, "%s", refused ? refused : failed ? what_failed : cudaGetErrorString(e));
+    else graphs++;
+    cudaGetLastError();
+    failed = 0; /* nothing was done */
+    return ready;
+}
+
+t3v_status graph_run(void *graph)
+{
+    cudaGraphLaunch((cudaGraphExec_t)graph, stream());
+    return told("a recorded pass");
+}
+
+void graph_free(void *graph)
+{
+    cudaStreamSynchronize(stream());
+    cudaGraphExecDestroy((cudaGraphExec_t)graph);
+    if (--graphs) return;
+    for (void *p : retired) cudaFree(p);
+    retired.clear();
+}
+
 /* ---- arenas: a range of addresses, memory behind it as it is asked for ---- */
 
 /* The driver's functions, found at run time so that the module links nothing of the driver's. */
@@ -150,12 +204,14 @@ void release(void *base)
 
 t3v_status push(void *to, const void *from, size_t n)
 {
+    if (refuse("a copy to the device")) return T3V_OK;
     if (n) cudaMemcpyAsync(to, from, n, cudaMemcpyHostToDevice, stream());
     return told("a copy to the device");
 }
 
 t3v_status pull(void *to, const void *from, size_t n)
 {
+    if (refuse("a copy from the device")) return T3V_OK;
     if (n) cudaMemcpyAsync(to, from, n, cudaMemcpyDeviceToHost, stream());
     cudaStreamSynchronize(stream());
     return told("a copy from the device");
@@ -163,6 +219,7 @@ t3v_status pull(void *to, const void *from, size_t n)
 
 t3v_status finish()
 {
+    if (refuse("the host waits")) return T3V_OK;
     cudaStreamSynchronize(stream());
     return told("the device's work");
 }
@@ -298,7 +355,11 @@ t3v_device device = {{reserve, commit, release},
                      lane_mark,
                      lane_push,
                      lane_wait,
-                     lane_done};
+                     lane_done,
+                     graph_begin,
+                     graph_end,
+                     graph_run,
+                     graph_free};
 
 /* The reason, when something of the card's is not as it must be. */
 bool works(cudaError_t e, const char *what, char *why, size_t n)
@@ -337,8 +398,10 @@ t3v_status t3v_cuda_status(int error, const char *what)
 void *t3v_cuda_work(size_t bytes)
 {
     if (bytes <= work_bytes) return work;
+    if (refuse("more memory to work in")) return nullptr;
     cudaStreamSynchronize(stream());
-    cudaFree(work);
+    if (graphs) retired.push_back(work);
+    else cudaFree(work);
     taken -= work_bytes;
     work = nullptr, work_bytes = 0;
     bytes = (bytes + ((size_t)1 << 22)) >> 22 << 22;
@@ -357,6 +420,7 @@ void *t3v_cuda_work(size_t bytes)
 void t3v_cuda_read(void *to, const void *from, size_t n)
 {
     memset(to, 0, n);
+    if (refuse("a result for the host")) return;
     cudaError_t e = cudaMemcpyAsync(to, from, n, cudaMemcpyDeviceToHost, stream());
     if (e == cudaSuccess) e = cudaStreamSynchronize(stream());
     t3v_cuda_keep((int)e, "a copy from the device");

@@ -105,6 +105,8 @@ typedef struct t3v_dit_watch {
     void *user;
 } t3v_dit_watch;
 
+typedef struct t3v_dit_graphs t3v_dit_graphs;
+
 typedef struct t3v_dit_call {
     const t3v_plan *plan; /* for this grid */
     const t3v_dit_prompt *prompt;
@@ -129,6 +131,7 @@ typedef struct t3v_dit_call {
      * NULL. */
     void *residual;
     const t3v_dit_watch *watch;   /* may be NULL */
+    t3v_dit_graphs *graphs;       /* dit/graph.h; NULL: none */
     bool reuse;                   /* add `residual` instead of running the blocks; else it is written */
     const t3v_progress *progress; /* told about blocks; may be NULL */
 } t3v_dit_call;

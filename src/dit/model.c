@@ -8,6 +8,7 @@
 #include "attn/attend_op.h"
 #include "base/log.h"
 #include "dit/dit.h"
+#include "dit/graph.h"
 #include "dit/stream.h"
 #include "ops/kernels.h"
 
@@ -404,6 +405,23 @@ static void keep_residual(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *latent, 
     }
 }
 
+/* x through all blocks; in place unless recorded. */
+static t3v_tensor *run_blocks(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *x, const t3v_dit_by_time *e0,
+                              const t3v_rope *rope, const t3v_dit_call *call, int64_t range)
+{
+    for (int64_t i = 0; i < dit->config.layers && !ctx->status; i++) {
+        t3v_status st = t3v_report(call->progress, "blocks", i, dit->config.layers);
+        if (st) return t3v_ctx_fail(ctx, st);
+        size_t layer = t3v_arena_mark(ctx->arena);
+        t3v_dit_stream_here(ctx, dit, i);
+        t3v_dit_by_time m = t3v_dit_modulation(ctx, &dit->block[i], e0);
+        x = t3v_dit_block_run(ctx, dit, i, x, &m, rope, call, range, x);
+        t3v_dit_stream_next(ctx, dit, i);
+        if (!ctx->tape) t3v_arena_back(ctx->arena, layer);
+    }
+    return x;
+}
+
 t3v_tensor *t3v_dit_forward(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *latent, const t3v_dit_call *call)
 {
     const t3v_dit_config *c = &dit->config;
@@ -422,14 +440,15 @@ t3v_tensor *t3v_dit_forward(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *latent
     t3v_dit_by_time e, e0;
     t3v_dit_times(ctx, dit, call, grid, &e, &e0);
     t3v_tensor *x = t3v_dit_embed_all(ctx, dit, latent, n, range);
-    for (int64_t i = 0; i < c->layers && !call->reuse && !ctx->status; i++) {
-        if ((st = t3v_report(call->progress, "blocks", i, c->layers))) return t3v_ctx_fail(ctx, st);
-        size_t layer = t3v_arena_mark(ctx->arena);
-        t3v_dit_stream_here(ctx, dit, i);
-        t3v_dit_by_time m = t3v_dit_modulation(ctx, &dit->block[i], &e0);
-        x = t3v_dit_block_run(ctx, dit, i, x, &m, rope, call, range, x); /* in place unless recorded */
-        t3v_dit_stream_next(ctx, dit, i);
-        if (!record) t3v_arena_back(ctx->arena, layer);
+    if (!call->reuse && !ctx->status) {
+        t3v_dit_graph *graph = t3v_dit_graph_find(ctx, dit, call, x, &e0, rope, range);
+        if (!t3v_dit_graph_replay(ctx, call, graph)) {
+            bool recording = t3v_dit_graph_begin(ctx, call, graph);
+            t3v_tensor *y = run_blocks(ctx, dit, x, &e0, rope, call, range);
+            if (recording && !t3v_dit_graph_end(ctx, call, graph))
+                y = run_blocks(ctx, dit, x, &e0, rope, call, range);
+            x = y;
+        }
     }
     if (call->reuse) {
         if (t3v_runs(ctx))

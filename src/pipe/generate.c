@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "dit/graph.h"
 #include "io/file.h"
 #include "io/safetensors.h"
 #include "ops/kernels.h"
@@ -58,6 +59,7 @@ typedef struct run {
     float *v[T3V_BRANCHES];
     /* [tokens, dim] in the forward passes' memory; NULL: the schedule keeps none */
     void *residual[T3V_BRANCHES];
+    t3v_dit_graphs graphs;    /* of short passes on a device */
     void *kept[T3V_BRANCHES]; /* what attention keeps from step to step, `kept_bytes`; NULL: nothing */
     size_t kept_bytes;
     t3v_attend_met met;        /* of the current output, where the plan chooses keys by content */
@@ -515,6 +517,7 @@ static void drop_expert(run *r, t3v_expert e)
 {
     t3v_model *m = model_of(r, e);
     if (!m) return;
+    t3v_dit_graphs_close(&r->graphs);
     t3v_loras_detach(&r->loras[e], &m->dit);
     t3v_model_unload(m, T3V_PART_DIT);
 }
@@ -557,6 +560,7 @@ static t3v_status predict(run *r, int i, int branch, const conditions *c, const 
                          .state = r->kept[branch],
                          .state_number = (int)t3v_dtype_size(r->want.compute),
                          .met = &r->met,
+                         .graphs = &r->graphs,
                          .moment = {i, r->schedule.steps, s->sigma, branch},
                          .reuse = s->pass[branch] == T3V_PASS_REUSE,
                          .residual = s->pass[branch] == T3V_PASS_RUN ? NULL : r->residual[branch]};

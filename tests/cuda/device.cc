@@ -9,6 +9,9 @@
 #include <string.h>
 #include <time.h>
 
+#include <functional>
+#include <vector>
+
 #include "cuda/emulate.h"
 #include "attn/segments.h"
 #include "cuda/module.h"
@@ -22,6 +25,17 @@ int failed;
 char what_failed[512];
 void *work;
 size_t work_bytes;
+
+bool recording;
+const char *refused;
+int graphs;
+std::vector<void *> retired;
+
+bool refuse(const char *what)
+{
+    if (recording && !refused) refused = what;
+    return recording;
+}
 
 struct opened {
     opened() { t3v_emulate_open(true); }
@@ -41,6 +55,7 @@ void release(void *base) { t3v_emulate_free(base); }
 
 t3v_status push(void *to, const void *from, size_t n)
 {
+    if (refuse("a copy to the device")) return T3V_OK;
     opened now;
     if (n) memcpy(to, from, n);
     return check();
@@ -48,12 +63,13 @@ t3v_status push(void *to, const void *from, size_t n)
 
 t3v_status pull(void *to, const void *from, size_t n)
 {
+    if (refuse("a copy from the device")) return T3V_OK;
     opened now;
     if (n) memcpy(to, from, n);
     return check();
 }
 
-t3v_status finish() { return check(); }
+t3v_status finish() { return refuse("the host waits") ? T3V_OK : check(); }
 
 void memory(size_t *free_now, size_t *all) { *free_now = *all = (size_t)16 << 30; }
 size_t peak() { return 0; }
@@ -73,6 +89,42 @@ double seconds()
 }
 double macs(bool) { return 1e9; }
 double bytes() { return 1e9; }
+bool graph_begin()
+{
+    if (recording || failed) return false;
+    t3v_emulate_record_begin();
+    recording = true, refused = nullptr;
+    return true;
+}
+
+void *graph_end(char *why, size_t n)
+{
+    void *made = t3v_emulate_record_end();
+    recording = false;
+    if (refused || failed) {
+        snprintf(why, n, "%s", refused ? refused : what_failed);
+        t3v_emulate_record_free(made);
+        failed = 0;
+        return nullptr;
+    }
+    graphs++;
+    return made;
+}
+
+t3v_status graph_run(void *graph)
+{
+    t3v_cuda_keep(t3v_emulate_replay(graph), "a recorded pass");
+    return check();
+}
+
+void graph_free(void *graph)
+{
+    t3v_emulate_record_free(graph);
+    if (--graphs) return;
+    for (void *p : retired) t3v_emulate_free(p);
+    retired.clear();
+}
+
 /* A lane's copy is done as late as may be, and what it will overwrite is gone at once: whoever does not wait for it, or
  * changes the pinned memory too early, gets other numbers. */
 struct {
@@ -132,35 +184,50 @@ t3v_status t3v_cuda_status(int error, const char *what)
 void *t3v_cuda_work(size_t size)
 {
     if (size > work_bytes) {
-        t3v_emulate_free(work);
+        if (refuse("more memory to work in")) return nullptr;
+        if (graphs) retired.push_back(work);
+        else t3v_emulate_free(work);
         work = t3v_emulate_alloc(size, "work");
         work_bytes = size;
     }
     return work;
 }
 
-void t3v_cuda_read(void *to, const void *from, size_t n) { memcpy(to, from, n); }
+void t3v_cuda_read(void *to, const void *from, size_t n)
+{
+    memset(to, 0, n);
+    if (!refuse("a result for the host")) memcpy(to, from, n);
+}
 
 extern "C" t3v_status t3v_cuda_gemm(const t3v_gemm_args *g) { return t3v_cuda_gemm_own(g); }
 
+static void on_device(std::function<void()> what)
+{
+    auto now = [=] {
+        opened memory;
+        what();
+        return 0;
+    };
+    if (!emulate::record(now)) now();
+}
+
 extern "C" void t3v_cuda_move(void *to, const void *from, size_t n)
 {
-    opened now;
-    memmove(to, from, n);
+    on_device([=] { memmove(to, from, n); });
 }
 
 extern "C" void t3v_cuda_clear(void *to, size_t n)
 {
-    opened now;
-    memset(to, 0, n);
+    on_device([=] { memset(to, 0, n); });
 }
 
 extern "C" void t3v_cuda_move_rows(void *to, int64_t to_step, const void *from, int64_t from_step,
                                    int64_t size, int64_t rows)
 {
-    opened now;
-    for (int64_t i = 0; i < rows; i++)
-        memcpy((char *)to + i * to_step, (const char *)from + i * from_step, (size_t)size);
+    on_device([=] {
+        for (int64_t i = 0; i < rows; i++)
+            memcpy((char *)to + i * to_step, (const char *)from + i * from_step, (size_t)size);
+    });
 }
 
 static const t3v_device device = {{reserve, commit, release},
@@ -181,7 +248,11 @@ static const t3v_device device = {{reserve, commit, release},
                                   lane_mark,
                                   lane_push,
                                   lane_wait,
-                                  lane_done};
+                                  lane_done,
+                                  graph_begin,
+                                  graph_end,
+                                  graph_run,
+                                  graph_free};
 
 extern "C" const t3v_device *t3v_emulated_device(void) { return &device; }
 

@@ -87,6 +87,8 @@ body run_body;
 void *run_arg;
 uint64_t random_state = 1;
 t3v_emulate_counts counts;
+typedef std::vector<std::function<int()>> record_list;
+record_list *recorded; /* what is being recorded; NULL: nothing is */
 #ifdef T3V_EMULATE_ASAN
 void *main_fake;
 const void *main_bottom;
@@ -386,6 +388,12 @@ void fresh(void *data, size_t bytes)
     memset(data, FILL, bytes);
 }
 
+bool record(std::function<int()> what)
+{
+    if (recorded) recorded->push_back(what);
+    return recorded != nullptr;
+}
+
 int launch(dim3 blocks, dim3 block_threads, size_t shared, body run, void *arg)
 {
     threads = (int)(block_threads.x * block_threads.y * block_threads.z);
@@ -587,3 +595,21 @@ uint16_t t3v_float_bf16(float x)
     if (x != x) return 0x7fff;
     return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
+
+void t3v_emulate_record_begin(void) { emulate::recorded = new emulate::record_list; }
+
+void *t3v_emulate_record_end(void)
+{
+    void *all = emulate::recorded;
+    emulate::recorded = nullptr;
+    return all;
+}
+
+int t3v_emulate_replay(void *recorded)
+{
+    for (auto &one : *static_cast<emulate::record_list *>(recorded))
+        if (int e = one()) return e;
+    return 0;
+}
+
+void t3v_emulate_record_free(void *recorded) { delete static_cast<emulate::record_list *>(recorded); }

@@ -19,6 +19,7 @@
 #include <stdint.h>
 
 #ifdef __cplusplus
+#include <functional>
 extern "C" {
 #endif
 /* A buffer of a card: reading or writing outside is found. Never NULL; every byte is 0xff at first. */
@@ -38,6 +39,11 @@ typedef struct t3v_emulate_counts {
     size_t shared;
 } t3v_emulate_counts;
 t3v_emulate_counts t3v_emulate_count(void);
+/* From begin to end launches are kept instead of run; replay runs what was kept, in order: 0, or the first error. */
+void t3v_emulate_record_begin(void);
+void *t3v_emulate_record_end(void);
+int t3v_emulate_replay(void *recorded);
+void t3v_emulate_record_free(void *recorded);
 #ifdef __cplusplus
 }
 
@@ -87,6 +93,9 @@ void copy(void *to, const void *from, size_t bytes, size_t zeros);
 void copy_commit();
 void copy_wait(int groups);
 void count_conflicts(const void *const row[8]);
+
+/* While something is recorded: what a launch, or another thing of the device, would do. False: nothing is recorded, do it. */
+bool record(std::function<int()> what);
 
 typedef void (*body)(void *);
 int launch(dim3 blocks, dim3 threads, size_t shared, body run, void *arg);
@@ -211,9 +220,12 @@ template <class... P, class... A>
 int t3v_launch(void (*kernel)(P...), dim3 blocks, dim3 threads, size_t shared, void *stream, A... args)
 {
     (void)stream;
-    auto call = [&] { kernel(P(args)...); };
-    return emulate::launch(
-        blocks, threads, shared, [](void *c) { (*static_cast<decltype(call) *>(c))(); }, &call);
+    auto now = [=] {
+        auto call = [&] { kernel(P(args)...); };
+        return emulate::launch(
+            blocks, threads, shared, [](void *c) { (*static_cast<decltype(call) *>(c))(); }, &call);
+    };
+    return emulate::record(now) ? 0 : now();
 }
 
 inline unsigned char *t3v_shared() { return emulate::now.shared; }
