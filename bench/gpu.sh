@@ -103,7 +103,7 @@ if [ -n "${DRY:-}" ]; then
     export T3V_CUDA=$build/tests/libt3v-cuda-emulated.so
     card="DRY RUN: the emulator, tiny sizes; no figure below means anything"
     grid=1,4,4 heads=2 dim=16 plan=t3:blocks=1x1x1/1x2x2 kinds="1,1,1 1,2,2" layers=2 tokens=16 frame=1,2,2
-    small=tiny large=tiny-ti2v giant=tiny size=64x48 frames=5 vae_size=16x16 vae_frames= rows=8 conv=1x1 job_size=16x16
+    small=tiny large=tiny giant=tiny size=64x48 frames=5 vae_size=16x16 vae_frames= rows=8 conv=1x1 job_size=16x16
     tests=$build/tests/test_emulate steps=1 repeat=1 programs=tests/e2e/device.sh
 else
     card=$(nvidia-smi --query-gpu=name,driver_version,memory.total,power.limit,clocks.max.sm --format=csv,noheader) ||

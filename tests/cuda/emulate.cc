@@ -605,11 +605,11 @@ void *t3v_emulate_record_end(void)
     return all;
 }
 
-int t3v_emulate_replay(void *recorded)
+int t3v_emulate_replay(void *all)
 {
-    for (auto &one : *static_cast<emulate::record_list *>(recorded))
+    for (auto &one : *static_cast<emulate::record_list *>(all))
         if (int e = one()) return e;
     return 0;
 }
 
-void t3v_emulate_record_free(void *recorded) { delete static_cast<emulate::record_list *>(recorded); }
+void t3v_emulate_record_free(void *all) { delete static_cast<emulate::record_list *>(all); }

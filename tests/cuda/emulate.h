@@ -42,8 +42,8 @@ t3v_emulate_counts t3v_emulate_count(void);
 /* From begin to end launches are kept instead of run; replay runs what was kept, in order: 0, or the first error. */
 void t3v_emulate_record_begin(void);
 void *t3v_emulate_record_end(void);
-int t3v_emulate_replay(void *recorded);
-void t3v_emulate_record_free(void *recorded);
+int t3v_emulate_replay(void *all);
+void t3v_emulate_record_free(void *all);
 #ifdef __cplusplus
 }
 
