@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # The retrofit's table (docs/retrofit.md): models/starter-128 at 256x256x17 under full attention and under T3, as it is and
-# tuned, with its rivals and variants; then from 256 to 512x512x17. What is done stays done: a run that was stopped by
-# --minutes or Ctrl-C goes on where it was, so the table is made in segments.
+# tuned, with its rivals and variants; then from 256 to 512x512x17, and T3 alone on to 960x544, 1920x1088 and 4K. What is done
+# stays done: a run that was stopped by --minutes or Ctrl-C goes on where it was, so the table is made in segments.
 #
 #   bench/retrofit.sh DIR [--minutes N] [RUN...]      makes runs (default: all, in order) in DIR
 #   bench/retrofit.sh --list                          names them
@@ -10,13 +10,16 @@
 # A finished run adds its line to RESULTS and its losses to LOGS. Weights and clips stay in DIR; a run that starts from
 # another's weights finds them there, or makes that run first.
 # environment: T3V (build/t3v), RESULTS (docs/retrofit/results.jsonl), LOGS (docs/retrofit/logs), and to try the script
-# STEPS (250), CLIPS (1000), CLIPS_512 (400), COUNT (24), SAMPLING (20), SIZES ("256 512")
+# STEPS (250), SAMPLING (20), and a number for each of the five sizes: SIZES, CLIPS to tune on, COUNT of clips to score
 set -euo pipefail
 cd "$(dirname "$0")/.."
 t3v=$(realpath "${T3V:-build/t3v}")
 results=${RESULTS:-docs/retrofit/results.jsonl} logs=${LOGS:-docs/retrofit/logs}
-steps=${STEPS:-250} clips=${CLIPS:-1000} clips_512=${CLIPS_512:-400} count=${COUNT:-24} sampling=${SAMPLING:-20}
-read -r small large <<< "${SIZES:-256 512}"
+steps=${STEPS:-250} sampling=${SAMPLING:-20}
+sizes=${SIZES:-256x256x17 512x512x17 960x544x17 1920x1088x17 3840x2176x5}
+read -r s256 s512 s960 s1920 s4k <<< "$sizes"
+read -ra clips <<< "${CLIPS:-1000 400 100 32 8}"
+read -ra count <<< "${COUNT:-24 24 6 3 1}"
 
 # Self-attention under these is 7.4, 7.9, 2.9 and 11.6 times less than full attention's at 5x16x16 tokens.
 t3=t3:blocks=5x1x1/1x4x4/1x2x8/1x8x2/5x2x2
@@ -25,38 +28,45 @@ big=t3:blocks=5x1x1/1x2x2/1x2x4/1x4x2/1x2x2
 little=t3:blocks=5x2x2/1x8x4/1x4x8/1x5x5/1x4x4
 # Of the same windows in pixels at 512: 5x32x32 tokens.
 t3_512=t3:blocks=5x2x2/1x8x8/1x4x16/1x16x4/5x4x4
-short=$((steps / 5)) rest=$((steps - steps / 5)) steps_512=$((steps * 2 / 5))
+short=$((steps / 5)) rest=$((steps - steps / 5)) steps_512=$((steps * 2 / 5)) few=$((steps / 10))
 full_tune='"lr":1e-3,"lr_end":2e-5,"muon":true,"warmup":20'
 lora='"train":"lora","rank":32,"lr":1e-3,"lr_end":2e-5,"warmup":20'
 further='"lr":3e-4,"lr_end":2e-5,"muon":true,"warmup":10'
+upward='"lr":2e-4,"lr_end":2e-5,"muon":true,"warmup":5,"recompute":true'
 
 # name | starts from (a run, or - for starter-128) | size | plan | steps (0: as it is) | settings
 table() {
     cat << END
-full-as-is|-|$small|full|0|
-t3-as-is|-|$small|$t3|0|
-t3-1|-|$small|$t3|$steps|$full_tune,"seed":1
-full-1|-|$small|full|$steps|$full_tune,"seed":1
-swin-1|-|$small|$swin|$steps|$full_tune,"seed":1
-t3-2|-|$small|$t3|$steps|$full_tune,"seed":2
-full-2|-|$small|full|$steps|$full_tune,"seed":2
-swin-2|-|$small|$swin|$steps|$full_tune,"seed":2
-t3-3|-|$small|$t3|$steps|$full_tune,"seed":3
-full-3|-|$small|full|$steps|$full_tune,"seed":3
-swin-3|-|$small|$swin|$steps|$full_tune,"seed":3
-close-only|-|$small|$t3,branch=close|$steps|$full_tune,"seed":1
-remote-only|-|$small|$t3,branch=remote|$steps|$full_tune,"seed":1
-large-blocks|-|$small|$big|$steps|$full_tune,"seed":1
-small-blocks|-|$small|$little|$steps|$full_tune,"seed":1
-back-to-full|t3-1|$small|full|$short|$further,"seed":4
-lora-straight|-|$small|$t3|$steps|$lora,"seed":1
-short-full-tune|-|$small|$t3|$short|$full_tune,"seed":1
-lora-after-short|short-full-tune|$small|$t3|$rest|$lora,"seed":2
-distilled|-|$small|$t3|$steps|$full_tune,"seed":1,"teach":0.5,"teach_layers":0.1
-full-512-as-is|full-1|$large|full|0|
-t3-512-as-is|t3-1|$large|$t3_512|0|
-full-512|full-1|$large|full|$steps_512|$further,"seed":5
-t3-512|t3-1|$large|$t3_512|$steps_512|$further,"seed":5
+full-as-is|-|$s256|full|0|
+t3-as-is|-|$s256|$t3|0|
+t3-1|-|$s256|$t3|$steps|$full_tune,"seed":1
+full-1|-|$s256|full|$steps|$full_tune,"seed":1
+swin-1|-|$s256|$swin|$steps|$full_tune,"seed":1
+t3-2|-|$s256|$t3|$steps|$full_tune,"seed":2
+full-2|-|$s256|full|$steps|$full_tune,"seed":2
+swin-2|-|$s256|$swin|$steps|$full_tune,"seed":2
+t3-3|-|$s256|$t3|$steps|$full_tune,"seed":3
+full-3|-|$s256|full|$steps|$full_tune,"seed":3
+swin-3|-|$s256|$swin|$steps|$full_tune,"seed":3
+close-only|-|$s256|$t3,branch=close|$steps|$full_tune,"seed":1
+remote-only|-|$s256|$t3,branch=remote|$steps|$full_tune,"seed":1
+large-blocks|-|$s256|$big|$steps|$full_tune,"seed":1
+small-blocks|-|$s256|$little|$steps|$full_tune,"seed":1
+back-to-full|t3-1|$s256|full|$short|$further,"seed":4
+lora-straight|-|$s256|$t3|$steps|$lora,"seed":1
+short-full-tune|-|$s256|$t3|$short|$full_tune,"seed":1
+lora-after-short|short-full-tune|$s256|$t3|$rest|$lora,"seed":2
+distilled|-|$s256|$t3|$steps|$full_tune,"seed":1,"teach":0.5,"teach_layers":0.1
+full-512-as-is|full-1|$s512|full|0|
+t3-512-as-is|t3-1|$s512|$t3_512|0|
+full-512|full-1|$s512|full|$steps_512|$further,"seed":5
+t3-512|t3-1|$s512|$t3_512|$steps_512|$further,"seed":5
+t3-960-as-is|t3-512|$s960|t3|0|
+t3-960|t3-512|$s960|t3|$few|$upward,"seed":6
+t3-1920-as-is|t3-960|$s1920|t3|0|
+t3-1920|t3-960|$s1920|t3|$few|$upward,"seed":7,"batch":4
+t3-4k-as-is|t3-1920|$s4k|t3|0|
+t3-4k|t3-1920|$s4k|t3|$few|$upward,"seed":8,"batch":2
 END
 }
 row() { table | grep "^$1|" || { echo "retrofit: no run named '$1'; --list names them" >&2; return 2; }; }
@@ -94,14 +104,23 @@ within() {
     esac
 }
 
+# The position of a size among the five.
+position() {
+    local i=0 size
+    for size in $sizes; do
+        [ "$size" != "$1" ] || { echo $i; return; }
+        i=$((i + 1))
+    done
+}
+
 data() { # SIZE: latents of scenes that the held-out captions are not among
-    local n=$clips out=$dir/data-$1
-    [ "$1" = "$small" ] || n=$clips_512
+    local n=${clips[$(position "$1")]} out=$dir/data-$1 videos=$dir/videos-$1 frames=${1##*x} tile=auto
     [ -e "$out/index.json" ] && return
-    [ -e "$dir/videos-$1/captions.json" ] ||
-        within "$t3v" data synth --quiet --count "$n" --seed 21 --size "$1x$1" --frames 17 --format y4m -o "$dir/videos-$1"
-    within "$t3v" data latents --model models/starter-128 --videos "$dir/videos-$1" --size "$1x$1" --frames 17 --vae-tile off -o "$out"
-    rm -r "$dir/videos-$1"
+    [ -e "$videos/captions.json" ] ||
+        within "$t3v" data synth --quiet --count "$n" --seed 21 --size "${1%x*}" --frames "$frames" --format y4m -o "$videos"
+    case $1 in "$s256" | "$s512") tile=off ;; esac
+    within "$t3v" data latents --model models/starter-128 --videos "$videos" --size "${1%x*}" --frames "$frames" --vae-tile $tile -o "$out"
+    rm -r "$videos"
 }
 
 # DIR/NAME/model: the tuned DiT beside the starter's other parts. A LoRA is merged into it.
@@ -117,8 +136,10 @@ tuned() { # RUN
 tune() { # NAME FROM SIZE PLAN STEPS SETTINGS
     local out=$dir/$1/run model=$dir/$1/model options=()
     mkdir -p "$dir/$1"
-    printf '{"model":"%s","plan":"%s","steps":%s,"batch":8,"shift":3,"ema":0.98,"save_every":25,%s}\n' \
-        "$(model_of "$2")" "$4" "$5" "$6" > "$dir/$1/tune.json"
+    local batch='"batch":8,'
+    [[ $6 != *'"batch"'* ]] || batch=
+    printf '{"model":"%s","plan":"%s","steps":%s,%s"shift":3,"ema":0.98,"save_every":25,%s}\n' \
+        "$(model_of "$2")" "$4" "$5" "$batch" "$6" > "$dir/$1/tune.json"
     [[ $6 != *'"lora"'* ]] || options+=(--merge)
     [ ! -e "$out/state/train.safetensors" ] || options+=(--resume)
     within "$t3v" tune --config "$dir/$1/tune.json" --data "$dir/data-$3" -o "$out" "${options[@]}"
@@ -129,25 +150,26 @@ tune() { # NAME FROM SIZE PLAN STEPS SETTINGS
         "$out/log.jsonl" > "$logs/$1.jsonl"
 }
 
-# Scores beside full attention of the same size, the first variant, which every comparison of a size shares.
+# The first run of a size, which every comparison of that size shares.
+first_of() { table | awk -F'|' -v size="$1" '$3 == size { print $1; exit }'; }
+
 score() { # NAME FROM SIZE PLAN STEPS
-    local model from=$2 size=$3 out=$dir/compare-$3 first
+    local from=$2 out=$dir/compare-$3 shared first
+    shared=$(first_of "$3")
+    first="name=$shared,plan=$(row "$shared" | cut -d'|' -f4),model=$(model_of "$(row "$shared" | cut -d'|' -f2)")"
     [ "$5" = 0 ] || from=$1
-    model=$(model_of "$from")
-    first="name=full-as-is,plan=full,model=models/starter-128"
-    [ "$size" = "$small" ] || first="name=full-512-as-is,plan=full,model=$(model_of full-1)"
     local variants=(--variant "$first")
-    [[ $first = name=$1,* ]] || variants+=(--variant "name=$1,plan=$4,model=$model")
+    [ "$1" = $shared ] || variants+=(--variant "name=$1,plan=$4,model=$(model_of "$from")")
     # A page needs two variants: the first alone is scored beside itself at another name.
     [ ${#variants[@]} = 4 ] || variants+=(--variant "name=$1-again,${first#*,}")
-    within "$t3v" compare "${variants[@]}" --count "$count" --seed 1 --size "${size}x$size" --frames 17 --steps "$sampling" \
+    within "$t3v" compare "${variants[@]}" --count "${count[$(position "$3")]}" --seed 1 --size "${3%x*}" --frames "${3##*x}" --steps "$sampling" \
         --cfg 4 --shift 3 -o "$out" --quiet > /dev/null
     cp "$out/compare.json" "$dir/$1.compare.json"
 }
 
 record() { # NAME FROM SIZE PLAN STEPS
     local at=2 flop=0 seconds=0 loss=0
-    case $1 in full-as-is | full-512-as-is) at=1 ;; esac
+    [ "$1" != "$(first_of "$3")" ] || at=1
     value() { sed -n "s/^   \"$1\": \([^,]*\),*$/\1/p" "$dir/$2.compare.json" | sed -n "${at}p"; }
     if [ "$5" != 0 ]; then
         "$t3v" tune --config "$dir/$1/tune.json" --data "$dir/data-$3" --dry-run --json --quiet > "$dir/$1/cost.json"
@@ -155,9 +177,9 @@ record() { # NAME FROM SIZE PLAN STEPS
         seconds=$(number seconds "$logs/$1.jsonl" | sort -g | awk '{ a[NR] = $1 } END { print a[int((NR + 1) / 2)] }')
         loss=$(tail -n 50 "$logs/$1.jsonl" | number loss /dev/stdin | awk '{ s += $1 } END { printf "%.4f", s / NR }')
     fi
-    printf '{"run":"%s","from":"%s","size":%s,"plan":"%s","steps":%s,"flop_a_step":%s,"seconds_a_step":%s,"loss":%s,"attention_share":%s,"sampling_macs":%s,"vtc_s":%s,"vtc_s_sd":%s,"vqa_s":%s,"vqa_s_sd":%s,"frechet":%s,"frechet_renders":%s,"count":%s,"cpu":"%s","isa":"%s"}\n' \
+    printf '{"run":"%s","from":"%s","size":"%s","plan":"%s","steps":%s,"flop_a_step":%s,"seconds_a_step":%s,"loss":%s,"attention_share":%s,"sampling_macs":%s,"vtc_s":%s,"vtc_s_sd":%s,"vqa_s":%s,"vqa_s_sd":%s,"frechet":%s,"frechet_renders":%s,"count":%s,"cpu":"%s","isa":"%s"}\n' \
         "$1" "$2" "$3" "$4" "$5" "$flop" "$seconds" "$loss" "$(value attention_share "$1")" "$(value macs "$1")" "$(value vtc_s "$1")" \
-        "$(value vtc_s_sd "$1")" "$(value vqa_s "$1")" "$(value vqa_s_sd "$1")" "$(value frechet "$1")" "$(value frechet_renders "$1")" "$count" \
+        "$(value vtc_s_sd "$1")" "$(value vqa_s "$1")" "$(value vqa_s_sd "$1")" "$(value frechet "$1")" "$(value frechet_renders "$1")" "${count[$(position "$3")]}" \
         "$(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1)" "$(isa)" >> "$results"
     tail -n 1 "$results"
 }
@@ -168,7 +190,7 @@ isa() {
 }
 
 make_run() { # NAME
-    local name from size plan n settings
+    local name from size plan n settings from_first
     IFS='|' read -r name from size plan n settings < <(row "$1")
     if ! tuned "$from"; then make_run "$from"; fi
     data "$size"
@@ -177,8 +199,9 @@ make_run() { # NAME
         tune "$name" "$from" "$size" "$plan" "$n" "$settings"
     fi
     grep -q "^{\"run\":\"$name\"," "$results" 2> /dev/null && return
-    if [ "$size" = "$large" ] && ! tuned full-1; then make_run full-1; fi
-    echo "== $name: $count clips" >&2
+    from_first=$(row "$(first_of "$size")" | cut -d'|' -f2)
+    if ! tuned "$from_first"; then make_run "$from_first"; fi
+    echo "== $name: ${count[$(position "$size")]} clips" >&2
     score "$name" "$from" "$size" "$plan" "$n"
     record "$name" "$from" "$size" "$plan" "$n"
 }
