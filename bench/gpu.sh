@@ -77,7 +77,7 @@ row() { # NAME SECONDS bench options: rows of the table (NAME -: as the bench ca
     local name=$1 limit=$2 lines line
     shift 2
     seconds=
-    if ! lines=$(limited "$limit" "$t3v" bench --device cuda --json --quiet "$@" 2>"$said"); then
+    if ! lines=$(limited "$limit" "$t3v" bench --device cuda --precision bf16 --json --quiet "$@" 2>"$said"); then
         say "| ${name/#-/$1} | **FAILED**: $(last) | | | | |"
         bad=$((bad + 1))
         return
@@ -176,8 +176,8 @@ if part forward; then
 fi
 if part dense; then
     head_row
-    row - 60 gemm --config $small --rows $rows --precision bf16
-    row - 60 conv --size $conv --precision bf16 --repeat $repeat
+    row - 60 gemm --config $small --rows $rows
+    row - 60 conv --size $conv --repeat $repeat
 fi
 if part vae; then
     head_row
@@ -193,7 +193,7 @@ if part clip; then
         say
     fi
     [ -e "$model" ] || check "random weights of $small" 120 "$t3v" init --config $small --parts dit,vae,text,tokenizer -o "$model"
-    if line=$(limited 240 "$t3v" generate --device cuda --model "$model" --plan t3 --size $job_size --frames $frames --steps $steps --cfg 1 \
+    if line=$(limited 240 "$t3v" generate --device cuda --precision bf16 --model "$model" --plan t3 --size $job_size --frames $frames --steps $steps --cfg 1 \
         --seed 1 --prompt "A red ball rolls over the beach" --json --quiet -o "$out" 2>"$said" | tr -d '\n'); then
         say "| prompt to ${out##*.}, $job_size, $frames frames, $steps steps | text | denoise | decode | GPU, GiB | host, GiB |"
         say "|---|---:|---:|---:|---:|---:|"

@@ -43,6 +43,7 @@ static int run(const bench_args *args)
     t3v_params_options o = {.matrix = type};
     t3v_arena arena = {0}, placed = {0};
     size_t bytes;
+    int64_t th = 0, tw = 0;
     double flop = 0;
     int status = CLI_FAILED;
     t3v_dit_config dit = {.out_dim = 16};
@@ -52,10 +53,13 @@ static int run(const bench_args *args)
     if (!st) st = t3v_params_alloc(&c.vae.params, &o, &arena);
     if (!st) t3v_params_randomise(&c.vae.params, 1);
     if (!st && args->device) {
+        size_t room, all;
+        args->device->memory(&room, &all);
+        c.clip.memory_limit = room / 8 * 7; /* in tiles where the card does not hold a frame's work */
         c.vae.device = args->device;
         st = t3v_weights_place(&c.vae.params, type, args->device, &placed, NULL);
     }
-    if (!st) st = t3v_vae_decode_bytes(&c.vae, &c.clip, &bytes, NULL, NULL);
+    if (!st) st = t3v_vae_decode_bytes(&c.vae, &c.clip, &bytes, &th, &tw);
     if (!st) st = t3v_vae_decode_flop(&c.vae, &c.clip, &flop);
     if (!st) {
         int64_t n = c.vae.config.z * ((c.clip.frames - 1) / 4 + 1) * (c.clip.height / c.vae.stride) *
@@ -64,10 +68,12 @@ static int run(const bench_args *args)
         if (!c.latent) st = t3v_fail(T3V_E_NOMEM, "no memory for a latent");
         else t3v_normal_fill(c.latent, n, 1, 0, 0);
     }
-    char what[64], extra[64];
+    char what[64], extra[96];
     snprintf(what, sizeof what, "vae %s decode %lldx%lldx%lld", c.vae.patch > 1 ? "2.2" : "2.1",
              (long long)c.clip.width, (long long)c.clip.height, (long long)c.clip.frames);
-    if (!st) snprintf(extra, sizeof extra, ",\"estimated_bytes\":%zu", bytes);
+    if (!st)
+        snprintf(extra, sizeof extra, ",\"estimated_bytes\":%zu,\"tile\":[%lld,%lld]", bytes, (long long)tw,
+                 (long long)th);
     bench_result r = {
         .what = what, .flop = flop, .type = type, .isa = t3v_isa_name(t3v_cpu()), .extra = extra};
     status = st ? cli_fail(st) : bench_measure(&own, &r, decode, &c);

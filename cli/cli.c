@@ -20,7 +20,7 @@
 
 static volatile sig_atomic_t interrupted;
 static bool quiet;
-static bool on_devices;
+static bool on_devices, precision_given;
 static struct {
     char phase[64];
     double start, last;
@@ -138,7 +138,7 @@ enum { OPT_PRECISION = 0x1000, OPT_THREADS, OPT_DEVICE, OPT_JSON };
 static const struct argp_option common_options[] = {
     {0, 0, 0, 0, "Common options:", 100},
     {"precision", OPT_PRECISION, "f32|bf16", 0,
-     "Type of matrix products (default: bf16 where the CPU has it)", 100},
+     "Type of matrix products (default: bf16 with --device cuda and where the CPU has it)", 100},
     {"threads", OPT_THREADS, "N", 0, "Threads (default: all cores)", 100},
     {"device", OPT_DEVICE, "cpu|cuda|auto", 0, "Where to run; auto: the GPU where that can be (default: cpu)",
      100},
@@ -153,6 +153,7 @@ static error_t parse_common(int key, char *arg, struct argp_state *state)
     int64_t n = 0;
     switch (key) {
     case OPT_PRECISION:
+        precision_given = true;
         if (strcmp(arg, "f32") == 0) c->bf16 = false;
         else if (strcmp(arg, "bf16") == 0) c->bf16 = true;
         else argp_error(state, "--precision %s: expected f32 or bf16", arg);
@@ -204,6 +205,7 @@ int cli_parse(const struct argp *own, int argc, char **argv, cli_common *common,
     both_inputs inputs = {input, common};
     argp_err_exit_status = CLI_USAGE;
     argp_parse(&all, argc, argv, 0, NULL, &inputs);
+    if (!precision_given && common->device == T3V_DEVICE_CUDA) common->bf16 = true;
     quiet = common->quiet;
     t3v_threads_set(common->threads);
     t3v_log_set(on_log, NULL, T3V_LOG_INFO);

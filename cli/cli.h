@@ -23,7 +23,7 @@ typedef struct cli_command {
 
 /* Options every subcommand accepts: --precision, --threads, --device, --quiet, --json. */
 typedef struct cli_common {
-    bool bf16;                /* --precision; default: bf16 where the CPU has it */
+    bool bf16;                /* --precision; default: bf16 on a GPU and where the CPU has it */
     int threads;              /* --threads; 0 = all */
     t3v_device_choice device; /* --device */
     bool quiet, json;
