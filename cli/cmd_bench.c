@@ -315,6 +315,9 @@ static int run(int argc, char **argv)
     if (st) return cli_fail(st);
     for (const bench_row *const *r = rows; *r; r++) {
         if (strcmp((*r)->name, in.what) != 0) continue;
+        if ((in.args.weight != T3V_DTYPE_COUNT || in.args.int8) && *r != &bench_gemm && *r != &bench_block &&
+            *r != &bench_step)
+            return cli_usage("bench", "--weight and --act are of gemm, block and step, not of %s", in.what);
         return (*r)->run(&in.args);
     }
     return cli_usage("bench", "'%s' is not something to measure", in.what);

@@ -36,7 +36,8 @@ enum {
 static const struct argp_option options[] = {
     {0, 0, 0, 0, "What to compare:", 1},
     {"variant", OPT_VARIANT, "SPEC", 0,
-     "name=NAME,plan=PLAN[,lora=FILE[:S]][,model=DIR]; give two or more, the first is the reference. The "
+     "name=NAME,plan=PLAN[,lora=FILE[:S]][,model=DIR][,act=int8]; give two or more, the first is the "
+     "reference. The "
      "plan is "
      "the model's own unless given, the name the plan",
      1},
@@ -56,7 +57,7 @@ static const struct argp_option options[] = {
     {"sampler", OPT_SAMPLER, "NAME", 0, "unipc, euler or dpm++", 3},
     {"shift", OPT_SHIFT, "F", 0, "Shift of the noise levels", 3},
     {"cfg", OPT_CFG, "F", 0, "Guidance scale; 1 takes one pass a step instead of two", 3},
-    {"act", OPT_ACT, "float|int8", 0, "As `t3v generate' takes it, for all variants", 3},
+    {"act", OPT_ACT, "float|int8", 0, "As `t3v generate' takes it, for the variants that do not say", 3},
     {"memory-limit", OPT_MEMORY, "SIZE", 0, "Refuse what needs more, e.g. 16G", 3},
     {"tile", OPT_TILE, "HxW", 0,
      "Look for seams between tiles of this size in pixels (default: the smallest blocks "

@@ -60,8 +60,9 @@ typedef struct compare_clip {
 } compare_clip;
 
 typedef struct compare_variant {
-    char *text; /* of --variant, cut into the strings below */
-    const char *name, *plan, *model;
+    char *text;                            /* of --variant, cut into the strings below */
+    const char *name, *plan, *model, *act; /* act NULL: as --act says */
+    bool int8;                             /* what act says */
     char lora_path[COMPARE_LORAS][4096];
     t3v_lora_use lora[COMPARE_LORAS];
     int64_t loras;
@@ -96,7 +97,7 @@ typedef struct compare {
         frechet_renders_halves; /* between halves of the first variant's clips, of the renders */
 } compare;
 
-/* Reads "name=NAME,plan=PLAN,lora=FILE[:S],model=DIR" (a plan may have commas) into the next variant. E_ARG has the
+/* Reads "name=NAME,plan=PLAN,lora=FILE[:S],model=DIR,act=int8" (a plan may have commas) into the next variant. E_ARG has the
  * column. */
 t3v_status compare_variant_add(compare *c, const char *text);
 /* Once all are there and c->job.model is known: at least two, names that differ, places for their clips. */

@@ -52,15 +52,14 @@ static void head(const page *p)
         if (i) fputs(" / ", p->f);
         cli_markup(p->f, c->variant[i].name);
     }
-    fprintf(
-        p->f,
-        "</title>\n<style>\n%s</style>\n</head>\n<body>\n<header>\n<h1>%d variants, the same seeds</h1>\n"
-        "<p class=\"soft\">%lldx%lld, %lld frames, %lld prompt%s, %lld steps, seed %llu, %s%s, t3v %s</p>\n"
-        "</header>\n",
-        cli_compare_page_css, c->variants, (long long)r->width, (long long)r->height, (long long)r->frames,
-        (long long)c->prompts.count, c->prompts.count == 1 ? "" : "s", (long long)r->steps,
-        (unsigned long long)c->job.seed, t3v_dtype_name(c->job.compute), c->job.int8 ? ", act int8" : "",
-        T3V_VERSION);
+    fprintf(p->f,
+            "</title>\n<style>\n%s</style>\n</head>\n<body>\n<header>\n<h1>%d variants, the same seeds</h1>\n"
+            "<p class=\"soft\">%lldx%lld, %lld frames, %lld prompt%s, %lld steps, seed %llu, %s, t3v %s</p>\n"
+            "</header>\n",
+            cli_compare_page_css, c->variants, (long long)r->width, (long long)r->height,
+            (long long)r->frames, (long long)c->prompts.count, c->prompts.count == 1 ? "" : "s",
+            (long long)r->steps, (unsigned long long)c->job.seed, t3v_dtype_name(c->job.compute),
+            T3V_VERSION);
 }
 
 static void card(const page *p, int i)
@@ -84,6 +83,7 @@ static void card(const page *p, int i)
     fputs("<p><code>", p->f);
     cli_markup(p->f, v->plan_text);
     fputs("</code></p>\n", p->f);
+    if (v->act ? v->int8 : c->job.int8) fputs("<p><small>act int8</small></p>\n", p->f);
     for (int64_t k = 0; k < v->loras; k++) {
         fputs("<p><small>LoRA ", p->f);
         cli_markup(p->f, v->lora[k].path);

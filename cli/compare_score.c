@@ -329,6 +329,7 @@ static json_t *variant_json(const compare *c, int number)
                           "model", v->model, "lora", loras, "grid", (json_int_t)r->grid[0],
                           (json_int_t)r->grid[1], (json_int_t)r->grid[2], "steps", (json_int_t)r->steps,
                           "passes", (json_int_t)r->passes);
+    json_object_set_new(o, "act", json_string(cli_act_name(v->act ? v->int8 : c->job.int8)));
     for (int k = 0; k < COMPARE_KEYS; k++) cli_put_real(o, compare_columns[k].key, v->value[k]);
     cli_put_real(o, "vtc_s_sd", v->vtc_sd);
     cli_put_real(o, "vqa_s_sd", v->vqa_sd);
@@ -367,10 +368,9 @@ t3v_status compare_json(const compare *c, char **text)
     for (int64_t i = 0; i < c->prompts.count; i++)
         json_array_append_new(prompts, json_string(c->prompts.item[i].text));
     for (int i = 0; i < c->variants; i++) json_array_append_new(variants, variant_json(c, i));
-    json_t *o = json_pack("{s:s, s:[I,I], s:I, s:I, s:s, s:s}", "t3v", T3V_VERSION, "size",
-                          (json_int_t)r->width, (json_int_t)r->height, "frames", (json_int_t)r->frames,
-                          "seed", (json_int_t)c->job.seed, "precision", t3v_dtype_name(c->job.compute), "act",
-                          cli_act_name(c->job.int8));
+    json_t *o = json_pack("{s:s, s:[I,I], s:I, s:I, s:s}", "t3v", T3V_VERSION, "size", (json_int_t)r->width,
+                          (json_int_t)r->height, "frames", (json_int_t)r->frames, "seed",
+                          (json_int_t)c->job.seed, "precision", t3v_dtype_name(c->job.compute));
     cli_put_real(o, "frechet_halves", c->frechet_halves);
     cli_put_real(o, "frechet_renders_halves", c->frechet_renders_halves);
     json_object_set_new(o, "prompts", prompts);

@@ -10,8 +10,8 @@
 #include "compare.h"
 #include "text/utf8.h"
 
-static const char *const keys[] = {"name", "plan", "lora", "model"};
-enum { KEY_NAME, KEY_PLAN, KEY_LORA, KEY_MODEL, KEYS };
+static const char *const keys[] = {"name", "plan", "lora", "model", "act"};
+enum { KEY_NAME, KEY_PLAN, KEY_LORA, KEY_MODEL, KEY_ACT, KEYS };
 
 /* The key with its '=' at s, or KEYS. */
 static int key_at(const char *s)
@@ -32,13 +32,17 @@ static char *value_end(char *s)
 
 static t3v_status set(compare_variant *v, int key, const char *value, const char *text, long long column)
 {
-    const char **once[KEYS] = {[KEY_NAME] = &v->name, [KEY_PLAN] = &v->plan, [KEY_MODEL] = &v->model};
+    const char **once[KEYS] = {
+        [KEY_NAME] = &v->name, [KEY_PLAN] = &v->plan, [KEY_MODEL] = &v->model, [KEY_ACT] = &v->act};
     if (!*value)
         return t3v_fail(T3V_E_ARG, "--variant \"%s\", column %lld: %s is empty", text, column, keys[key]);
     if (key != KEY_LORA) {
         if (*once[key])
             return t3v_fail(T3V_E_ARG, "--variant \"%s\", column %lld: a second %s", text, column, keys[key]);
         *once[key] = value;
+        if (key == KEY_ACT && !cli_act(value, &v->int8))
+            return t3v_fail(T3V_E_ARG, "--variant \"%s\", column %lld: act=%s, expected float or int8", text,
+                            column, value);
         return T3V_OK;
     }
     if (v->loras == COMPARE_LORAS)
@@ -66,8 +70,8 @@ t3v_status compare_variant_add(compare *c, const char *text)
         int key = key_at(at);
         if (key == KEYS)
             return t3v_fail(T3V_E_ARG,
-                            "--variant \"%s\", column %lld: expected name=, plan=, lora= or model=", text,
-                            (long long)(at - v->text) + 1);
+                            "--variant \"%s\", column %lld: expected name=, plan=, lora=, model= or act=",
+                            text, (long long)(at - v->text) + 1);
         char *value = at + strlen(keys[key]) + 1, *end = value_end(value);
         bool last = !*end;
         *end = 0;

@@ -26,10 +26,12 @@ static inline void both_groups(quants *b, float factor, float minus)
 }
 
 /* d, q i8[32]. */
-static inline void read_q8_0(quants *b, const uint8_t *p)
+static inline void values_q8_0(float *w, const uint8_t *p)
 {
-    memcpy(b->q, p + 2, 32);
-    both_groups(b, half(p), 0);
+    float d = half(p);
+    int8_t q[32];
+    memcpy(q, p + 2, sizeof q);
+    for (int i = 0; i < 32; i++) w[i] = d * (float)q[i];
 }
 
 /* 16 bytes: the low nibbles are elements 0..15, the high ones 16..31. */
@@ -213,7 +215,12 @@ void UNPACK(void *dst, t3v_dtype to, const void *src, t3v_dtype from, float scal
     quants b;
     float w[BLOCK_MAX];
     switch (from) {
-    case T3V_Q8_0: BLOCKS(read_q8_0, 32, 34);
+    case T3V_Q8_0:
+        for (int64_t i = 0; i < n; i += 32, p += 34) {
+            values_q8_0(w, p);
+            store(dst, to, w, i, 32);
+        }
+        break;
     case T3V_Q4_0: BLOCKS(read_q4_0, 32, 18);
     case T3V_Q4_1: BLOCKS(read_q4_1, 32, 20);
     case T3V_Q5_0: BLOCKS(read_q5_0, 32, 22);

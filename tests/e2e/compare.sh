@@ -116,7 +116,9 @@ for clip in full/00000 full/00001 t3/00000 t3/00001; do cmp "$dir/whole/clips/$c
 
 echo "# prompts of one's own: no scores of scenes"
 echo '[{"prompt_en": "a <i>heron</i> & \"a lake\""}]' > "$dir/list.json"
-"$t3v" "${base[@]}" --steps 1 --prompts "$dir/list.json" --variant plan=full --variant plan=$t3 -o "$dir/own" > /dev/null
+"$t3v" "${base[@]}" --steps 1 --prompts "$dir/list.json" --variant plan=full --variant plan=$t3 --variant name=int8,plan=full,act=int8 \
+    -o "$dir/own" > /dev/null
+[ "$(grep -c '"act": *"int8"' "$dir/own/compare.json")" = 1 ] && [ "$(grep -c '"act": *"float"' "$dir/own/compare.json")" = 2 ]
 [ "$(value own vtc_s 0)" = null ] && holds "$(value own psnr 1) > 5"
 ! grep -q '<i>heron' "$dir/own/index.html"
 grep -q 'a &lt;i&gt;heron&lt;/i&gt; &amp; &quot;a lake&quot;' "$dir/own/index.html"
@@ -142,6 +144,7 @@ bad 1 'variant "x".*no-such.safetensors' "${ask[@]}" "${full[@]}" --variant "nam
 bad 2 'variant "x".*expected a model directory' "${ask[@]}" "${full[@]}" --variant "name=x,model=$dir/nowhere"
 bad 2 "column 1: expected name=, plan=" "${ask[@]}" "${full[@]}" --variant nonsense
 bad 2 "column 8: plan is empty" "${ask[@]}" "${full[@]}" --variant name=x,plan=
+bad 2 "act=int4, expected float or int8" "${ask[@]}" "${full[@]}" --variant name=x,act=int4
 bad 2 "column 8: a second name" "${ask[@]}" "${full[@]}" --variant name=x,name=y
 bad 2 "it needs a name" "${ask[@]}" "${full[@]}" --variant model=$model
 bad 2 "not UTF-8" "${ask[@]}" "${full[@]}" --variant $'name=\xff,plan=full'

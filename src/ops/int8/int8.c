@@ -12,7 +12,7 @@
 
 /* A tile of w serves all rows of x. A block of rows meets BLOCK_PANELS panels of it at a time; both and their results stay
  * in the second-level cache. */
-enum { TILE_BYTES = 4 << 20, TILE_COLS = 512, BLOCK_ROWS = 48, BLOCK_PANELS = 8 };
+enum { TILE_BYTES = 4 << 20, TILE_COLS = 512, BLOCK_ROWS = 96, BLOCK_PANELS = 8 };
 
 /* NULL: the definition. */
 static const t3v_int8_impl *pick(void)
