@@ -137,7 +137,9 @@ static t3v_status read_csv(found *f, const char *text, size_t size)
 {
     csv c = {.at = text, .end = text + size, .label = f->label, .next = 1, .column = {-1, -1}};
     if (memchr(text, 0, size)) return t3v_fail(T3V_E_FORMAT, "%s: a zero byte: is it a text?", f->label);
+    int lost = t3v_json_lost();
     json_t *utf8 = json_stringn(text, size);
+    if (!utf8 && t3v_json_lost() != lost) return t3v_fail(T3V_E_NOMEM, "%s: out of memory", f->label);
     if (!utf8) return t3v_fail(T3V_E_FORMAT, "%s: not UTF-8", f->label);
     json_decref(utf8);
     t3v_status st = T3V_OK;

@@ -402,7 +402,8 @@ static t3v_status find_tokenizer(work *w)
 {
     const t3v_convert_job *job = w->job;
     if (w->result->family.kind != T3V_WEIGHTS_TEXT) return T3V_OK;
-    bool inside = !job->source && t3v_tokenizer_inside(job->in);
+    bool inside = false;
+    if (!job->source) T3V_TRY(t3v_tokenizer_inside(job->in, &inside));
     bool needed = job->container == T3V_FILE_GGUF || job->layout == T3V_LAYOUT_COMFYUI;
     if (!needed && (!inside || job->tokenizer_beside)) return T3V_OK;
     if (job->container == T3V_FILE_PTH) {

@@ -183,8 +183,9 @@ t3v_status t3v_location_scan(t3v_location *l)
     for (int i = 0; i < files->count; i++) free(files->path[i]);
     l->broken = files->broken;
     free(files);
-    if (ok && !l->path[T3V_AT_TOKENIZER] && l->path[T3V_AT_TEXT] &&
-        t3v_tokenizer_inside(l->path[T3V_AT_TEXT]))
-        ok = (l->path[T3V_AT_TOKENIZER] = strdup(l->path[T3V_AT_TEXT])) != NULL;
+    bool inside = false;
+    if (ok && !l->path[T3V_AT_TOKENIZER] && l->path[T3V_AT_TEXT])
+        ok = t3v_tokenizer_inside(l->path[T3V_AT_TEXT], &inside) == T3V_OK;
+    if (ok && inside) ok = (l->path[T3V_AT_TOKENIZER] = strdup(l->path[T3V_AT_TEXT])) != NULL;
     return ok ? T3V_OK : t3v_fail(T3V_E_NOMEM, "no memory to look into %s", l->root);
 }

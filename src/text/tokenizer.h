@@ -20,8 +20,8 @@ t3v_status t3v_tokenizer_open_memory(const void *data, size_t n, t3v_tokenizer *
 /* The same from a file, told by its content: a spiece.model, a tokenizer.json, or the weights of a text encoder with a
  * tokenizer inside (the bytes of a spiece.model as tensor `spiece_model`, or GGUF's tokenizer.ggml keys). E_IO too. */
 t3v_status t3v_tokenizer_open(const char *path, t3v_tokenizer **out);
-/* Whether a file of weights has one inside. */
-bool t3v_tokenizer_inside(const char *path);
+/* Whether a file of weights has one inside; what cannot be read has none. E_NOMEM. */
+t3v_status t3v_tokenizer_inside(const char *path, bool *inside);
 void t3v_tokenizer_close(t3v_tokenizer *tok); /* NULL is fine */
 
 /* The bytes of the spiece.model, read or made; they live as long as the tokenizer. */

@@ -34,13 +34,13 @@ static const t3v_tensor_entry *model_tensor(const t3v_tensor_file *f)
     return NULL;
 }
 
-bool t3v_tokenizer_inside(const char *path)
+t3v_status t3v_tokenizer_inside(const char *path, bool *inside)
 {
     t3v_tensor_file *f;
-    if (t3v_tensors_open(&f, path)) return false;
-    bool inside = model_tensor(f) || t3v_tokenizer_gguf_has(f);
+    t3v_status st = t3v_tensors_open(&f, path);
+    *inside = !st && (model_tensor(f) || t3v_tokenizer_gguf_has(f));
     t3v_tensors_close(f);
-    return inside;
+    return st == T3V_E_NOMEM ? st : T3V_OK;
 }
 
 static t3v_status from_weights(const char *path, t3v_tokenizer **out)
