@@ -82,13 +82,14 @@ family() { # CONFIG
         "$t3v" encode --quiet --threads 1 --model $layout -i reference.y4m -o $layout.encoded > /dev/null
         cmp $layout.encoded original.encoded
     done
-    mkdir shards
-    transformers shards .safetensors convert --shard-size 1M
-    links shards original/{Wan2,models_,google,t3v.json}*
-    [ "$(ls shards/wan*-of-*.safetensors | wc -l)" -gt 3 ]
-    same shards reference
-    rm shards/*.index.json
-    same shards reference
+    for layout in original diffusers comfyui; do
+        convert original --format $layout --shard-size 1M -o shards
+        [ "$(find shards -name '*-of-*.safetensors' | wc -l)" -gt 3 ]
+        same shards reference
+        find shards -name '*.index.json' -delete # the names alone
+        same shards reference
+        rm -r shards
+    done
     for type in f32:0 bf16:0 f16:1e-6 q8_0:2e-3 q6_k:4e-3 q5_k:8e-3 q5_1:0.01 q5_0:0.012 q4_k:0.015 q4_1:0.02 q4_0:0.02 \
         q3_k:0.03; do
         limit=${type#*:} type=${type%:*}
