@@ -100,9 +100,9 @@ done:
 static const char *shard_tail(const char *path)
 {
     static const char form[] = "-00000-of-00000.";
-    const char *slash = strrchr(path, '/'), *dot = strrchr(path, '.');
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path, *dot = strrchr(name, '.');
     size_t n = sizeof form - 1;
-    if (!dot || dot < (slash ? slash : path) + n) return NULL;
+    if (!dot || (size_t)(dot - name) < n) return NULL;
     const char *at = dot + 1 - n;
     for (size_t i = 0; i < n; i++)
         if (form[i] == '0' ? at[i] < '0' || at[i] > '9' : at[i] != form[i]) return NULL;
