@@ -77,18 +77,18 @@ bool t3v_dit_graph_begin(t3v_ctx *ctx, const t3v_dit_call *call, t3v_dit_graph *
 {
     bool first = g && !g->seen;
     if (g) g->seen = true;
-    return g && !first && !ctx->status && call->graphs->device->graph_begin();
+    return g && !first && !g->refused && !ctx->status && call->graphs->device->graph_begin();
 }
 
 bool t3v_dit_graph_end(t3v_ctx *ctx, const t3v_dit_call *call, t3v_dit_graph *g)
 {
     t3v_dit_graphs *all = call->graphs;
     g->graph = all->device->graph_end(all->why, sizeof all->why);
-    if (ctx->status == T3V_E_CANCEL) return true;
     if (!g->graph || ctx->status) {
         if (g->graph) all->device->graph_free(g->graph);
         g->graph = NULL;
-        memset(&g->key, 0xff, sizeof g->key); /* of no pass */
+        g->refused = true;
+        if (ctx->status == T3V_E_CANCEL) return true;
         t3v_debug("no graph of a pass: %s", all->why);
         ctx->status = T3V_OK;
         return false;

@@ -17,8 +17,9 @@ typedef struct t3v_dit_graph_key {
 
 typedef struct t3v_dit_graph {
     t3v_dit_graph_key key;
-    bool seen;   /* a pass of this kind has run */
-    void *graph; /* of the device; NULL: not recorded */
+    bool seen;    /* a pass of this kind has run */
+    bool refused; /* recording one did not work */
+    void *graph;  /* of the device; NULL: not recorded */
 } t3v_dit_graph;
 
 /* Zero at first. A caller keeps it while the DiT, plans and prompts stay where they are. */

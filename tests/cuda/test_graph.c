@@ -150,6 +150,7 @@ static void test_refused(void **state)
         run(&m, NULL, NULL, want);
         run(&m, &graphs, i ? NULL : &waits, got);
         assert_int_equal(graphs.replayed, 0);
+        if (!i) assert_true(graphs.of[0].refused && graphs.of[1].refused && graphs.next == 2);
         assert_string_equal(graphs.why, i ? "attention depends on the step or on content" : "the host waits");
         assert_memory_equal(got, want, (size_t)n * sizeof *got);
         t3v_dit_graphs_close(&graphs);
