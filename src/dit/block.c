@@ -53,11 +53,11 @@ t3v_tensor *t3v_dit_post(t3v_ctx *ctx, const t3v_dit *dit, const t3v_dit_block *
                                       call->image->k[layer], call->image->v[layer], NULL, &call->moment,
                                       NULL),
                            1.0f);
-    x = t3v_gate_residual(ctx, x, t3v_linear_tokens(ctx, &b->cross_o, t, T3V_F32), NULL);
+    x = t3v_linear_add(ctx, &b->cross_o, t, x); /* x is of this function */
 
     t3v_tensor *shift = t3v_view(ctx, m, 3, 1), *scale = t3v_view(ctx, m, 4, 1);
     a = t3v_layernorm(ctx, x, scale, shift, true, c->eps, ctx->compute);
-    t3v_tensor *h = t3v_gelu(ctx, t3v_linear_tokens(ctx, &b->ffn_up, a, T3V_F32), ctx->compute);
+    t3v_tensor *h = t3v_linear_gelu(ctx, &b->ffn_up, a, ctx->compute);
     return t3v_gate_residual(ctx, x, t3v_linear_tokens(ctx, &b->ffn_down, h, T3V_F32),
                              t3v_view(ctx, m, 5, 1));
 }

@@ -7,10 +7,16 @@
 #include "ops/ops.h"
 #include "ops/rows/rows.h"
 
+/* What a product does beside: GELU, what that is taken of. */
+typedef struct beside {
+    t3v_act act;
+    void *before;
+} beside;
+
 /* C[m,n] (+)= op(A) op(B). */
-static void product(t3v_ctx *ctx, int64_t m, int64_t n, int64_t k, const void *a, t3v_dtype at, bool a_trans,
-                    const void *b, t3v_dtype bt, const float *b_scale, bool b_trans, const float *bias,
-                    void *c, t3v_dtype ct, bool accumulate)
+static void product_and(t3v_ctx *ctx, int64_t m, int64_t n, int64_t k, const void *a, t3v_dtype at,
+                        bool a_trans, const void *b, t3v_dtype bt, const float *b_scale, bool b_trans,
+                        const float *bias, void *c, t3v_dtype ct, bool accumulate, beside and)
 {
     t3v_gemm_args g = {.batch = 1,
                        .m = m,
@@ -29,8 +35,17 @@ static void product(t3v_ctx *ctx, int64_t m, int64_t n, int64_t k, const void *a
                        .c = c,
                        .c_type = ct,
                        .ldc = n,
-                       .accumulate = accumulate};
+                       .accumulate = accumulate,
+                       .act = and.act,
+                       .before = and.before};
     t3v_ctx_keep(ctx, t3v_k(ctx)->gemm(&g));
+}
+
+static void product(t3v_ctx *ctx, int64_t m, int64_t n, int64_t k, const void *a, t3v_dtype at, bool a_trans,
+                    const void *b, t3v_dtype bt, const float *b_scale, bool b_trans, const float *bias,
+                    void *c, t3v_dtype ct, bool accumulate)
+{
+    product_and(ctx, m, n, k, a, at, a_trans, b, bt, b_scale, b_trans, bias, c, ct, accumulate, (beside){0});
 }
 
 /* The values of x in another type: x's own memory, or scratch. */
@@ -80,19 +95,20 @@ static t3v_tensor *result(t3v_ctx *ctx, const t3v_tensor *w, const t3v_tensor *x
     return t3v_new(ctx, out, x->ndim, shape);
 }
 
-/* y = x w^T + bias, recorded. */
-static t3v_tensor *dense(t3v_ctx *ctx, const t3v_tensor *w, const t3v_tensor *bias, t3v_tensor *x,
-                         t3v_dtype out)
+static bool trainable(t3v_ctx *ctx, const t3v_tensor *w)
 {
-    if (ctx->status) return NULL;
-    if (ctx->tape && w->needs_grad && t3v_dtype_packed(w->type))
-        return t3v_ctx_fail(ctx,
-                            t3v_fail(T3V_E_UNSUPPORTED,
-                                     "weights of type %s cannot be trained; train a LoRA on them, or convert "
-                                     "them to BF16 first",
-                                     t3v_dtype_name(w->type)));
-    t3v_tensor *y = result(ctx, w, x, out);
-    if (!y) return NULL;
+    if (!ctx->status && ctx->tape && w->needs_grad && t3v_dtype_packed(w->type))
+        t3v_ctx_fail(ctx, t3v_fail(T3V_E_UNSUPPORTED,
+                                   "weights of type %s cannot be trained; train a LoRA on them, or convert "
+                                   "them to BF16 first",
+                                   t3v_dtype_name(w->type)));
+    return !ctx->status;
+}
+
+/* y = x w^T + bias, recorded; with `gelu` that gets its GELU, and y may be NULL where nothing is recorded; or y += that. */
+static void run_dense(t3v_ctx *ctx, const t3v_tensor *w, const t3v_tensor *bias, t3v_tensor *x, t3v_tensor *y,
+                      t3v_tensor *gelu, bool add)
+{
     int64_t rows = t3v_rows(x), n = w->shape[0], k = in_features(w);
     t3v_dtype type = t3v_operand(w, ctx->compute);
     t3v_record *r = t3v_tape_add(ctx, &dense_op, T3V_INS(x, (t3v_tensor *)w, (t3v_tensor *)bias), y, NULL, 0);
@@ -105,10 +121,20 @@ static t3v_tensor *dense(t3v_ctx *ctx, const t3v_tensor *w, const t3v_tensor *bi
     } else {
         xc = as_type(ctx, x->data, x->type, type, rows * k);
     }
+    t3v_tensor *to = gelu ? gelu : y;
+    beside and = {gelu ? T3V_ACT_GELU_TANH : T3V_ACT_NONE, gelu && y ? y->data : NULL};
     if (t3v_runs(ctx))
-        product(ctx, rows, n, k, xc, type, false, w->data, w->type, w->scale, true, bias->data, y->data, out,
-                false);
+        product_and(ctx, rows, n, k, xc, type, false, w->data, w->type, w->scale, true, bias->data, to->data,
+                    to->type, add, and);
     t3v_arena_back(ctx->arena, mark);
+}
+
+static t3v_tensor *dense(t3v_ctx *ctx, const t3v_tensor *w, const t3v_tensor *bias, t3v_tensor *x,
+                         t3v_dtype out)
+{
+    if (!trainable(ctx, w)) return NULL;
+    t3v_tensor *y = result(ctx, w, x, out);
+    if (y) run_dense(ctx, w, bias, x, y, NULL, false);
     return ctx->status ? NULL : y;
 }
 
@@ -167,6 +193,34 @@ t3v_tensor *t3v_linear(t3v_ctx *ctx, const t3v_weight *w, t3v_tensor *x, t3v_dty
 t3v_tensor *t3v_linear_tokens(t3v_ctx *ctx, const t3v_weight *w, t3v_tensor *x, t3v_dtype out)
 {
     return layer(ctx, w, x, out, ctx->int8);
+}
+
+/* On a device one product does it; the CPU's take one pass more, over rows that are still in its caches. */
+static bool fuses(const t3v_ctx *ctx, const t3v_weight *w)
+{
+    return t3v_arena_device(ctx->arena) && !w->loras && !ctx->int8;
+}
+
+t3v_tensor *t3v_linear_gelu(t3v_ctx *ctx, const t3v_weight *w, t3v_tensor *x, t3v_dtype out)
+{
+    if (!fuses(ctx, w)) return t3v_gelu(ctx, t3v_linear_tokens(ctx, w, x, T3V_F32), out);
+    if (!trainable(ctx, &w->w)) return NULL;
+    t3v_tensor *y = result(ctx, &w->w, x, out), *before = ctx->tape ? t3v_new_like(ctx, y, out) : NULL;
+    if (ctx->status || !y) return NULL;
+    run_dense(ctx, &w->w, &w->bias, x, before, y, false);
+    t3v_gelu_made(ctx, before, y);
+    return ctx->status ? NULL : y;
+}
+
+t3v_tensor *t3v_linear_add(t3v_ctx *ctx, const t3v_weight *w, t3v_tensor *y, t3v_tensor *x)
+{
+    if (ctx->tape || !fuses(ctx, w))
+        return t3v_gate_residual(ctx, x, t3v_linear_tokens(ctx, w, y, T3V_F32), NULL);
+    if (ctx->status || !x || !y) return NULL;
+    T3V_ASSERT(x->type == T3V_F32 && t3v_cols(x) == w->w.shape[0] && t3v_cols(y) == in_features(&w->w) &&
+               t3v_rows(x) == t3v_rows(y));
+    run_dense(ctx, &w->w, &w->bias, y, x, NULL, true);
+    return ctx->status ? NULL : x;
 }
 
 static void embed_backward(t3v_ctx *ctx, const t3v_record *r)

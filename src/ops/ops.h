@@ -39,6 +39,12 @@ t3v_tensor *t3v_linear(t3v_ctx *ctx, const t3v_weight *w, t3v_tensor *x, t3v_dty
  * (ops/int8/int8.h; updates as before); E_UNSUPPORTED then while something is recorded, and on a device. */
 t3v_tensor *t3v_linear_tokens(t3v_ctx *ctx, const t3v_weight *w, t3v_tensor *x, t3v_dtype out);
 
+/* gelu(x w^T + bias), tanh form, as t3v_linear_tokens and t3v_gelu. On a device what the gradient needs of the values before
+ * GELU has the type `out` where it is recorded, on the CPU F32. */
+t3v_tensor *t3v_linear_gelu(t3v_ctx *ctx, const t3v_weight *w, t3v_tensor *x, t3v_dtype out);
+/* x + y w^T + bias, F32. Unless something is recorded the result may take over x's memory. */
+t3v_tensor *t3v_linear_add(t3v_ctx *ctx, const t3v_weight *w, t3v_tensor *y, t3v_tensor *x);
+
 /* y[i] = table[ids[i]], F32. table [vocab, dim] of a float or packed type; ids in range (checked by the caller). */
 t3v_tensor *t3v_embed(t3v_ctx *ctx, const t3v_tensor *table, const int32_t *ids, int64_t n);
 
@@ -60,6 +66,8 @@ t3v_tensor *t3v_qk_norm_rope(t3v_ctx *ctx, t3v_tensor *x, const t3v_tensor *g, i
 /* ---- pointwise.c -------------------------------------------------------------------------------- */
 
 t3v_tensor *t3v_gelu(t3v_ctx *ctx, t3v_tensor *x, t3v_dtype out); /* tanh form */
+/* Records that y, which another op computed, is gelu(x). */
+void t3v_gelu_made(t3v_ctx *ctx, t3v_tensor *x, t3v_tensor *y);
 /* The exact form, x Phi(x), of CLIP and of the image embedding; x F32. Not vectorised: it meets hundreds of rows. */
 t3v_tensor *t3v_gelu_erf(t3v_ctx *ctx, t3v_tensor *x, t3v_dtype out);
 t3v_tensor *t3v_silu(t3v_ctx *ctx, t3v_tensor *x, t3v_dtype out);

@@ -29,6 +29,12 @@ t3v_tensor *t3v_gelu(t3v_ctx *ctx, t3v_tensor *x, t3v_dtype out)
 {
     return act(ctx, T3V_ROWS_GELU_TANH, x, out);
 }
+void t3v_gelu_made(t3v_ctx *ctx, t3v_tensor *x, t3v_tensor *y)
+{
+    const t3v_rows_fn f = T3V_ROWS_GELU_TANH;
+    t3v_tape_add(ctx, &act_op, T3V_INS(x), y, &f, sizeof f);
+}
+
 t3v_tensor *t3v_silu(t3v_ctx *ctx, t3v_tensor *x, t3v_dtype out) { return act(ctx, T3V_ROWS_SILU, x, out); }
 
 static void gelu_erf_backward(t3v_ctx *ctx, const t3v_record *r)

@@ -369,6 +369,7 @@ static void gemm(job *j)
     g.a = numbers(j, t[0], batch * g.a_batch, tensor), g.b = numbers(j, t[1], batch * g.b_batch, tensor);
     g.c = numbers(j, t[2], batch * g.c_batch, false);
     g.bias = bias ? F(n) : NULL;
+    if (g.act && coin(j)) g.before = numbers(j, t[2], batch * g.c_batch, false);
     OK(j->k->gemm(&g));
 }
 

@@ -159,7 +159,7 @@ t3v_status run_forward(const t3v_conv_shape *s, const void *x, const void *packe
     if (s->type == T3V_BF16 && s->cin % 8 == 0 && rows_aligned(x) && rows_aligned(packed))
         return t3v_cuda_status(tile_run(met_rows{(const uint16_t *)x, *s, out, m}, packed, k, k,
                                         tile_out{y.data, y.type, m, s->cout, s->cout, bias, y.accumulate,
-                                                 false},
+                                                 false, nullptr},
                                         t3v_cuda_stream),
                                "a convolution");
     plain_args a = {*s, out, {x, s->type}, {packed, s->type}, {x, s->type}, y, bias};

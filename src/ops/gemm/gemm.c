@@ -239,6 +239,13 @@ t3v_status t3v_gemm(const t3v_gemm_args *g)
 {
     T3V_TRY(check(g));
     if (g->m == 0 || g->n == 0) return T3V_OK;
+    if (g->before) {
+        t3v_gemm_args plain = *g, last = *g;
+        plain.c = g->before, plain.act = T3V_ACT_NONE, plain.accumulate = false;
+        plain.before = last.before = NULL;
+        T3V_TRY(t3v_gemm(&plain));
+        return t3v_gemm(&last);
+    }
     if (g->k == 0 || (t3v_cpu() == T3V_ISA_REF && !t3v_dtype_packed(g->b_type))) {
         t3v_gemm_ref(g);
         return T3V_OK;

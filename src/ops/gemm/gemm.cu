@@ -22,8 +22,9 @@ __global__ void __launch_bounds__(ROWS_THREADS) plain(const plain_args g)
     for (int64_t t = 0; t < g.k; t++)
         sum += rows_get(g.a, a0 + t * g.a_column) * rows_get(g.b, b0 + t * g.b_row);
     tile_out out = g.out;
-    out.c = out.type == T3V_F32 ? (void *)((float *)out.c + blockIdx.y * g.c_batch)
-                                : (void *)((uint16_t *)out.c + blockIdx.y * g.c_batch);
+    const int64_t skip = blockIdx.y * g.c_batch * (out.type == T3V_F32 ? 4 : 2);
+    out.c = (char *)out.c + skip;
+    if (out.before) out.before = (char *)out.before + skip;
     tile_put(out, row, column, sum);
 }
 
@@ -49,7 +50,7 @@ struct matrix_rows {
 t3v_status t3v_cuda_gemm_own(const t3v_gemm_args *g)
 {
     const bool gelu = g->act == T3V_ACT_GELU_TANH;
-    const tile_out out = {g->c, g->c_type, g->m, g->n, g->ldc, g->bias, g->accumulate, gelu};
+    const tile_out out = {g->c, g->c_type, g->m, g->n, g->ldc, g->bias, g->accumulate, gelu, g->before};
     if (g->m == 0 || g->n == 0) return T3V_OK;
     if (g->batch == 1 && g->a_type == T3V_BF16 && g->b_type == T3V_BF16 && !g->a_trans && g->b_trans &&
         g->k > 0 && g->k % 8 == 0 && g->lda % 8 == 0 && g->ldb % 8 == 0 && rows_aligned(g->a) &&

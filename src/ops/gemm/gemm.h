@@ -40,6 +40,7 @@ typedef struct t3v_gemm_args {
     int64_t ldc, c_batch;
     bool accumulate; /* only with c_type F32 */
     t3v_act act;
+    void *before; /* NULL, or laid out like C: gets A B + bias, for the gradient of the activation */
 } t3v_gemm_args;
 
 /* E_ARG: a negative size, a leading dimension shorter than a row, NULL data. E_DTYPE: a triple not listed. */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Dense products on a GPU by cuBLASLt, bias and GELU in its epilogue; where it has no algorithm, our own kernels. Contract:
+/* Dense products on a GPU by cuBLASLt, bias and GELU (and what it is taken of, for its gradient) in its epilogue; where it has
+ * no algorithm, our own kernels. Contract:
  * ops/gemm/gemm.h.
  *
  * cuBLASLt's matrices are column by column. C [m, n] row by row is C^T there, so its first operand is our B. */
@@ -17,7 +18,7 @@ enum { WORK = 64 << 20, TRIED = 4 };
 /* What decides which algorithm is best. */
 struct key {
     int64_t m, n, k, batch, lda, ldb, ldc, a_batch, b_batch, c_batch;
-    int a_type, b_type, c_type, a_trans, b_trans, bias, act, accumulate, aligned;
+    int a_type, b_type, c_type, a_trans, b_trans, bias, act, accumulate, before, aligned;
 };
 
 struct plan {
@@ -36,7 +37,7 @@ cudaDataType_t type_of(t3v_dtype t) { return t == T3V_BF16 ? CUDA_R_16BF : CUDA_
 /* Bytes, a power of two up to 16, that all of the addresses are multiples of. */
 int alignment(const t3v_gemm_args *g)
 {
-    uintptr_t all = (uintptr_t)g->a | (uintptr_t)g->b | (uintptr_t)g->c;
+    uintptr_t all = (uintptr_t)g->a | (uintptr_t)g->b | (uintptr_t)g->c | (uintptr_t)g->before;
     int n = 16;
     while (all % (uintptr_t)n) n /= 2;
     return n;
@@ -63,15 +64,20 @@ void make(plan *p)
 {
     const key &k = p->of;
     cublasOperation_t ta = k.b_trans ? CUBLAS_OP_T : CUBLAS_OP_N, tb = k.a_trans ? CUBLAS_OP_T : CUBLAS_OP_N;
-    cublasLtEpilogue_t epilogue = k.act    ? k.bias ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU
-                                  : k.bias ? CUBLASLT_EPILOGUE_BIAS
-                                           : CUBLASLT_EPILOGUE_DEFAULT;
+    cublasLtEpilogue_t epilogue =
+        k.before ? k.bias ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX
+        : k.act  ? k.bias ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU
+        : k.bias ? CUBLASLT_EPILOGUE_BIAS
+                 : CUBLASLT_EPILOGUE_DEFAULT;
     t3v_dtype at = (t3v_dtype)k.a_type, bt = (t3v_dtype)k.b_type, ct = (t3v_dtype)k.c_type;
     if (cublasLtMatmulDescCreate(&p->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F) != CUBLAS_STATUS_SUCCESS) return;
     if (!set(p->desc, CUBLASLT_MATMUL_DESC_TRANSA, ta) || !set(p->desc, CUBLASLT_MATMUL_DESC_TRANSB, tb) ||
         !set(p->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue))
         return;
     if (k.bias && !set(p->desc, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, type_of(ct))) return;
+    if (k.before && (!set(p->desc, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_DATA_TYPE, type_of(ct)) ||
+                     !set(p->desc, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, k.ldc)))
+        return;
     if (!layout(&p->a, bt, k.b_trans ? k.k : k.n, k.b_trans ? k.n : k.k, k.ldb, k.batch, k.b_batch) ||
         !layout(&p->b, at, k.a_trans ? k.m : k.k, k.a_trans ? k.k : k.m, k.lda, k.batch, k.a_batch) ||
         !layout(&p->c, ct, k.n, k.m, k.ldc, k.batch, k.c_batch))
@@ -105,6 +111,7 @@ plan *plan_for(const t3v_gemm_args *g)
     k.a_type = g->a_type, k.b_type = g->b_type, k.c_type = g->c_type, k.a_trans = g->a_trans,
     k.b_trans = g->b_trans;
     k.bias = g->bias != nullptr, k.act = g->act, k.accumulate = g->accumulate, k.aligned = alignment(g);
+    k.before = g->before != nullptr;
     for (plan &p : plans)
         if (memcmp(&p.of, &k, sizeof k) == 0) return &p;
     plan p = {};
@@ -115,15 +122,28 @@ plan *plan_for(const t3v_gemm_args *g)
 }
 } // namespace
 
+/* What a library declines to keep beside its result, as two kernels; or our own product. */
+static t3v_status by_parts(const t3v_gemm_args *g)
+{
+    if (!g->before || g->accumulate || g->batch > 1 || g->ldc != g->n) return t3v_cuda_gemm_own(g);
+    t3v_gemm_args first = *g;
+    first.c = g->before, first.before = nullptr, first.act = T3V_ACT_NONE;
+    t3v_status st = t3v_cuda_gemm(&first);
+    if (!st) t3v_cuda_rows_act(T3V_ROWS_GELU_TANH, g->c, g->c_type, g->before, g->c_type, g->m * g->n);
+    return st;
+}
+
 extern "C" t3v_status t3v_cuda_gemm(const t3v_gemm_args *g)
 {
     if (g->m == 0 || g->n == 0) return T3V_OK;
     /* Two types, or C added after the activation: not what cuBLASLt does. */
-    if (g->a_type != g->b_type || g->k == 0 || (g->accumulate && g->act)) return t3v_cuda_gemm_own(g);
+    if (g->a_type != g->b_type || g->k == 0 || (g->accumulate && g->act) || (g->before && !g->act))
+        return t3v_cuda_gemm_own(g);
     if (!handle && cublasLtCreate(&handle) != CUBLAS_STATUS_SUCCESS)
         return t3v_cuda_fail(T3V_E_INTERNAL, "cuBLASLt could not be opened");
     plan *p = plan_for(g);
-    if (!p->usable) return t3v_cuda_gemm_own(g);
+    if (!p->usable) return by_parts(g);
+    if (g->before && !set(p->desc, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, g->before)) return by_parts(g);
     /* The bias must have the result's type. */
     size_t halves = g->bias && g->c_type == T3V_BF16 ? ((size_t)g->n * 2 + 255) / 256 * 256 : 0;
     char *work = (char *)t3v_cuda_work(WORK + halves);
@@ -141,7 +161,7 @@ extern "C" t3v_status t3v_cuda_gemm(const t3v_gemm_args *g)
                                       p->c, &p->algo, work, p->work, (cudaStream_t)t3v_cuda_stream);
     if (s == CUBLAS_STATUS_NOT_SUPPORTED) {
         p->usable = false;
-        return t3v_cuda_gemm_own(g);
+        return by_parts(g);
     }
     return s == CUBLAS_STATUS_SUCCESS
                ? T3V_OK

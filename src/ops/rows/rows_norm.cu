@@ -564,13 +564,16 @@ template <int W> __global__ void __launch_bounds__(ROWS_THREADS) gate_residual(c
 }
 
 /* x: the gradient of the result; out: NULL, or what it is added to. */
-__global__ void __launch_bounds__(ROWS_THREADS) gate_residual_dx(const gate_args a)
+template <int W> __global__ void __launch_bounds__(ROWS_THREADS) gate_residual_dx(const gate_args a)
 {
     const int64_t row = blockIdx.x * a.d;
-    for (int64_t j = threadIdx.x; j < a.d; j += ROWS_THREADS) {
-        float g = a.x[row + j];
-        if (a.out) a.out[row + j] += g;
-        if (a.dy.data) rows_put(a.dy, row + j, g * (a.gate ? a.gate[j] : 1));
+    for (int64_t j = W * threadIdx.x; j < a.d; j += W * ROWS_THREADS) {
+        float v[W], g[W];
+        rows_load<W>(rows_in{a.x, T3V_F32}, row + j, v);
+        rows_load_or<W>(a.gate, j, 1, g);
+        for (int e = 0; e < W; e++) g[e] *= v[e];
+        if (a.dy.data) rows_store<W>(a.dy, row + j, g);
+        if (a.out) rows_store<W>(rows_out{a.out, T3V_F32, true}, row + j, v);
     }
 }
 } // namespace
@@ -598,7 +601,9 @@ extern "C" t3v_status t3v_cuda_rows_gate_residual_bwd(float *dx, void *dy, t3v_d
         if (!part) return T3V_E_NOMEM;
         e = column_sums(gate_column{dout, a.y, d}, n, d, part, dgate);
     }
+    bool wide = d % 8 == 0 && rows_aligned(dx) && rows_aligned(dy) && rows_aligned(dout) && rows_aligned(gate);
     if (!e && (dx || dy))
-        e = t3v_launch(gate_residual_dx, dim3((unsigned)n), dim3(ROWS_THREADS), 0, t3v_cuda_stream, a);
+        e = t3v_launch(wide ? gate_residual_dx<8> : gate_residual_dx<1>, dim3((unsigned)n), dim3(ROWS_THREADS),
+                       0, t3v_cuda_stream, a);
     return t3v_cuda_status(e, "the gradient of a gated sum");
 }
