@@ -147,6 +147,7 @@ static bool choose(t3v_location *l, t3v_place place, const list *files, const un
         bool first = noise_word(a, "high") && noise_word(b, "low");
         if (first || (noise_word(b, "high") && noise_word(a, "low"))) {
             l->experts = true;
+            free(l->path[T3V_AT_DIT_LOW]); /* one whose other is not beside it */
             l->path[T3V_AT_DIT] = strdup(first ? a : b);
             l->path[T3V_AT_DIT_LOW] = strdup(first ? b : a);
             return l->path[T3V_AT_DIT] && l->path[T3V_AT_DIT_LOW];
