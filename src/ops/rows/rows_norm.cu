@@ -601,9 +601,10 @@ extern "C" t3v_status t3v_cuda_rows_gate_residual_bwd(float *dx, void *dy, t3v_d
         if (!part) return T3V_E_NOMEM;
         e = column_sums(gate_column{dout, a.y, d}, n, d, part, dgate);
     }
-    bool wide = d % 8 == 0 && rows_aligned(dx) && rows_aligned(dy) && rows_aligned(dout) && rows_aligned(gate);
+    bool wide = d % 8 == 0 && rows_aligned(dx) && rows_aligned(dy) && rows_aligned(dout) &&
+                rows_aligned(gate);
     if (!e && (dx || dy))
-        e = t3v_launch(wide ? gate_residual_dx<8> : gate_residual_dx<1>, dim3((unsigned)n), dim3(ROWS_THREADS),
-                       0, t3v_cuda_stream, a);
+        e = t3v_launch(wide ? gate_residual_dx<8> : gate_residual_dx<1>, dim3((unsigned)n),
+                       dim3(ROWS_THREADS), 0, t3v_cuda_stream, a);
     return t3v_cuda_status(e, "the gradient of a gated sum");
 }
