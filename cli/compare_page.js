@@ -94,8 +94,12 @@
         const all = [...document.querySelectorAll('video')];
         for (const v of all)
             await trial(v.dataset.src || v.src).catch(e => bad.push(`${v.getAttribute('aria-label')}: ${e.message}`));
-        for (const v of videos)
+        // A clip that is being sought, as at the end of each round, has no picture for a moment.
+        const waited = performance.now() + 20000;
+        for (const v of videos) {
+            while (!v.error && v.readyState < 2 && performance.now() < waited) await new Promise(r => setTimeout(r, 50));
             if (v.error || v.readyState < 2) bad.push(`${v.getAttribute('aria-label')}: not shown`);
+        }
         if (cells.length === 0 || cells.some(c => !c.textContent.trim())) bad.push('an empty cell');
         return { clips: all.length, cells: cells.length, bad };
     };
