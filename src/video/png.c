@@ -107,12 +107,30 @@ t3v_status t3v_png_write(const char *path, const uint8_t *rgb, int64_t width, in
 
 /* ---- reading ---- */
 
+/* libpng makes room for what a chunk says it holds before it looks for it: 2 GB for a file of 100 bytes. */
+static t3v_status check_chunks(const uint8_t *bytes, size_t size, const char *name)
+{
+    if (size < 8 || png_sig_cmp(bytes, 0, 8)) return T3V_OK; /* libpng says so */
+    for (size_t at = 8; size - at >= 12;) {
+        size_t n = (size_t)bytes[at] << 24 | (size_t)bytes[at + 1] << 16 | (size_t)bytes[at + 2] << 8 |
+                   bytes[at + 3];
+        if (n > size - at - 12)
+            return t3v_fail(T3V_E_FORMAT,
+                            "cannot read PNG '%s': a chunk of %zu bytes at %zu, the file has %zu", name, n,
+                            at, size);
+        if (memcmp(bytes + at + 4, "IEND", 4) == 0) break;
+        at += 12 + n;
+    }
+    return T3V_OK;
+}
+
 t3v_status t3v_png_decode(const void *bytes, size_t size, const char *name, uint8_t **rgb, int64_t *width,
                           int64_t *height)
 {
     png_image image = {.version = PNG_IMAGE_VERSION};
     const png_color white = {255, 255, 255};
     *rgb = NULL;
+    T3V_TRY(check_chunks(bytes, size, name));
     if (!png_image_begin_read_from_memory(&image, bytes, size))
         return t3v_fail(T3V_E_FORMAT, "cannot read PNG '%s': %s", name, image.message);
     if (image.width > T3V_VIDEO_MAX_SIDE || image.height > T3V_VIDEO_MAX_SIDE ||

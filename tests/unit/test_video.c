@@ -277,6 +277,11 @@ static void png_round_trip(void **state)
         data[n] ^= 0x55;
     }
     assert_true(refused > (int64_t)size / 14);
+
+    /* libpng would take the 2 GB that a chunk of text says it has. */
+    memcpy(data + 33, "\x74\0\0\x0biTXt", 8);
+    assert_int_equal(t3v_png_decode(data, size, "long", &rgb, &w, &h), T3V_E_FORMAT);
+    assert_non_null(strstr(t3v_error_text(), "a chunk of 1946157067 bytes at 33"));
     free(data);
 
     /* A header of 100000 x 100000 (with its right CRC) is refused before memory is taken. */
