@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "attn/attend.h"
+#include "attn/device_run.h"
 #include "attn/own.h"
 #include "attn/plan.h"
 #include "base/checked.h"
@@ -13,6 +14,7 @@
 #include "cli.h"
 #include "io/safetensors.h"
 #include "io/tensors.h"
+#include "probe.h"
 #include "tensor/dtype.h"
 
 enum { OPT_PLAN = 1, OPT_GRID, OPT_LAYER, OPT_STEP, OPT_GRAD };
@@ -144,7 +146,77 @@ static void print_density(const t3v_site *site, const t3v_attend_args *a, bool j
     else printf("density  %.4f of all pairs of queries and keys\n", density);
 }
 
-static t3v_status attend(const input *in, t3v_dtype type, bool json)
+/* ---- on a device: copies of the same arrays, computed with there, and the results back ---- */
+
+typedef struct elsewhere {
+    const t3v_device *device;
+    t3v_arena arena;
+    t3v_status st;
+} elsewhere;
+
+/* A place of `bytes` there, with what `from` has unless it is NULL; NULL after a failure. */
+static void *place(elsewhere *e, const void *from, size_t bytes)
+{
+    if (e->st) return NULL;
+    void *there = t3v_arena_twin(&e->arena, t3v_arena_take(&e->arena, bytes, 1));
+    if (!there)
+        e->st = t3v_fail(T3V_E_NOMEM, "%s has no %zu MiB for attention beside the %zu MiB it was given",
+                         e->device->name, bytes >> 20, e->arena.used >> 20);
+    else if (from) e->st = e->device->push(there, from, bytes);
+    return there;
+}
+
+static void fetch(elsewhere *e, void *to, const void *from, size_t bytes)
+{
+    if (to && !e->st) e->st = e->device->pull(to, from, bytes);
+}
+
+static t3v_status attend_elsewhere(const t3v_device *device, const t3v_site *site, memory *m,
+                                   const t3v_attend_args *here, const t3v_attend_grad *grad)
+{
+    elsewhere e = {.device = device};
+    t3v_attend_args a = *here;
+    t3v_attend_grad g = grad ? *grad : (t3v_attend_grad){0};
+    float *param[T3V_SITE_PARAMS_MAX] = {NULL}, *dparam[T3V_SITE_PARAMS_MAX] = {NULL};
+    size_t n = (size_t)a.n_q * (size_t)a.q_stride, rows = n * t3v_dtype_size(a.type),
+           floats = n * sizeof(float),
+           lse = (size_t)site->terms * (size_t)a.heads * (size_t)a.n_q * sizeof(float),
+           chosen = a.chosen ? t3v_attend_chosen_words(site, a.heads) * sizeof *a.chosen : 0;
+    T3V_TRY(t3v_arena_open_in(&e.arena, CLI_PROBE_ARENA, &device->space));
+    a.q = place(&e, here->q, rows), a.k = place(&e, here->k, rows), a.v = place(&e, here->v, rows);
+    a.out = place(&e, NULL, floats), a.lse = place(&e, NULL, lse);
+    if (a.chosen) a.chosen = place(&e, here->chosen, chosen);
+    for (int i = 0; i < m->params; i++) {
+        size_t bytes = (size_t)numel(&m->info[i]) * sizeof(float);
+        param[i] = place(&e, m->param[i], bytes);
+        if (grad) dparam[i] = place(&e, m->dparam[i], bytes);
+    }
+    a.params = (const float *const *)param;
+    if (grad) {
+        g.out = a.out, g.dout = place(&e, grad->dout, rows);
+        g.dq = place(&e, NULL, floats), g.dk = place(&e, NULL, floats), g.dv = place(&e, NULL, floats);
+        g.dparams = dparam;
+    }
+    a.scratch_bytes = t3v_device_run_scratch(site, &a, NULL);
+    size_t need = grad ? t3v_device_run_scratch(site, &a, &g) : 0;
+    if (need > a.scratch_bytes) a.scratch_bytes = need;
+    a.scratch = place(&e, NULL, a.scratch_bytes + 1);
+    if (!e.st) e.st = t3v_device_run(&e.arena, site, &a, NULL);
+    if (!e.st && grad) e.st = t3v_device_run(&e.arena, site, &a, &g);
+    fetch(&e, here->out, a.out, floats);
+    fetch(&e, here->lse, a.lse, lse);
+    fetch(&e, here->chosen, a.chosen, chosen);
+    if (grad) {
+        fetch(&e, grad->dq, g.dq, floats), fetch(&e, grad->dk, g.dk, floats);
+        fetch(&e, grad->dv, g.dv, floats);
+        for (int i = 0; i < m->params; i++)
+            fetch(&e, m->dparam[i], dparam[i], (size_t)numel(&m->info[i]) * sizeof(float));
+    }
+    t3v_arena_close(&e.arena);
+    return e.st;
+}
+
+static t3v_status attend(const input *in, const t3v_device *device, t3v_dtype type, bool json)
 {
     static const char *const names[] = {"q", "k", "v", "dout"};
     t3v_status st;
@@ -214,13 +286,6 @@ static t3v_status attend(const input *in, t3v_dtype type, bool json)
                          .dk_stride = width,
                          .dv_stride = width,
                          .dparams = m.dparam};
-    size_t need = in->grad ? t3v_attend_backward_scratch(site, &a, &g) : 0;
-    a.scratch_bytes = t3v_attend_scratch(site, &a);
-    if (need > a.scratch_bytes) a.scratch_bytes = need;
-    if (!(a.scratch = m.scratch = buffer((int64_t)a.scratch_bytes, 1))) {
-        st = T3V_E_NOMEM;
-        goto done;
-    }
     if (t3v_site_selects(site)) {
         int64_t words = (int64_t)t3v_attend_chosen_words(site, a.heads);
         if (!(a.chosen = m.chosen = buffer(words, sizeof *m.chosen))) {
@@ -229,8 +294,19 @@ static t3v_status attend(const input *in, t3v_dtype type, bool json)
         }
         memset(m.chosen, 0, (size_t)words * sizeof *m.chosen);
     }
-    T3V_TRY_GOTO(st, done, t3v_attend_run(site, &a));
-    if (in->grad) T3V_TRY_GOTO(st, done, t3v_attend_backward(site, &a, &g));
+    if (device) {
+        T3V_TRY_GOTO(st, done, attend_elsewhere(device, site, &m, &a, in->grad ? &g : NULL));
+    } else {
+        size_t need = in->grad ? t3v_attend_backward_scratch(site, &a, &g) : 0;
+        a.scratch_bytes = t3v_attend_scratch(site, &a);
+        if (need > a.scratch_bytes) a.scratch_bytes = need;
+        if (!(a.scratch = m.scratch = buffer((int64_t)a.scratch_bytes, 1))) {
+            st = T3V_E_NOMEM;
+            goto done;
+        }
+        T3V_TRY_GOTO(st, done, t3v_attend_run(site, &a));
+        if (in->grad) T3V_TRY_GOTO(st, done, t3v_attend_backward(site, &a, &g));
+    }
 
     char name[T3V_SITE_PARAMS_MAX][sizeof m.info[0].name + 4];
     t3v_tensor_entry out[5 + T3V_SITE_PARAMS_MAX] = {
@@ -264,7 +340,9 @@ static int run(int argc, char **argv)
     cli_common common;
     int status = cli_parse(&own, argc, argv, &common, &in);
     if (status >= 0) return status;
-    t3v_status st = attend(&in, common.bf16 ? T3V_BF16 : T3V_F32, common.json);
+    const t3v_device *device;
+    t3v_status st = t3v_device_open(common.device, &device);
+    if (!st) st = attend(&in, device, common.bf16 ? T3V_BF16 : T3V_F32, common.json);
     return st ? cli_fail(st) : CLI_OK;
 }
 

@@ -446,7 +446,6 @@ static int run(int argc, char **argv)
     if (argc > 1 && strcmp(argv[1], "attention") == 0) {
         static char name[] = "t3v eval attention";
         argv[1] = name;
-        cli_on_devices(false);
         return cli_eval_attention(argc - 1, argv + 1);
     }
     input in = {.job = T3V_JOB_INIT};

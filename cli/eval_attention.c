@@ -94,6 +94,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 
 typedef struct judging {
     const input *in;
+    t3v_ctx *ctx;
     t3v_model *model;
     t3v_plan *plan, *full;
     t3v_deviation *layer; /* [layers] */
@@ -102,6 +103,14 @@ typedef struct judging {
     double timestep;
 } judging;
 
+/* The plan's own parameters as the host has them, which it filled. */
+static const float *param_of(const t3v_model *m, const t3v_tensor *t)
+{
+    const t3v_arena *own = &m->own;
+    return own->twin ? (const void *)(own->base + ((const unsigned char *)t->data - own->twin)) : t->data;
+}
+
+/* Deviations are the host's to find, on whichever device the pass runs. */
 static t3v_status watch(void *user, int64_t layer, const t3v_qkv *x)
 {
     judging *j = user;
@@ -111,20 +120,22 @@ static t3v_status watch(void *user, int64_t layer, const t3v_qkv *x)
     const float *params[T3V_SITE_PARAMS_MAX] = {0};
     t3v_site_param info[T3V_SITE_PARAMS_MAX];
     int n = t3v_site_params(site, c->heads, c->dim / c->heads, info);
-    for (int i = 0; i < n; i++) params[i] = dit->own[layer * T3V_SITE_PARAMS_MAX + i].data;
+    for (int i = 0; i < n; i++)
+        params[i] = param_of(j->model, &dit->own[layer * T3V_SITE_PARAMS_MAX + i]);
     t3v_attend_args a = {.n_q = x->q->shape[0],
                          .n_k = x->q->shape[0],
                          .heads = (int)c->heads,
                          .dim = (int)(c->dim / c->heads),
-                         .q = x->q->data,
-                         .k = x->k->data,
-                         .v = x->v->data,
+                         .q = t3v_take(j->ctx, x->q),
+                         .k = t3v_take(j->ctx, x->k),
+                         .v = t3v_take(j->ctx, x->v),
                          .type = x->q->type,
                          .q_stride = c->dim,
                          .k_stride = c->dim,
                          .v_stride = c->dim,
                          .params = n ? params : NULL,
                          .moment = {.sigma = j->timestep / 1000}};
+    if (j->ctx->status) return j->ctx->status;
     return t3v_attn_deviation(site, &a, j->in->queries,
                               (uint64_t)j->in->seed + j->pass * (uint64_t)c->layers + (uint64_t)layer,
                               &j->layer[layer]);
@@ -144,9 +155,10 @@ static t3v_status judge_pass(judging *j, t3v_ctx *ctx, t3v_tensor *x, t3v_tensor
     t3v_tensor *want = t3v_dit_forward(ctx, &j->model->dit, x, &call);
     call.plan = j->plan, call.watch = NULL;
     t3v_tensor *got = t3v_dit_forward(ctx, &j->model->dit, x, &call);
+    const float *whole = t3v_take(ctx, want), *part = t3v_take(ctx, got);
     if (ctx->status) return ctx->status;
     for (int64_t i = 0; i < t3v_numel(want); i++) {
-        double w = ((const float *)want->data)[i], e = ((const float *)got->data)[i] - w;
+        double w = whole[i], e = part[i] - w;
         j->velocity.error += e * e, j->velocity.norm += w * w;
     }
     return T3V_OK;
@@ -161,14 +173,16 @@ static t3v_status judge_clip(judging *j, t3v_ctx *ctx, const t3v_dataset *d, int
     uint16_t *x0 = t3v_temp(ctx, n, sizeof *x0);
     float *noise = t3v_temp(ctx, n, sizeof *noise);
     if (ctx->status) return ctx->status;
-    T3V_TRY(t3v_dataset_read(d, clip, x0, context->data));
+    T3V_TRY(t3v_dataset_read(d, clip, x0, t3v_host(ctx, context)));
+    t3v_give(ctx, context);
     t3v_normal_fill(noise, n, (uint64_t)j->in->seed, (uint64_t)clip, 0);
     for (int i = 0; i < j->in->levels; i++) {
         size_t mark = t3v_arena_mark(ctx->arena);
         j->timestep = j->in->level[i];
         float sigma = (float)(j->timestep / 1000);
         for (int64_t k = 0; k < n; k++)
-            ((float *)x->data)[k] = (1 - sigma) * t3v_bf16_to_f32(x0[k]) + sigma * noise[k];
+            ((float *)t3v_host(ctx, x))[k] = (1 - sigma) * t3v_bf16_to_f32(x0[k]) + sigma * noise[k];
+        t3v_give(ctx, x);
         T3V_TRY(judge_pass(j, ctx, x, context));
         j->pass++;
         t3v_arena_back(ctx->arena, mark);
@@ -206,13 +220,13 @@ static void print(const judging *j, bool json)
 
 static t3v_status judge(input *in, bool json)
 {
-    judging j = {.in = in};
     t3v_dataset *d = NULL;
     t3v_arena arena = {0};
     t3v_ctx ctx = {.arena = &arena, .compute = in->compute};
+    judging j = {.in = in, .ctx = &ctx};
     t3v_progress progress = cli_progress();
     t3v_status st;
-    T3V_TRY_GOTO(st, done, t3v_arena_open(&arena, CLI_PROBE_ARENA));
+    T3V_TRY_GOTO(st, done, t3v_arena_open_in(&arena, CLI_PROBE_ARENA, t3v_device_space(in->paths.device)));
     T3V_TRY_GOTO(st, done, t3v_dataset_open(&d, in->data));
     T3V_TRY_GOTO(st, done, t3v_model_open(&j.model, &in->paths, T3V_PART_DIT, in->compute, false));
     const t3v_dit_config *c = &j.model->config;
@@ -275,6 +289,7 @@ int cli_eval_attention(int argc, char **argv)
     int rc = cli_parse(&own, argc, argv, &common, &in);
     if (rc >= 0) return rc;
     in.compute = common.bf16 ? T3V_BF16 : T3V_F32;
-    t3v_status st = judge(&in, common.json);
+    t3v_status st = t3v_device_open(common.device, &in.paths.device);
+    if (!st) st = judge(&in, common.json);
     return st ? cli_fail(st) : CLI_OK;
 }

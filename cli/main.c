@@ -38,8 +38,8 @@ static const cli_command *const commands[] = {
 };
 
 /* Those that take --device cuda. */
-static const char *const on_devices[] = {"generate", "text", "dit",  "encode", "decode", "bench",
-                                         "compare",  "eval", "data", "tune",   NULL};
+static const char *const on_devices[] = {"generate", "text",    "dit",  "attend", "encode", "decode",
+                                         "bench",    "compare", "eval", "data",   "tune",   NULL};
 
 static void help(FILE *f)
 {

@@ -141,7 +141,8 @@ __global__ void __launch_bounds__(SEG_THREADS, 2) backward(const t3v_seg_backwar
         if (busy) seg_add_product<D, 1>(g0, d, y0);
         __syncthreads(); /* nor y0 */
     }
-    t3v_copy_wait<0>(); /* of a list without columns: the rows */
+    t3v_copy_commit(); /* of a list without columns: the rows */
+    t3v_copy_wait<0>();
     if (!busy) return;
     if (KEYS) add_rows<KEYS ? D : 8>(b.dv + head * dim, b.dv_stride, dim, g1[0], row, 1);
     float *to = KEYS ? b.dk : b.dq;

@@ -47,7 +47,11 @@ t3v_status told(const char *what)
 bool recording;
 const char *refused; /* while recording; NULL: nothing yet */
 int graphs;
-std::vector<void *> retired; /* memory to work in that graphs still use */
+struct old {
+    void *p;
+    size_t bytes;
+};
+std::vector<old> retired; /* memory to work in that graphs still use */
 
 bool refuse(const char *what)
 {
@@ -57,7 +61,8 @@ bool refuse(const char *what)
 
 bool graph_begin()
 {
-    if (recording || failed || cudaStreamBeginCapture(stream(), cudaStreamCaptureModeRelaxed) != cudaSuccess) {
+    if (recording || failed ||
+        cudaStreamBeginCapture(stream(), cudaStreamCaptureModeRelaxed) != cudaSuccess) {
         cudaGetLastError();
         return false;
     }
@@ -73,8 +78,7 @@ void *graph_end(char *why, size_t n)
     recording = false;
     if (e == cudaSuccess && !failed && !refused) e = cudaGraphInstantiate(&ready, made, 0);
     if (made) cudaGraphDestroy(made);
-    if (!ready)
-        snprintf(why, n, "%s", refused ? refused : failed ? what_failed : cudaGetErrorString(e));
+    if (!ready) snprintf(why, n, "%s", refused ? refused : failed ? what_failed : cudaGetErrorString(e));
     else graphs++;
     cudaGetLastError();
     failed = 0; /* nothing was done */
@@ -92,7 +96,10 @@ void graph_free(void *graph)
     cudaStreamSynchronize(stream());
     cudaGraphExecDestroy((cudaGraphExec_t)graph);
     if (--graphs) return;
-    for (void *p : retired) cudaFree(p);
+    for (old &o : retired) {
+        cudaFree(o.p);
+        taken -= o.bytes;
+    }
     retired.clear();
 }
 
@@ -245,6 +252,24 @@ double lap()
     return 1e-3 * ms;
 }
 
+/* Random numbers of about 1 in all of it: a card's clock depends on what is multiplied. */
+bool fill_random(void *to, size_t bytes, bool bf16)
+{
+    static uint16_t part[1 << 20];
+    uint32_t state = 1;
+    for (size_t i = 0; i < sizeof part / sizeof *part; i++) {
+        state = state * 1664525u + 1013904223u;
+        uint32_t r = state >> 16;
+        /* of an f32 the upper half is as a bf16, the lower any bits: sign, exponent of 1/8 to 1, fraction */
+        part[i] = (uint16_t)(bf16 || i % 2 ? (r & 0x807fu) | (124u + (r >> 8 & 3u)) << 7 : r);
+    }
+    for (size_t i = 0; i < bytes; i += sizeof part)
+        if (cudaMemcpyAsync((char *)to + i, part, bytes - i < sizeof part ? bytes - i : sizeof part,
+                            cudaMemcpyHostToDevice, stream()) != cudaSuccess)
+            return false;
+    return true;
+}
+
 double peak_macs(bool bf16)
 {
     const int64_t n = bf16 ? 8192 : 4096, size = bf16 ? 2 : 4;
@@ -257,7 +282,7 @@ double peak_macs(bool bf16)
     g.batch = 1, g.m = g.n = g.k = g.lda = g.ldb = g.ldc = n, g.b_trans = true;
     g.a = m[0], g.b = m[1], g.c = m[2];
     g.a_type = g.b_type = g.c_type = bf16 ? T3V_BF16 : T3V_F32;
-    for (int i = 0; i < 2 && ok; i++) cudaMemsetAsync(m[i], 0x3c, (size_t)(n * n * size), stream());
+    for (int i = 0; i < 2 && ok; i++) ok = fill_random(m[i], (size_t)(n * n * size), bf16);
     for (int i = 0; i < times + 1 && ok; i++) {
         lap();
         ok = t3v_cuda_gemm(&g) == T3V_OK;
@@ -368,6 +393,46 @@ bool works(cudaError_t e, const char *what, char *why, size_t n)
     snprintf(why, n, "%s: %s", what, cudaGetErrorString(e));
     return false;
 }
+/* The first use of the card, so that what cannot work says so here: memory as arenas take it, a kernel, a copy. */
+bool tried(char *why, size_t n)
+{
+    const float want = 0.75f;
+    float got = 0;
+    void *p = reserve(grain);
+    cudaError_t e = cudaErrorMemoryAllocation;
+    if (p && commit(p, sizeof want)) {
+        e = (cudaError_t)t3v_seg_device.fill((float *)p, 1, 1, 1, want, stream());
+        if (e == cudaSuccess) e = cudaMemcpyAsync(&got, p, sizeof got, cudaMemcpyDeviceToHost, stream());
+        if (e == cudaSuccess) e = cudaStreamSynchronize(stream());
+    }
+    if (p) release(p);
+    cudaGetLastError();
+    most = 0;
+    if (e == cudaErrorNoKernelImageForDevice || e == cudaErrorInvalidDeviceFunction)
+        snprintf(why, n, "libt3v-cuda.so was not built for %s; make cuda builds it for all", device.name);
+    else if (e != cudaSuccess)
+        snprintf(why, n, "a first kernel on %s: %s", device.name, cudaGetErrorString(e));
+    else if (got != want)
+        snprintf(why, n, "a first kernel on %s gave %g, expected %g", device.name, got, want);
+    return e == cudaSuccess && got == want;
+}
+
+/* No driver, one that is too old, or no card. */
+bool has_card(char *why, size_t n)
+{
+    int cards = 0, known = 0;
+    cudaError_t e = cudaGetDeviceCount(&cards);
+    if (e == cudaErrorInsufficientDriver && cudaDriverGetVersion(&known) == cudaSuccess) {
+        if (known == 0) snprintf(why, n, "no usable driver or card: libcuda.so.1 of a driver is not here");
+        else
+            snprintf(why, n,
+                     "the driver knows CUDA %d.%d, libt3v-cuda.so needs %d.%d: a newer driver, or make cuda with "
+                     "an older CUDA",
+                     known / 1000, known % 1000 / 10, CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
+        return false;
+    }
+    return works(e, "no usable driver or card", why, n);
+}
 } // namespace
 
 t3v_status t3v_cuda_fail(t3v_status code, const char *format, ...)
@@ -400,16 +465,22 @@ void *t3v_cuda_work(size_t bytes)
     if (bytes <= work_bytes) return work;
     if (refuse("more memory to work in")) return nullptr;
     cudaStreamSynchronize(stream());
-    if (graphs) retired.push_back(work);
-    else cudaFree(work);
-    taken -= work_bytes;
+    if (graphs) {
+        retired.push_back({work, work_bytes});
+    } else {
+        cudaFree(work);
+        taken -= work_bytes;
+    }
     work = nullptr, work_bytes = 0;
     bytes = (bytes + ((size_t)1 << 22)) >> 22 << 22;
     cudaError_t e = cudaMalloc(&work, bytes);
     if (e != cudaSuccess) {
+        char what[100];
         cudaGetLastError();
         work = nullptr;
-        t3v_cuda_keep((int)e, "memory to work in");
+        snprintf(what, sizeof what, "taking %zu MiB to work in, beside %zu MiB taken before,", bytes >> 20,
+                 taken >> 20);
+        t3v_cuda_keep((int)e, what);
         return nullptr;
     }
     work_bytes = bytes;
@@ -426,7 +497,7 @@ void t3v_cuda_read(void *to, const void *from, size_t n)
     t3v_cuda_keep((int)e, "a copy from the device");
 }
 
-/* In pieces that do not overlap. */
+/* In pieces that do not overlap; `to` is below `from` where the two do. */
 extern "C" void t3v_cuda_move(void *to, const void *from, size_t n)
 {
     size_t gap = (size_t)((const char *)from - (char *)to), piece = to < from && gap < n ? gap : n;
@@ -454,7 +525,7 @@ extern "C" void t3v_cuda_move_rows(void *to, int64_t to_step, const void *from, 
 
 const t3v_device *t3v_cuda_open(const t3v_cuda_host *h, char *why, size_t n)
 {
-    int cards = 0, at = 0;
+    int at = 0;
     cudaDeviceProp card;
     cudaStream_t made;
     if (h->abi != T3V_CUDA_ABI) {
@@ -462,8 +533,7 @@ const t3v_device *t3v_cuda_open(const t3v_cuda_host *h, char *why, size_t n)
         return nullptr;
     }
     host = h;
-    if (!works(cudaGetDeviceCount(&cards), "no usable driver or card", why, n)) return nullptr;
-    if (!works(cudaSetDevice(0), "the first card", why, n) ||
+    if (!has_card(why, n) || !works(cudaSetDevice(0), "the first card", why, n) ||
         !works(cudaGetDevice(&at), "the first card", why, n) ||
         !works(cudaGetDeviceProperties(&card, at), "the first card", why, n))
         return nullptr;
@@ -493,5 +563,5 @@ const t3v_device *t3v_cuda_open(const t3v_cuda_host *h, char *why, size_t n)
     }
     snprintf(device.name, sizeof device.name, "%.80s (sm_%d%d, %.0f GiB)", card.name, card.major, card.minor,
              (double)card.totalGlobalMem / 0x1p30);
-    return &device;
+    return tried(why, n) ? &device : nullptr;
 }

@@ -50,7 +50,11 @@ t3v_status check()
 }
 
 void *reserve(size_t limit) { return t3v_emulate_reserve(limit, "an arena"); }
-bool commit(void *, size_t) { return true; }
+bool commit(void *base, size_t bytes)
+{
+    t3v_emulate_commit(base, bytes);
+    return true;
+}
 void release(void *base) { t3v_emulate_free(base); }
 
 t3v_status push(void *to, const void *from, size_t n)
@@ -126,33 +130,43 @@ void graph_free(void *graph)
 }
 
 /* A lane's copy is done as late as may be, and what it will overwrite is gone at once: whoever does not wait for it, or
- * changes the pinned memory too early, gets other numbers. */
+ * changes the pinned memory too early, gets other numbers. Kernels are over when they were asked for, so a mark is only missed
+ * here: between a wait, behind which they read, and the next copy. */
 struct {
     void *to;
     const void *from;
     size_t n;
+    bool read;
 } lanes[T3V_LANES];
 
-void *pin(size_t n) { return malloc(n); }
-void unpin(void *p) { free(p); }
-void lane_mark(int) {} /* kernels are over when they were asked for */
-void lane_wait(int lane)
+void arrive(int lane)
 {
     opened now;
     if (lanes[lane].n) memcpy(lanes[lane].to, lanes[lane].from, lanes[lane].n);
     lanes[lane].n = 0;
 }
+
+void *pin(size_t n) { return malloc(n); }
+void unpin(void *p) { free(p); }
+void lane_mark(int lane) { lanes[lane].read = false; }
+void lane_wait(int lane)
+{
+    arrive(lane);
+    lanes[lane].read = true;
+}
 t3v_status lane_push(int lane, void *to, const void *pinned, size_t n)
 {
-    lane_wait(lane);
+    arrive(lane);
+    if (lanes[lane].read)
+        return t3v_cuda_fail(T3V_E_INTERNAL, "a copy over what kernels may still read, in lane %d", lane);
     opened now;
     memset(to, 0xff, n);
-    lanes[lane] = {to, pinned, n};
+    lanes[lane] = {to, pinned, n, false};
     return check();
 }
 t3v_status lane_done(int lane)
 {
-    lane_wait(lane);
+    arrive(lane);
     return check();
 }
 } // namespace
@@ -181,26 +195,6 @@ t3v_status t3v_cuda_status(int error, const char *what)
     return error ? t3v_cuda_fail(T3V_E_INTERNAL, "%s: %s", what, t3v_emulate_text()) : T3V_OK;
 }
 
-void *t3v_cuda_work(size_t size)
-{
-    if (size > work_bytes) {
-        if (refuse("more memory to work in")) return nullptr;
-        if (graphs) retired.push_back(work);
-        else t3v_emulate_free(work);
-        work = t3v_emulate_alloc(size, "work");
-        work_bytes = size;
-    }
-    return work;
-}
-
-void t3v_cuda_read(void *to, const void *from, size_t n)
-{
-    memset(to, 0, n);
-    if (!refuse("a result for the host")) memcpy(to, from, n);
-}
-
-extern "C" t3v_status t3v_cuda_gemm(const t3v_gemm_args *g) { return t3v_cuda_gemm_own(g); }
-
 static void on_device(std::function<void()> what)
 {
     auto now = [=] {
@@ -211,8 +205,40 @@ static void on_device(std::function<void()> what)
     if (!emulate::record(now)) now();
 }
 
+/* What an earlier call left there is gone. */
+void *t3v_cuda_work(size_t size)
+{
+    if (size > work_bytes) {
+        if (refuse("more memory to work in")) return nullptr;
+        if (graphs) retired.push_back(work);
+        else t3v_emulate_free(work);
+        work = t3v_emulate_alloc(size, "work");
+        work_bytes = size;
+    }
+    void *p = work;
+    size_t n = work_bytes;
+    if (n) on_device([=] { memset(p, 0xff, n); });
+    return work;
+}
+
+void t3v_cuda_read(void *to, const void *from, size_t n)
+{
+    memset(to, 0, n);
+    if (!refuse("a result for the host")) memcpy(to, from, n);
+}
+
+/* As cuBLASLt's, it works in that memory. */
+extern "C" t3v_status t3v_cuda_gemm(const t3v_gemm_args *g)
+{
+    t3v_cuda_work(1);
+    return t3v_cuda_gemm_own(g);
+}
+
+/* A card's copy of bytes that overlap gives anything. */
 extern "C" void t3v_cuda_move(void *to, const void *from, size_t n)
 {
+    if (to > from && (const char *)from + n > (char *)to)
+        t3v_cuda_keep(1, "a copy to an overlapping place behind");
     on_device([=] { memmove(to, from, n); });
 }
 

@@ -10,6 +10,8 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
+
+#include <numeric>
 #include <vector>
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -31,8 +33,8 @@ place now;
 namespace
 {
 enum { STACK = 1 << 18, PAGE = 4096, GUARD = 1 << 20, FRONT = 256, FILL = 0xff, THREADS = 1024, LANES = 32 };
-/* What every target has: sm_120 gives a block 99 KiB. */
-const size_t SHARED_MOST = 99 * 1024;
+/* What every target has: sm_120 gives a block 99 KiB, those above 48 for dynamic memory alone that asked for them. */
+const size_t SHARED_MOST = 99 * 1024, SHARED_UNASKED = 48 * 1024;
 
 struct pending {
     void *to;
@@ -62,7 +64,7 @@ struct warp {
 
 struct region {
     unsigned char *map, *user;
-    size_t mapped, bytes;
+    size_t mapped, bytes; /* bytes: that may be touched */
     const char *name;
     bool reserved; /* by t3v_emulate_reserve */
 };
@@ -70,6 +72,7 @@ struct region {
 struct shared_static {
     void *data;
     size_t bytes;
+    bool used; /* by the kernel that runs */
 };
 
 fiber fibers[THREADS];
@@ -89,6 +92,7 @@ uint64_t random_state = 1;
 t3v_emulate_counts counts;
 typedef std::vector<std::function<int()>> record_list;
 record_list *recorded; /* what is being recorded; NULL: nothing is */
+bool opened;           /* the host may touch what arenas have */
 #ifdef T3V_EMULATE_ASAN
 void *main_fake;
 const void *main_bottom;
@@ -384,8 +388,22 @@ void count_conflicts(const void *const row[8])
 
 void fresh(void *data, size_t bytes)
 {
-    statics.push_back({data, bytes});
+    statics.push_back({data, bytes, false});
     memset(data, FILL, bytes);
+}
+
+void used(const void *data)
+{
+    size_t sum = now.shared_bytes;
+    bool fresh_use = false;
+    for (shared_static &s : statics) {
+        if (s.data == data && !s.used) s.used = fresh_use = true;
+        if (s.used) sum += s.bytes;
+    }
+    /* A launch asks for more when its dynamic memory alone is above the 48 KiB. */
+    size_t most = now.shared_bytes > SHARED_UNASKED ? SHARED_MOST : SHARED_UNASKED;
+    if (fresh_use && sum > most)
+        stop("%zu bytes of shared memory, %zu of them dynamic: %zu is the most", sum, now.shared_bytes, most);
 }
 
 bool record(std::function<int()> what)
@@ -423,9 +441,13 @@ int launch(dim3 blocks, dim3 block_threads, size_t shared, body run, void *arg)
     now.blocks = blocks, now.threads = block_threads;
     now.shared_bytes = shared;
     now.shared = (unsigned char *)t3v_emulate_alloc(shared, "shared memory");
-    for (uint64_t i = 0, n = (uint64_t)blocks.x * blocks.y * blocks.z; i < n && !stopped; i++) {
-        now.block = uint3{(unsigned)(i % blocks.x), (unsigned)(i / blocks.x % blocks.y),
-                          (unsigned)(i / blocks.x / blocks.y)};
+    for (shared_static &s : statics) s.used = false;
+    uint64_t n = (uint64_t)blocks.x * blocks.y * blocks.z, step = next_random() % n + 1,
+             at = next_random() % n;
+    while (std::gcd(step, n) != 1) step++;
+    for (uint64_t i = 0; i < n && !stopped; i++, at = (at + step) % n) {
+        now.block = uint3{(unsigned)(at % blocks.x), (unsigned)(at / blocks.x % blocks.y),
+                          (unsigned)(at / blocks.x / blocks.y)};
         run_block();
     }
     bool right = !stopped && untouched();
@@ -456,7 +478,7 @@ void *t3v_emulate_alloc(size_t bytes, const char *name)
 void *t3v_emulate_reserve(size_t bytes, const char *name)
 {
     size_t pages = (bytes + PAGE - 1) / PAGE * PAGE;
-    region r = {nullptr, nullptr, pages + 2 * GUARD, pages, name, true};
+    region r = {nullptr, nullptr, pages + 2 * GUARD, 0, name, true};
     void *p = mmap(nullptr, r.mapped, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) return nullptr;
     r.map = (unsigned char *)p;
@@ -465,10 +487,32 @@ void *t3v_emulate_reserve(size_t bytes, const char *name)
     return r.user;
 }
 
+static void protect(const region &r, bool yes)
+{
+    if (r.bytes && mprotect(r.user, r.bytes, yes ? PROT_READ | PROT_WRITE : PROT_NONE)) abort();
+}
+
+void t3v_emulate_commit(void *p, size_t bytes)
+{
+    for (region &r : regions) {
+        if (r.user != p || !r.reserved) continue;
+        size_t before = r.bytes, pages = (bytes + PAGE - 1) / PAGE * PAGE;
+        if (pages <= before) return;
+        if (pages > r.mapped - 2 * GUARD) abort();
+        r.bytes = pages;
+        protect(r, true);
+        memset(r.user + before, FILL, pages - before);
+        if (!opened) protect(r, false);
+        return;
+    }
+    abort();
+}
+
 void t3v_emulate_open(bool yes)
 {
+    opened = yes;
     for (const region &r : regions)
-        if (r.reserved && mprotect(r.user, r.bytes, yes ? PROT_READ | PROT_WRITE : PROT_NONE)) abort();
+        if (r.reserved) protect(r, yes);
 }
 
 void t3v_emulate_free(void *p)

@@ -2,13 +2,14 @@
 /* Runs our GPU kernels on the CPU, so that they are tested where there is no card: one fiber for each thread of a block.
  *
  * Kernel sources (*.cu) are compiled as C++17 with this header in place of CUDA's; cuda/intrinsics.cuh includes it. Blocks
- * run one after another and the threads of a block in random order, which changes at every barrier and warp operation.
+ * run one after another in random order, the threads of a block too, in one that changes at every barrier and warp operation.
  * A kernel is stopped, and the launch fails with words, when
  *   threads of a block wait at different barriers, or some ended while others wait;
  *   lanes of a warp do different warp operations, or some ended;
  *   an access is outside of the buffers made here (far outside at once, near behind or before the end at the end);
  *   a 16-byte access or a row of a matrix is not aligned or not in shared memory;
- *   asynchronous copies are left when a thread ends.
+ *   asynchronous copies are left when a thread ends;
+ *   a block has more shared memory than every target gives, or more than 48 KiB of it and did not ask for that.
  * Such copies happen at a random moment between being issued and being waited for. Shared memory starts as NaN.
  * A missing barrier shows as a wrong result for some seed. */
 #ifndef T3V_TESTS_CUDA_EMULATE_H
@@ -25,9 +26,11 @@ extern "C" {
 /* A buffer of a card: reading or writing outside is found. Never NULL; every byte is 0xff at first. */
 void *t3v_emulate_alloc(size_t bytes, const char *name);
 void t3v_emulate_free(void *p); /* NULL is fine */
-/* Addresses of a card, all zero, without memory until they are touched; for arenas. The host reaches them only between
- * t3v_emulate_open(true) and (false): elsewhere, but in kernels, a use of them ends the program. */
+/* Addresses of a card without memory, for arenas; commit puts memory behind the first `bytes`, every byte of which is 0xff at
+ * first. The host reaches it only between t3v_emulate_open(true) and (false): elsewhere, but in kernels, a use of it ends the
+ * program. */
 void *t3v_emulate_reserve(size_t bytes, const char *name);
+void t3v_emulate_commit(void *p, size_t bytes);
 void t3v_emulate_open(bool yes);
 void t3v_emulate_seed(uint64_t seed);
 /* What was wrong with the last launch; "" after one that was right. */
@@ -100,8 +103,9 @@ bool record(std::function<int()> what);
 typedef void (*body)(void *);
 int launch(dim3 blocks, dim3 threads, size_t shared, body run, void *arg);
 
-/* Static shared memory: `fresh` registers it, so that every block starts with NaN. */
+/* Static shared memory: `fresh` registers it, so that every block starts with NaN; `used` says that this kernel has it. */
 void fresh(void *data, size_t bytes);
+void used(const void *data);
 template <class T, int N> struct shared_array {
     T data[N];
     shared_array() { fresh(data, sizeof data); }
@@ -214,7 +218,9 @@ inline int __ffs(int x) { return __builtin_ffs(x); }
 
 /* ---- what cuda/intrinsics.cuh has as PTX ---- */
 
-#define T3V_SHARED(type, name, count) static emulate::shared_array<type, count> name
+#define T3V_SHARED(type, name, count)               \
+    static emulate::shared_array<type, count> name; \
+    emulate::used(&name)
 
 template <class... P, class... A>
 int t3v_launch(void (*kernel)(P...), dim3 blocks, dim3 threads, size_t shared, void *stream, A... args)

@@ -253,7 +253,54 @@ static void defects(void **)
     expect_stopped(t3v_launch(faulty, 1, 48, 256, nullptr, 0, x.data, y.data, out.data), "48 threads");
     expect_stopped(t3v_launch(faulty, 1, 64, 100 * 1024, nullptr, 0, x.data, y.data, out.data),
                    "shared memory");
+    /* 48 KiB of dynamic memory need no asking for, but then there is no room for the static. */
+    expect_stopped(t3v_launch(faulty, 1, 64, 48 * 1024, nullptr, 0, x.data, y.data, out.data),
+                   "49280 bytes of shared memory, 49152 of them dynamic");
+    expect_right(t3v_launch(faulty, 1, 64, 48 * 1024 - 128, nullptr, 0, x.data, y.data, out.data));
+    expect_right(t3v_launch(faulty, 1, 64, 48 * 1024 + 128, nullptr, 0, x.data, y.data, out.data));
     expect_right(t3v_launch(faulty, 1, 64, 256, nullptr, 0, x.data, y.data, out.data));
+}
+
+/* A block that reads what another of the same launch writes. */
+static __global__ void chained(float *out)
+{
+    if (threadIdx.x == 0) out[blockIdx.x] = blockIdx.x ? out[blockIdx.x - 1] + 1 : 0;
+}
+
+static void orders(void **)
+{
+    bool seen = false;
+    for (int seed = 0; seed < 4; seed++) {
+        buffer<float> out(5);
+        t3v_emulate_seed((uint64_t)seed);
+        expect_right(t3v_launch(chained, 5, 32, 0, nullptr, out.data));
+        for (int i = 0; i < 5; i++) seen = seen || !(out.data[i] == (float)i);
+    }
+    assert_true(seen);
+}
+
+/* An arena's memory is NaN at first, and ends where it was committed. */
+static __global__ void touch(const uint32_t *from, int at, uint32_t *out) { out[threadIdx.x] = from[at]; }
+
+static void arenas(void **)
+{
+    buffer<uint32_t> out(32);
+    uint32_t *p = static_cast<uint32_t *>(t3v_emulate_reserve(1 << 20, "arena"));
+    expect_stopped(t3v_launch(touch, 1, 32, 0, nullptr, p, 0, out.data), "byte 0 of 'arena', which has 0");
+    t3v_emulate_commit(p, 5000);
+    expect_right(t3v_launch(touch, 1, 32, 0, nullptr, p, 1000, out.data));
+    assert_int_equal(out.data[31], 0xffffffffu);
+    t3v_emulate_open(true);
+    p[1000] = 7;
+    t3v_emulate_open(false);
+    t3v_emulate_commit(p, 9000); /* what is there stays */
+    expect_right(t3v_launch(touch, 1, 32, 0, nullptr, p, 1000, out.data));
+    assert_int_equal(out.data[0], 7);
+    expect_right(t3v_launch(touch, 1, 32, 0, nullptr, p, 2249, out.data));
+    assert_int_equal(out.data[0], 0xffffffffu);
+    expect_stopped(t3v_launch(touch, 1, 32, 0, nullptr, p, 3072, out.data),
+                   "byte 12288 of 'arena', which has 12288");
+    t3v_emulate_free(p);
 }
 
 /* A copy that is read before it is waited for, and one that overwrites what others still read. */
@@ -291,6 +338,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(products),  cmocka_unit_test(warps),
                                        cmocka_unit_test(roundings), cmocka_unit_test(barriers),
-                                       cmocka_unit_test(defects),   cmocka_unit_test(copies)};
+                                       cmocka_unit_test(defects),   cmocka_unit_test(copies),
+                                       cmocka_unit_test(orders),    cmocka_unit_test(arenas)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -51,6 +51,8 @@ refused "no CUDA device: .*none.so" dit "${some[@]}" --latent "$dir/x" --context
 refused "no CUDA device: .*none.so" encode "${some[@]}" -i "$dir/cpu.y4m" -o "$dir/x"
 refused "no CUDA device: .*none.so" decode "${some[@]}" -i "$dir/x" -o "$dir/x.y4m"
 refused "no CUDA device: .*none.so" eval synth "${some[@]}" --count 1 --seed 1 --size 32x32 --frames 5 --steps 1
+refused "no CUDA device: .*none.so" attend --plan full --grid 1,2,2 -i "$dir/x" -o "$dir/x"
+refused "no CUDA device: .*none.so" eval attention "${some[@]}" --plan full --data "$dir/x"
 refused "no CUDA device: .*none.so" data latents "${some[@]}" --videos "$dir" -o "$dir/latents"
 for what in attention gemm conv block step vae; do
     refused "no CUDA device: .*none.so" bench $what

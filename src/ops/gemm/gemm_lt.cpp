@@ -60,23 +60,27 @@ template <class T> bool set(cublasLtMatmulDesc_t d, cublasLtMatmulDescAttributes
     return cublasLtMatmulDescSetAttribute(d, what, &value, sizeof value) == CUBLAS_STATUS_SUCCESS;
 }
 
-void make(plan *p)
+/* `bias`, `before`: of the first call. The choice may look at whether there are any. */
+void make(plan *p, const void *bias, void *before)
 {
     const key &k = p->of;
     cublasOperation_t ta = k.b_trans ? CUBLAS_OP_T : CUBLAS_OP_N, tb = k.a_trans ? CUBLAS_OP_T : CUBLAS_OP_N;
-    cublasLtEpilogue_t epilogue =
-        k.before ? k.bias ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX
-        : k.act  ? k.bias ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU
-        : k.bias ? CUBLASLT_EPILOGUE_BIAS
-                 : CUBLASLT_EPILOGUE_DEFAULT;
+    cublasLtEpilogue_t epilogue = k.before
+                                      ? k.bias ? CUBLASLT_EPILOGUE_GELU_AUX_BIAS : CUBLASLT_EPILOGUE_GELU_AUX
+                                  : k.act  ? k.bias ? CUBLASLT_EPILOGUE_GELU_BIAS : CUBLASLT_EPILOGUE_GELU
+                                  : k.bias ? CUBLASLT_EPILOGUE_BIAS
+                                           : CUBLASLT_EPILOGUE_DEFAULT;
     t3v_dtype at = (t3v_dtype)k.a_type, bt = (t3v_dtype)k.b_type, ct = (t3v_dtype)k.c_type;
     if (cublasLtMatmulDescCreate(&p->desc, CUBLAS_COMPUTE_32F, CUDA_R_32F) != CUBLAS_STATUS_SUCCESS) return;
     if (!set(p->desc, CUBLASLT_MATMUL_DESC_TRANSA, ta) || !set(p->desc, CUBLASLT_MATMUL_DESC_TRANSB, tb) ||
         !set(p->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue))
         return;
-    if (k.bias && !set(p->desc, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, type_of(ct))) return;
+    if (k.bias && (!set(p->desc, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, type_of(ct)) ||
+                   !set(p->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias)))
+        return;
     if (k.before && (!set(p->desc, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_DATA_TYPE, type_of(ct)) ||
-                     !set(p->desc, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, k.ldc)))
+                     !set(p->desc, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, k.ldc) ||
+                     !set(p->desc, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, before)))
         return;
     if (!layout(&p->a, bt, k.b_trans ? k.k : k.n, k.b_trans ? k.n : k.k, k.ldb, k.batch, k.b_batch) ||
         !layout(&p->b, at, k.a_trans ? k.m : k.k, k.a_trans ? k.k : k.m, k.lda, k.batch, k.a_batch) ||
@@ -102,7 +106,7 @@ void make(plan *p)
     cublasLtMatmulPreferenceDestroy(wish);
 }
 
-plan *plan_for(const t3v_gemm_args *g)
+plan *plan_for(const t3v_gemm_args *g, const void *bias)
 {
     key k;
     memset(&k, 0, sizeof k); /* compared by bytes */
@@ -116,20 +120,21 @@ plan *plan_for(const t3v_gemm_args *g)
         if (memcmp(&p.of, &k, sizeof k) == 0) return &p;
     plan p = {};
     p.of = k;
-    make(&p);
+    make(&p, bias, g->before);
     plans.push_back(p);
     return &plans.back();
 }
 } // namespace
 
-/* What a library declines to keep beside its result, as two kernels; or our own product. */
+/* What the library declines: GELU, and what it is taken of, as a kernel of its own behind the product; or our own product. */
 static t3v_status by_parts(const t3v_gemm_args *g)
 {
-    if (!g->before || g->accumulate || g->batch > 1 || g->ldc != g->n) return t3v_cuda_gemm_own(g);
+    if (!g->act || g->accumulate || g->batch > 1 || g->ldc != g->n) return t3v_cuda_gemm_own(g);
     t3v_gemm_args first = *g;
-    first.c = g->before, first.before = nullptr, first.act = T3V_ACT_NONE;
+    if (g->before) first.c = g->before;
+    first.before = nullptr, first.act = T3V_ACT_NONE;
     t3v_status st = t3v_cuda_gemm(&first);
-    if (!st) t3v_cuda_rows_act(T3V_ROWS_GELU_TANH, g->c, g->c_type, g->before, g->c_type, g->m * g->n);
+    if (!st) t3v_cuda_rows_act(T3V_ROWS_GELU_TANH, g->c, g->c_type, first.c, g->c_type, g->m * g->n);
     return st;
 }
 
@@ -139,23 +144,21 @@ extern "C" t3v_status t3v_cuda_gemm(const t3v_gemm_args *g)
     /* Two types, or C added after the activation: not what cuBLASLt does. */
     if (g->a_type != g->b_type || g->k == 0 || (g->accumulate && g->act) || (g->before && !g->act))
         return t3v_cuda_gemm_own(g);
+    /* What it writes beside C must be of one product, its rows multiples of 8 numbers and of 16 bytes apart. */
+    if (g->before && (g->batch > 1 || g->ldc % 8 || (uintptr_t)g->before % 16)) return by_parts(g);
     if (!handle && cublasLtCreate(&handle) != CUBLAS_STATUS_SUCCESS)
         return t3v_cuda_fail(T3V_E_INTERNAL, "cuBLASLt could not be opened");
-    plan *p = plan_for(g);
-    if (!p->usable) return by_parts(g);
-    if (g->before && !set(p->desc, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, g->before)) return by_parts(g);
-    /* The bias must have the result's type. */
-    size_t halves = g->bias && g->c_type == T3V_BF16 ? ((size_t)g->n * 2 + 255) / 256 * 256 : 0;
-    char *work = (char *)t3v_cuda_work(WORK + halves);
+    /* The bias must have the result's type, and nothing says that it may begin anywhere. */
+    bool copied = g->bias && (g->c_type == T3V_BF16 || (uintptr_t)g->bias % 16);
+    char *work = (char *)t3v_cuda_work(WORK +
+                                       (copied ? ((size_t)g->n * sizeof(float) + 255) / 256 * 256 : 0));
     if (!work) return t3v_cuda_fail(T3V_E_NOMEM, "no memory on the device for a product's workspace");
-    if (g->bias) {
-        const void *bias = g->bias;
-        if (halves) {
-            t3v_cuda_rows_convert(work + WORK, T3V_BF16, g->bias, T3V_F32, g->n);
-            bias = work + WORK;
-        }
-        if (!set(p->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias)) return t3v_cuda_gemm_own(g);
-    }
+    const void *bias = copied ? work + WORK : (const void *)g->bias;
+    if (copied) t3v_cuda_rows_convert(work + WORK, g->c_type, g->bias, T3V_F32, g->n);
+    plan *p = plan_for(g, bias);
+    if (!p->usable || (bias && !set(p->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias)) ||
+        (g->before && !set(p->desc, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, g->before)))
+        return by_parts(g);
     const float one = 1, beta = g->accumulate ? 1.0f : 0.0f;
     cublasStatus_t s = cublasLtMatmul(handle, p->desc, &one, g->b, p->a, g->a, p->b, &beta, g->c, p->c, g->c,
                                       p->c, &p->algo, work, p->work, (cudaStream_t)t3v_cuda_stream);
