@@ -6,6 +6,7 @@
 #
 #   bench/retrofit.sh DIR [--minutes N] [RUN...]      makes runs (default: all, in order) in DIR
 #   bench/retrofit.sh --list                          names them
+#   bench/retrofit.sh --table                         what RESULTS has so far, as Markdown; runs of several seeds in one row
 #
 # A finished run adds its line to RESULTS and its losses to LOGS. Weights and clips stay in DIR; a run that starts from
 # another's weights finds them there, or makes that run first.
@@ -18,7 +19,7 @@ results=${RESULTS:-docs/retrofit/results.jsonl} logs=${LOGS:-docs/retrofit/logs}
 steps=${STEPS:-250} sampling=${SAMPLING:-20}
 sizes=${SIZES:-256x256x17 512x512x17 960x544x17 1920x1088x17 3840x2176x5}
 read -r s256 s512 s960 s1920 s4k <<< "$sizes"
-read -ra clips <<< "${CLIPS:-1000 400 100 32 8}"
+read -ra clips <<< "${CLIPS:-600 250 80 32 8}"
 read -ra count <<< "${COUNT:-24 24 6 3 1}"
 
 # Self-attention under these is 7.4, 7.9, 2.9 and 11.6 times less than full attention's at 5x16x16 tokens.
@@ -76,7 +77,35 @@ if [ "${1:-}" = --list ]; then
     table | cut -d'|' -f1
     exit 0
 fi
-[ $# -ge 1 ] || { sed -n '3,14s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+if [ "${1:-}" = --table ]; then
+    python3 - "$results" << 'END'
+import json, re, statistics as st, sys
+
+rows = {}
+for line in open(sys.argv[1]):
+    r = json.loads(line)
+    rows.setdefault(re.sub(r"-[123]$", "", r["run"]), []).append(r)
+
+
+def show(group, key, digits, scale=1):
+    values = [scale * r[key] for r in group if r[key] is not None]
+    if not values: return ""
+    mean = f"{st.mean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {st.stdev(values):.{digits}f}"
+
+
+print("| run | size | attention | steps | VTC-S | VQA-S | Fréchet | loss | GFLOP a step | seconds a step |")
+print("|---|---|---|---|---|---|---|---|---|---|")
+for name, g in rows.items():
+    tuned = g[0]["steps"] > 0
+    cells = [name + (f" ({len(g)} seeds)" if len(g) > 1 else ""), g[0]["size"], show(g, "attention_share", 3), g[0]["steps"],
+             show(g, "vtc_s", 3), show(g, "vqa_s", 1), show(g, "frechet", 2)]
+    cells += [show(g, "loss", 4), show(g, "flop_a_step", 0, 1e-9), show(g, "seconds_a_step", 1)] if tuned else ["", "", ""]
+    print("| " + " | ".join(map(str, cells)) + " |")
+END
+    exit 0
+fi
+[ $# -ge 1 ] || { sed -n '3,15s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 dir=$1
 shift
 end=

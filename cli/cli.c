@@ -10,9 +10,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/cpu.h"
 #include "base/log.h"
 #include "base/threads.h"
@@ -27,13 +27,6 @@ static struct {
     int64_t done;
     bool open; /* a bar is on the terminal's current line */
 } bar;
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static void on_signal(int sig)
 {
@@ -88,7 +81,7 @@ static void on_log(void *user, t3v_log_level level, const char *line)
 static bool on_progress(void *user, const char *phase, int64_t done, int64_t total)
 {
     (void)user;
-    double t = now();
+    double t = t3v_now();
     bool tty = isatty(STDERR_FILENO);
     bool same = strncmp(phase, bar.phase, sizeof bar.phase - 1) == 0;
     if (same && done == bar.done) return !interrupted;

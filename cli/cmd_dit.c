@@ -1,10 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* t3v dit: one pass of the transformer on tensors from files, with gradients on request. */
+#define _GNU_SOURCE
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
+#include "base/clock.h"
+#include "base/log.h"
 #include "cli.h"
+#include "io/file.h"
 #include "io/safetensors.h"
 #include "ops/kernels.h"
 #include "pipe/lora_attach.h"
@@ -18,7 +24,7 @@ typedef struct args {
     t3v_model_paths paths;
     const char *plan, *latent, *context, *condition, *clip, *target, *grad, *out;
     double timestep;
-    bool first_given, merge, int8;
+    bool first_given, merge, int8, resume;
     int64_t range, step, steps, loras;
     t3v_lora_use lora[LORAS_MAX];
     char lora_path[LORAS_MAX][4096];
@@ -40,7 +46,8 @@ enum {
     OPT_LORA,
     OPT_LORA_MERGE,
     OPT_ACT,
-    OPT_WEIGHTS
+    OPT_WEIGHTS,
+    OPT_RESUME
 };
 
 static const struct argp_option options[] = {
@@ -70,6 +77,8 @@ static const struct argp_option options[] = {
      1},
     {"weights", OPT_WEIGHTS, "resident|streamed", 0,
      "On a GPU: the blocks are there, or come one by one as they run (default: resident)", 1},
+    {"resume", OPT_RESUME, 0, 0,
+     "Go on from F.t3v-state, which a pass on the CPU leaves on Ctrl-C and every ten minutes", 1},
     {"range", OPT_RANGE, "N", 0, "Tokens walked at a time (default: chosen)", 1},
     {0},
 };
@@ -96,6 +105,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         if (!cli_int(arg, 1, INT32_MAX, &a->range))
             argp_error(state, "--range %s: expected a number above 0", arg);
         return 0;
+    case OPT_RESUME: a->resume = true; return 0;
     case OPT_WEIGHTS: {
         const char *how;
         if (!cli_weights(arg, &how) || !how)
@@ -122,6 +132,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         if (!a->paths.model || !a->latent || !a->context || a->timestep < 0 || !a->out)
             argp_error(state, "--model, --latent, --context, --timestep and -o are needed");
         if (!a->target != !a->grad) argp_error(state, "--target and --grad go together");
+        if (a->grad && a->resume) argp_error(state, "--grad keeps no state: leave out --resume");
         if (a->grad && a->int8) argp_error(state, "--act int8 has no gradients: leave out --grad");
         if (a->grad && a->paths.streamed) argp_error(state, "--grad needs --weights resident");
         if (a->grad && a->loras) argp_error(state, "--grad is of the model's own weights: not with --lora");
@@ -195,14 +206,78 @@ static t3v_status read_latent(const args *a, t3v_ctx *ctx, const t3v_dit_config 
     return ctx->status;
 }
 
+/* A pass that was stopped, in OUTPUT.t3v-state: its residual stream, the block it goes on with, what it was of. */
+typedef struct halfway {
+    char *path, *key;
+    int64_t layer;
+} halfway;
+
+static t3v_status read_stream(void *user, t3v_tensor *stream)
+{
+    const halfway *h = user;
+    t3v_tensor_file *f = NULL;
+    t3v_status st = t3v_tensors_open(&f, h->path);
+    if (!st) st = t3v_tensors_read(f, "stream", 2, stream->shape, stream->data, T3V_F32);
+    t3v_tensors_close(f);
+    return st;
+}
+
+static void keep_stream(void *user, int64_t layer, const t3v_tensor *stream, t3v_status why)
+{
+    const halfway *h = user;
+    if (layer == 0) return;
+    char at[32], text[1024];
+    snprintf(text, sizeof text, "%s", t3v_error_text());
+    snprintf(at, sizeof at, "%lld", (long long)layer);
+    t3v_tensor_entry e = cli_probe_entry("stream", T3V_F32, 2, stream->shape, stream->data);
+    if (t3v_safetensors_write(h->path, &e, 1, (t3v_meta[]){{"job", h->key}, {"layer", at}}, 2))
+        t3v_warn("the pass could not be saved: %s", t3v_error_text());
+    if (why) (void)t3v_fail(why, "%s", text);
+}
+
+static t3v_status open_halfway(halfway *h, const args *a, const char *plan, t3v_dtype compute, int64_t layers)
+{
+    int n = asprintf(&h->key, "%s|%s|%s|%s|%s|%s|%.17g %d|%lld/%lld|%s%s%s", a->paths.model, plan, a->latent,
+                     a->context, a->condition ? a->condition : "", a->clip ? a->clip : "", a->timestep,
+                     a->first_given, (long long)a->step, (long long)a->steps, t3v_dtype_name(compute),
+                     a->int8 ? " int8" : "", a->merge ? " merged" : "");
+    if (n < 0) h->key = NULL;
+    for (int64_t i = 0; i < a->loras && h->key; i++) {
+        char *longer = NULL;
+        n = asprintf(&longer, "%s|%s:%.17g", h->key, a->lora[i].path, a->lora[i].strength);
+        free(h->key);
+        h->key = n < 0 ? NULL : longer;
+    }
+    if (asprintf(&h->path, "%s.t3v-state", a->out) < 0) h->path = NULL;
+    if (!h->path || !h->key) return t3v_fail(T3V_E_NOMEM, "no memory for a path");
+    if (!a->resume || !t3v_is_file(h->path)) return T3V_OK;
+    t3v_tensor_file *f;
+    const char *key = "", *at = "";
+    T3V_TRY(t3v_tensors_open(&f, h->path));
+    for (int64_t i = 0; i < f->meta_count; i++) {
+        if (strcmp(f->meta[i].key, "job") == 0) key = f->meta[i].value;
+        if (strcmp(f->meta[i].key, "layer") == 0) at = f->meta[i].value;
+    }
+    t3v_status st = T3V_OK;
+    if (strcmp(key, h->key) != 0)
+        st = t3v_fail(T3V_E_ARG, "%s belongs to a pass with other settings; repeat those, or delete the file",
+                      h->path);
+    else if (!cli_int(at, 1, layers - 1, &h->layer))
+        st = t3v_fail(T3V_E_FORMAT, "%s: block \"%s\" of %lld", h->path, at, (long long)layers);
+    t3v_tensors_close(f);
+    if (!st) t3v_info("resuming before block %lld of %lld", (long long)h->layer + 1, (long long)layers);
+    return st;
+}
+
 static t3v_status forward(args *a, const cli_common *common, const t3v_progress *progress, float *loss,
-                          t3v_attend_met *met)
+                          t3v_attend_met *met, int64_t *blocks)
 {
     t3v_model *m = NULL;
     t3v_plan *plan = NULL;
     t3v_arena arena = {0};
     t3v_tape tape = {0};
     t3v_loras loras = {0};
+    halfway h = {0};
     t3v_dtype compute = common->bf16 ? T3V_BF16 : T3V_F32;
     t3v_loras_how how = {.merge = a->merge, .compute = compute};
     t3v_ctx ctx = {.arena = &arena, .compute = compute, .int8 = a->int8};
@@ -223,9 +298,10 @@ static t3v_status forward(args *a, const cli_common *common, const t3v_progress 
         goto done;
     }
     t3v_grid grid = {x->shape[1], x->shape[2] / 2, x->shape[3] / 2};
-    T3V_TRY_GOTO(st, done,
-                 t3v_plan_make_for(&plan, t3v_plan_text(&m->defaults, a->plan, grid), grid, (int)k->layers,
-                                   k->dim, k->heads));
+    const char *plan_text = t3v_plan_text(&m->defaults, a->plan, grid);
+    T3V_TRY_GOTO(st, done, t3v_plan_make_for(&plan, plan_text, grid, (int)k->layers, k->dim, k->heads));
+    T3V_TRY_GOTO(st, done, open_halfway(&h, a, plan_text, compute, k->layers));
+    *blocks = k->layers - h.layer;
     T3V_TRY_GOTO(st, done, t3v_model_adopt(m, plan));
     if (a->grad) {
         T3V_TRY_GOTO(st, done,
@@ -244,6 +320,7 @@ static t3v_status forward(args *a, const cli_common *common, const t3v_progress 
         T3V_TRY_GOTO(st, done, cli_probe_read(&ctx, a->clip, "clip", 2, (int64_t[]){-1, -1}, &clip));
         T3V_TRY_GOTO(st, done, t3v_dit_image_make(&ctx, &m->dit, clip, &image));
     }
+    const t3v_dit_halfway stop = {h.layer, 600, read_stream, keep_stream, &h};
     t3v_dit_call call = {.plan = plan,
                          .prompt = &prompt,
                          .image = a->clip ? &image : NULL,
@@ -251,6 +328,7 @@ static t3v_status forward(args *a, const cli_common *common, const t3v_progress 
                          .timestep = a->timestep,
                          .range = a->range,
                          .progress = progress,
+                         .halfway = a->paths.device ? NULL : &stop,
                          .met = met,
                          .moment = {a->step, a->steps, a->timestep / 1000, T3V_BRANCH_COND}};
     if (!(v = t3v_dit_forward(&ctx, &m->dit, x, &call))) {
@@ -269,7 +347,10 @@ static t3v_status forward(args *a, const cli_common *common, const t3v_progress 
     }
     t3v_tensor_entry e = cli_probe_entry("velocity", T3V_F32, v->ndim, v->shape, t3v_take(&ctx, v));
     st = ctx.status ? ctx.status : t3v_safetensors_write(a->out, &e, 1, NULL, 0);
+    if (!st) unlink(h.path);
 done:
+    free(h.path);
+    free(h.key);
     t3v_plan_free(plan);
     if (m) t3v_loras_detach(&loras, &m->dit);
     t3v_model_close(m);
@@ -290,11 +371,17 @@ static int run(int argc, char **argv)
     t3v_progress progress = cli_progress();
     float loss = 0;
     t3v_attend_met met = {0};
-    t3v_status st = forward(&a, &common, &progress, &loss, &met);
+    int64_t blocks = 0;
+    double start = t3v_now();
+    t3v_status st = forward(&a, &common, &progress, &loss, &met, &blocks);
     if (st) return cli_fail(st);
+    double seconds = t3v_now() - start;
+    struct rusage use;
+    getrusage(RUSAGE_SELF, &use);
     double density = met.all > 0 ? met.met / met.all : 0, counted = met.all > 0 ? met.counted / met.all : 0;
     if (common.json) {
-        printf("{\"act\":\"%s\"", cli_act_name(a.int8));
+        printf("{\"act\":\"%s\",\"blocks\":%lld,\"seconds\":%.6g,\"peak_rss_bytes\":%lld",
+               cli_act_name(a.int8), (long long)blocks, seconds, (long long)use.ru_maxrss * 1024);
         if (a.grad) printf(",\"loss\":%.9g", (double)loss);
         if (density > 0) printf(",\"density\":%.6g,\"density_counted\":%.6g", density, counted);
         printf("}\n");

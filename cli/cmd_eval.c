@@ -4,10 +4,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include <jansson.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/rng.h"
 #include "cli.h"
@@ -247,13 +247,6 @@ typedef struct results {
     double seconds;
 } results;
 
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 /* Clips of other sizes than the first have no place in the sheet. */
 typedef struct sheet {
     float *rgb;
@@ -465,9 +458,9 @@ static int run(int argc, char **argv)
     }
     judging j = {.in = &in, .count = in.job.model ? in.count : from.count};
     j.sheet.clips = j.count < 12 ? j.count : 12;
-    double start = now();
+    double start = t3v_now();
     if (!st) st = in.job.model ? judge_model(&j) : judge_source(&j, &from);
-    j.r.seconds = now() - start;
+    j.r.seconds = t3v_now() - start;
     if (!st && in.sheet) st = sheet_write(&j.sheet, in.sheet);
     free(j.sheet.rgb);
     t3v_prompts_free(&in.list);

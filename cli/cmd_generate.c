@@ -120,7 +120,7 @@ static const struct argp_option options[] = {
     {"tokenizer", OPT_TOKENIZER, "FILE", 0, "spiece.model, when it is not in the model directory", 2},
     {0, 0, 0, 0, "Running:", 3},
     {"dry-run", OPT_DRY, 0, 0, "Say what it would take (work, memory, about how long), compute nothing", 3},
-    {"resume", OPT_RESUME, 0, 0, "Go on from the last finished step of an interrupted run", 3},
+    {"resume", OPT_RESUME, 0, 0, "Go on with an interrupted run where it was", 3},
     {"save-every", OPT_SAVE, "SECONDS", 0, "How often that step is kept on disk (default 10; 0: every step)",
      3},
     {"save-latent", OPT_LATENT, "FILE", 0, "Also keep the latent (safetensors)", 3},

@@ -10,11 +10,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <time.h>
 
 #include <jansson.h>
 
 #include "base/checked.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "cli.h"
 #include "eval/features.h"
@@ -245,26 +245,19 @@ static void print_scores(const t3v_video_scores *s, bool paired)
     line("seam", s->seam, s->seam_ref, "", "jumps where tiles meet against those beside: 1 = none");
 }
 
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 static int run_clip(const input *in, bool json)
 {
     t3v_video_scores s;
     t3v_progress progress = cli_progress();
     int64_t h = 0, w = 0;
-    double start = now();
+    double start = t3v_now();
     t3v_status st = cli_score_clip(in->test, in->ref, &in->opt, &s, NULL, &progress, &h, &w);
     if (st) return cli_fail(st);
     if (json) {
         json_t *o = json_pack("{s:I, s:I, s:I}", "width", (json_int_t)w, "height", (json_int_t)h, "frames",
                               (json_int_t)s.frames);
         cli_scores_put(o, &s, in->ref);
-        cli_put_real(o, "seconds", now() - start);
+        cli_put_real(o, "seconds", t3v_now() - start);
         return print_json(o);
     }
     printf("%lldx%lld, %lld frames\n", (long long)w, (long long)h, (long long)s.frames);
@@ -275,7 +268,7 @@ static int run_clip(const input *in, bool json)
 static int run_sets(const input *in, bool json)
 {
     set_result r;
-    double start = now();
+    double start = t3v_now();
     t3v_status st = judge_sets(in, &r);
     if (st) return cli_fail(st);
     if (json) {
@@ -287,7 +280,7 @@ static int run_sets(const input *in, bool json)
             cli_put_real(o, "frechet_ref", r.frechet_ref);
         }
         cli_scores_put(o, &r.mean, in->pairs);
-        cli_put_real(o, "seconds", now() - start);
+        cli_put_real(o, "seconds", t3v_now() - start);
         return print_json(o);
     }
     printf("%lld clips, %lld frames; means over clips\n", (long long)r.clips, (long long)r.mean.frames);

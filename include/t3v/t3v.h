@@ -93,8 +93,10 @@ typedef struct t3v_job {
     bool merge_loras;        /* into copies of the weights, instead of on the fly */
     const char *save_latent; /* file for the final latent; NULL: not saved */
     bool resume;             /* go on from an interrupted run's state, if there is one */
-    double save_every;       /* seconds between saves of that state; < 0: 10; 0: after every step */
-    bool dry_run;            /* compute nothing; report memory, work and time */
+    /* Seconds between saves of that state after steps; < 0: 10; 0: after every step. Within a pass on the CPU it is saved
+     * every ten minutes, or this time if that is longer, and when the run is stopped. */
+    double save_every;
+    bool dry_run; /* compute nothing; report memory, work and time */
     const char *codec;
     int64_t tile_h, tile_w; /* VAE tile in pixels; 0: automatic; < 0: no tiles */
     int64_t memory_limit;   /* bytes; 0: what the machine has free */

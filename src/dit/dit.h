@@ -105,6 +105,17 @@ typedef struct t3v_dit_watch {
     void *user;
 } t3v_dit_watch;
 
+/* A pass that can be left before a block and gone on with there. Of passes on the CPU that are not recorded. */
+typedef struct t3v_dit_halfway {
+    int64_t layer; /* begin before this block; above 0, `read` fills the residual stream [tokens, dim] F32 */
+    double
+        every; /* seconds: `keep` is called before a block when it was not for so long, and when a pass is stopped */
+    t3v_status (*read)(void *user, t3v_tensor *stream);
+    /* why: what stops the pass, whose text stays the last message; else T3V_OK */
+    void (*keep)(void *user, int64_t layer, const t3v_tensor *stream, t3v_status why);
+    void *user;
+} t3v_dit_halfway;
+
 typedef struct t3v_dit_graphs t3v_dit_graphs;
 
 typedef struct t3v_dit_call {
@@ -130,10 +141,11 @@ typedef struct t3v_dit_call {
     /* [tokens, dim] of the compute type: what the blocks added to the residual stream. Not for a recorded pass; may be
      * NULL. */
     void *residual;
-    const t3v_dit_watch *watch;   /* may be NULL */
-    t3v_dit_graphs *graphs;       /* dit/graph.h; NULL: none */
-    bool reuse;                   /* add `residual` instead of running the blocks; else it is written */
-    const t3v_progress *progress; /* told about blocks; may be NULL */
+    const t3v_dit_watch *watch;     /* may be NULL */
+    t3v_dit_graphs *graphs;         /* dit/graph.h; NULL: none */
+    bool reuse;                     /* add `residual` instead of running the blocks; else it is written */
+    const t3v_progress *progress;   /* told about blocks; may be NULL */
+    const t3v_dit_halfway *halfway; /* may be NULL */
 } t3v_dit_call;
 
 /* Velocity [out_dim, T, H, W] F32 of latent [in_dim, T, H, W] F32; H and W even. */

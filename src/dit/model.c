@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "attn/attend_op.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "dit/dit.h"
 #include "dit/graph.h"
@@ -409,8 +410,19 @@ static void keep_residual(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *latent, 
 static t3v_tensor *run_blocks(t3v_ctx *ctx, const t3v_dit *dit, t3v_tensor *x, const t3v_dit_by_time *e0,
                               const t3v_rope *rope, const t3v_dit_call *call, int64_t range)
 {
-    for (int64_t i = 0; i < dit->config.layers && !ctx->status; i++) {
+    const t3v_dit_halfway *h = t3v_runs(ctx) && !ctx->tape ? call->halfway : NULL;
+    int64_t first = h ? h->layer : 0;
+    if (first) {
+        t3v_status st = h->read(h->user, x);
+        if (st) return t3v_ctx_fail(ctx, st);
+    }
+    double kept = h ? t3v_now() : 0;
+    for (int64_t i = first; i < dit->config.layers && !ctx->status; i++) {
         t3v_status st = t3v_report(call->progress, "blocks", i, dit->config.layers);
+        if (h && (st || t3v_now() - kept >= h->every)) {
+            h->keep(h->user, i, x, st);
+            kept = t3v_now();
+        }
         if (st) return t3v_ctx_fail(ctx, st);
         size_t layer = t3v_arena_mark(ctx->arena);
         t3v_dit_stream_here(ctx, dit, i);

@@ -325,8 +325,10 @@ t3v_status t3v_tensor_copy(const t3v_tensor_entry *t, void *dst, t3v_dtype dtype
         (void)t3v_convert_scaled((unsigned char *)dst + (size_t)s * to, dtype,
                                  (const unsigned char *)t->data + (size_t)s * from, t->dtype,
                                  t->scale ? *t->scale : 1, n);
+        /* Of each step, so that a tensor of gigabytes is never in memory twice. */
+        if (t->mapped)
+            t3v_map_drop((const unsigned char *)t->data + (size_t)s * from, (size_t)n * from / STEP);
     }
-    if (t->mapped) t3v_map_drop(t->data, (size_t)t->nbytes);
     return T3V_OK;
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* From a job to videos: the main flow, top to bottom. Longer than other files, so that a newcomer reads request, prompts,
- * image, resuming, denoising and decoding in one place, in the order in which they happen. */
+/* From a job to videos: the main flow, top to bottom: request, prompts, image, denoising and decoding, in the order in
+ * which they happen. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <math.h>
@@ -8,72 +8,20 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/log.h"
-#include "dit/graph.h"
 #include "io/file.h"
 #include "io/safetensors.h"
 #include "ops/kernels.h"
 #include "pipe/cost.h"
-#include "pipe/image.h"
-#include "pipe/lora_attach.h"
-#include "pipe/model.h"
 #include "pipe/noise.h"
 #include "pipe/plan_choice.h"
-#include "pipe/schedule.h"
+#include "pipe/run.h"
 #include "pipe/teacache.h"
-#include "t3v/t3v.h"
 #include "vae/clip.h"
 #include "video/video.h"
-
-/* What the text encoder made of a prompt: rows [n, dim] F32. */
-typedef struct context {
-    const char *prompt;
-    int64_t rows, dim;
-    float *data; /* owned by the first context of this prompt */
-    bool shared;
-} context;
-
-/* Everything a run holds. Zeroed, every field may be released. */
-typedef struct run {
-    const t3v_job *job;
-    const t3v_device *device; /* NULL: the CPU */
-    t3v_job want;             /* the job with its defaults filled in */
-    t3v_model *model, *low;   /* low: holds the expert for low noise; NULL: there is one transformer */
-    t3v_model_paths paths;
-    t3v_image image; /* that the clip starts from; empty: none */
-    float *first;    /* its latent frame, where that is put into the latent; else NULL */
-    int64_t clip_rows;
-    float *clip;            /* its features [clip_rows, clip_dim], where the model looks at them; else NULL */
-    t3v_plan *plan, *dense; /* dense: of the first steps, when the job has such */
-    t3v_sampler *sampler;
-    t3v_schedule schedule;
-    t3v_loras loras[T3V_EXPERTS];
-    int64_t latent[4]; /* 16, T, h, w */
-    int64_t n;         /* elements of a latent */
-    t3v_arena memory;  /* of the forward passes */
-    context *contexts; /* of the outputs' prompts, then the negative's: [outputs + 1] */
-    float *x;          /* the latent, and after its channels those of the image, which stay as they are */
-    float *v[T3V_BRANCHES];
-    /* [tokens, dim] in the forward passes' memory; NULL: the schedule keeps none */
-    void *residual[T3V_BRANCHES];
-    t3v_dit_graphs graphs;    /* of short passes on a device */
-    void *kept[T3V_BRANCHES]; /* what attention keeps from step to step, `kept_bytes`; NULL: nothing */
-    size_t kept_bytes;
-    t3v_attend_met met;        /* of the current output, where the plan chooses keys by content */
-    int done_step, saved_step; /* of the current output: steps in x, steps in the state file (-1: no file) */
-    size_t vae_room;           /* bytes the VAE's decoder may take */
-    t3v_result result;
-} run;
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* ---- 1. the request ------------------------------------------------------------------------------- */
 
@@ -85,7 +33,7 @@ static t3v_status check_size(const char *what, int64_t v)
                     (long long)v, T3V_VIDEO_MAX_SIDE, (long long)near);
 }
 
-static t3v_status fill_request(run *r)
+static t3v_status fill_request(t3v_run *r)
 {
     t3v_job *w = &r->want;
     const t3v_defaults *d = &r->model->defaults;
@@ -154,7 +102,7 @@ static t3v_status fill_request(run *r)
 }
 
 /* Opens the image, if there is one, and says no where it and the model do not go together. */
-static t3v_status read_image(run *r)
+static t3v_status read_image(t3v_run *r)
 {
     t3v_dit_image_use use = t3v_dit_image_used(&r->model->config);
     if (r->job->image && use == T3V_DIT_NO_IMAGE)
@@ -165,7 +113,7 @@ static t3v_status read_image(run *r)
 }
 
 /* What TeaCache asks: the change of each step, by the transformer that makes it. */
-static t3v_status step_changes(const run *r, double *change)
+static t3v_status step_changes(const t3v_run *r, double *change)
 {
     double low[T3V_STEPS_MAX];
     T3V_TRY(t3v_teacache_change(r->model, r->sampler, change));
@@ -177,7 +125,7 @@ static t3v_status step_changes(const run *r, double *change)
     return T3V_OK;
 }
 
-static t3v_status make_schedule(run *r)
+static t3v_status make_schedule(t3v_run *r)
 {
     const t3v_job *w = &r->want;
     t3v_grid grid = {r->result.grid[0], r->result.grid[1], r->result.grid[2]};
@@ -203,17 +151,12 @@ static t3v_status make_schedule(run *r)
 }
 
 /* Is the negative prompt asked in any step? */
-static bool guided(const run *r)
-{
-    return r->schedule.step && t3v_schedule_asks(&r->schedule, T3V_BRANCH_UNCOND);
-}
-
 /* ---- 2. prompts ----------------------------------------------------------------------------------- */
 
 /* Encodes prompt number `index`, or shares the rows of an earlier, equal one. */
-static t3v_status encode_prompt(run *r, t3v_ctx *ctx, int64_t index, const char *prompt)
+static t3v_status encode_prompt(t3v_run *r, t3v_ctx *ctx, int64_t index, const char *prompt)
 {
-    context *c = &r->contexts[index];
+    t3v_run_context *c = &r->contexts[index];
     for (int64_t i = 0; i < index; i++)
         if (r->contexts[i].prompt && strcmp(r->contexts[i].prompt, prompt) == 0) {
             *c = r->contexts[i];
@@ -229,7 +172,7 @@ static t3v_status encode_prompt(run *r, t3v_ctx *ctx, int64_t index, const char 
     t3v_arena_back(ctx->arena, 0);
     t3v_tensor *rows = t3v_umt5_encode(ctx, &r->model->text, ids, n);
     if (!rows) return ctx->status;
-    *c = (context){.prompt = prompt, .rows = rows->shape[0], .dim = rows->shape[1]};
+    *c = (t3v_run_context){.prompt = prompt, .rows = rows->shape[0], .dim = rows->shape[1]};
     c->data = malloc((size_t)t3v_numel(rows) * sizeof *c->data);
     if (!c->data) return t3v_fail(T3V_E_NOMEM, "no memory for a prompt's context");
     const float *made = t3v_take(ctx, rows);
@@ -237,10 +180,10 @@ static t3v_status encode_prompt(run *r, t3v_ctx *ctx, int64_t index, const char 
     return ctx->status;
 }
 
-static t3v_status encode_prompts(run *r)
+static t3v_status encode_prompts(t3v_run *r)
 {
-    double start = now();
-    int64_t n = r->want.outputs + guided(r);
+    double start = t3v_now();
+    int64_t n = r->want.outputs + t3v_run_guided(r);
     t3v_arena arena = {0};
     r->contexts = calloc((size_t)n, sizeof *r->contexts);
     if (!r->contexts) return t3v_fail(T3V_E_NOMEM, "no memory for %lld prompts", (long long)n);
@@ -257,14 +200,14 @@ static t3v_status encode_prompts(run *r)
     t3v_arena_close(&arena);
     if (!st) st = t3v_model_check(r->model, T3V_PART_TEXT);
     t3v_model_unload(r->model, T3V_PART_TEXT);
-    r->result.seconds_text = now() - start;
+    r->result.seconds_text = t3v_now() - start;
     return st;
 }
 
 /* ---- 3. the image ----------------------------------------------------------------------------------- */
 
 /* The VAE's latent of the image: the first frame of the clip's, or channels beside it; and CLIP's features. */
-static t3v_status encode_image(run *r)
+static t3v_status encode_image(t3v_run *r)
 {
     if (!r->image.rgb) return T3V_OK;
     const t3v_job *w = &r->want;
@@ -296,209 +239,9 @@ static t3v_status encode_image(run *r)
     return st;
 }
 
-/* ---- 4. resuming ---------------------------------------------------------------------------------- */
+/* ---- 4. denoising --------------------------------------------------------------------------------- */
 
-static uint64_t seed_of(const run *r, int64_t index)
-{
-    return r->want.seed + r->want.output[index].seed_offset;
-}
-
-/* What must agree for a saved state to be continued; malloc'd, NULL when memory runs out. */
-static char *state_key(const run *r, int64_t index)
-{
-    const t3v_job *w = &r->want;
-    char *key = NULL;
-    if (asprintf(&key,
-                 "%s|%s|%s|%s|%lldx%lldx%lld|%s %lld %.17g %.17g %s %lld %s|%llu %s %s|%s|%s %.17g %.17g|%s",
-                 w->model, w->output[index].prompt, guided(r) ? w->negative : "", w->plan,
-                 (long long)w->width, (long long)w->height, (long long)w->frames, w->sampler,
-                 (long long)w->steps, w->shift, w->cfg, w->cfg_steps, (long long)w->dense_steps, w->reuse,
-                 (unsigned long long)seed_of(r, index), w->rng, w->noise ? w->noise : "",
-                 t3v_dtype_name(w->compute), r->low ? r->low->path : "", r->model->defaults.boundary,
-                 w->cfg_low, w->image ? w->image : "") < 0)
-        return NULL;
-    for (int64_t i = 0; i < w->loras; i++) {
-        char *longer = NULL;
-        if (asprintf(&longer, "%s|%d:%s:%.17g", key, (int)w->lora[i].expert, w->lora[i].path,
-                     w->lora[i].strength) < 0)
-            longer = NULL;
-        free(key);
-        if (!(key = longer)) return NULL;
-    }
-    bool merged = w->loras && w->merge_loras;
-    if (!merged && !w->int8) return key;
-    char *all = NULL;
-    if (asprintf(&all, "%s%s%s", key, merged ? "|merged" : "", w->int8 ? "|int8" : "") < 0) all = NULL;
-    free(key);
-    return all;
-}
-
-static char *state_path(const run *r, int64_t index)
-{
-    char *path = NULL;
-    return asprintf(&path, "%s.t3v-state", r->want.output[index].path) < 0 ? NULL : path;
-}
-
-/* Where the host reads (`take`) or fills n bytes of the forward passes' memory; give_bytes hands them over. */
-static void *at_host(const run *r, void *data, size_t n, bool take, t3v_status *st)
-{
-    const t3v_arena *a = &r->memory;
-    if (!data || !r->device) return data;
-    void *host = a->base + ((unsigned char *)data - a->twin);
-    if (take && !*st) *st = r->device->pull(host, data, n);
-    return host;
-}
-
-static t3v_status give_bytes(const run *r, void *data, size_t n)
-{
-    t3v_status st = T3V_OK;
-    return r->device ? r->device->push(data, at_host(r, data, n, false, &st), n) : st;
-}
-
-static const char *const residual_name[T3V_BRANCHES] = {"residual", "residual_negative"};
-
-static t3v_tensor_entry residual_entry(const run *r, int branch)
-{
-    const int64_t *g = r->result.grid, shape[2] = {g[0] * g[1] * g[2], r->model->config.dim};
-    t3v_tensor_entry e = {.name = (char *)residual_name[branch],
-                          .dtype = r->want.compute,
-                          .ndim = 2,
-                          .shape = {shape[0], shape[1]},
-                          .numel = shape[0] * shape[1],
-                          .data = r->residual[branch]};
-    e.nbytes = e.numel * (int64_t)t3v_dtype_size(e.dtype);
-    return e;
-}
-
-static const char *const kept_name[T3V_BRANCHES] = {"attention", "attention_negative"};
-
-static t3v_model *model_of(const run *r, t3v_expert e) { return e == T3V_EXPERT_LOW ? r->low : r->model; }
-
-/* t3v_model_check of the transformers that are loaded. */
-static t3v_status check_weights(const run *r)
-{
-    for (int e = 0; e < T3V_EXPERTS; e++) {
-        const t3v_model *m = model_of(r, e);
-        if (m && m->parts & T3V_PART_DIT) T3V_TRY(t3v_model_check(m, T3V_PART_DIT));
-    }
-    return T3V_OK;
-}
-
-static t3v_status save_state(run *r, int64_t index)
-{
-    if (r->want.output[index].sink.fn || r->saved_step == r->done_step) return T3V_OK;
-    T3V_TRY(check_weights(r));
-    char text[32], *path = state_path(r, index), *key = state_key(r, index);
-    size_t size = t3v_sampler_state_size(r->sampler, r->n);
-    void *history = malloc(size ? size : 1);
-    t3v_status st = path && history && key ? T3V_OK
-                                           : t3v_fail(T3V_E_NOMEM, "no memory to save the run's state");
-    if (!st) st = t3v_sampler_state_save(r->sampler, history, size);
-    if (!st) {
-        snprintf(text, sizeof text, "%d", r->done_step);
-        int64_t entries = 2;
-        t3v_tensor_entry e[2 + 2 * T3V_BRANCHES] = {
-            {.name = "latent", .dtype = T3V_F32, .ndim = 4, .numel = r->n, .nbytes = 4 * r->n, .data = r->x},
-            {.name = "sampler",
-             .dtype = T3V_U8,
-             .ndim = 1,
-             .shape = {(int64_t)size},
-             .numel = (int64_t)size,
-             .nbytes = (int64_t)size,
-             .data = history}};
-        memcpy(e[0].shape, r->latent, sizeof r->latent);
-        for (int b = 0; b < T3V_BRANCHES; b++)
-            if (t3v_schedule_holds(&r->schedule, b, r->done_step)) {
-                e[entries] = residual_entry(r, b);
-                e[entries].data = at_host(r, r->residual[b], (size_t)e[entries].nbytes, true, &st);
-                entries++;
-            }
-        for (int b = 0; b < T3V_BRANCHES; b++)
-            if (r->kept[b])
-                e[entries++] = (t3v_tensor_entry){.name = (char *)kept_name[b],
-                                                  .dtype = T3V_U8,
-                                                  .ndim = 1,
-                                                  .data = at_host(r, r->kept[b], r->kept_bytes, true, &st),
-                                                  .shape = {(int64_t)r->kept_bytes},
-                                                  .numel = (int64_t)r->kept_bytes,
-                                                  .nbytes = (int64_t)r->kept_bytes};
-        if (!st) st = t3v_safetensors_write(path, e, entries, (t3v_meta[]){{"step", text}, {"job", key}}, 2);
-    }
-    if (!st) r->saved_step = r->done_step;
-    free(history);
-    free(key);
-    free(path);
-    return st;
-}
-
-/* The steps of a saved run, when there is one. */
-static t3v_status load_state(run *r, int64_t index)
-{
-    char *path = state_path(r, index), *key = state_key(r, index);
-    t3v_tensor_file *f = NULL;
-    t3v_status st = path && key ? T3V_OK : t3v_fail(T3V_E_NOMEM, "no memory to look for a saved state");
-    if (!st && t3v_is_file(path) && (st = t3v_tensors_open(&f, path)) == T3V_OK) {
-        const char *job = "", *at = "0";
-        for (int64_t i = 0; i < f->meta_count; i++) {
-            if (strcmp(f->meta[i].key, "job") == 0) job = f->meta[i].value;
-            if (strcmp(f->meta[i].key, "step") == 0) at = f->meta[i].value;
-        }
-        const t3v_tensor_entry *e = NULL;
-        if (strcmp(job, key) != 0)
-            st = t3v_fail(T3V_E_ARG,
-                          "%s belongs to a run with other settings; repeat those, or delete the file", path);
-        if (!st) st = t3v_tensors_read(f, "latent", 4, r->latent, r->x, T3V_F32);
-        if (!st) st = t3v_tensors_get(f, "sampler", &e);
-        if (!st) st = t3v_sampler_state_load(r->sampler, e->data, (size_t)e->nbytes);
-        long done = strtol(at, NULL, 10);
-        if (!st && (done < 1 || done > r->schedule.steps))
-            st = t3v_fail(T3V_E_FORMAT, "%s: step \"%s\" of %d", path, at, r->schedule.steps);
-        for (int b = 0; b < T3V_BRANCHES && !st; b++) {
-            t3v_tensor_entry kept = residual_entry(r, b);
-            if (t3v_schedule_holds(&r->schedule, b, (int)done)) {
-                void *to = at_host(r, r->residual[b], (size_t)kept.nbytes, false, &st);
-                st = t3v_tensors_read(f, kept.name, kept.ndim, kept.shape, to, kept.dtype);
-                if (!st) st = give_bytes(r, r->residual[b], (size_t)kept.nbytes);
-            }
-            if (!st && r->kept[b]) st = t3v_tensors_get(f, kept_name[b], &e);
-            if (!st && r->kept[b] && (e->dtype != T3V_U8 || e->nbytes != (int64_t)r->kept_bytes))
-                st = t3v_fail(T3V_E_FORMAT, "%s: %s has %lld bytes, expected %zu", path, kept_name[b],
-                              (long long)e->nbytes, r->kept_bytes);
-            if (!st && r->kept[b]) {
-                memcpy(at_host(r, r->kept[b], r->kept_bytes, false, &st), e->data, r->kept_bytes);
-                st = give_bytes(r, r->kept[b], r->kept_bytes);
-            }
-        }
-        if (!st) r->done_step = r->saved_step = (int)done;
-        if (!st) t3v_info("resuming at step %d of %d", r->done_step + 1, r->schedule.steps);
-        t3v_tensors_close(f);
-    }
-    free(key);
-    free(path);
-    return st;
-}
-
-/* Keeps what is done when a run ends early; the failure that ended it stays the last message. */
-static t3v_status keep_state(run *r, int64_t index, t3v_status why)
-{
-    char text[1024];
-    snprintf(text, sizeof text, "%s", t3v_error_text());
-    if (r->done_step > 0 && save_state(r, index))
-        t3v_warn("the run's state could not be saved: %s", t3v_error_text());
-    return t3v_fail(why, "%s", text);
-}
-
-static void drop_state(const run *r, int64_t index)
-{
-    if (r->want.output[index].sink.fn) return;
-    char *path = state_path(r, index);
-    if (path) unlink(path);
-    free(path);
-}
-
-/* ---- 5. denoising --------------------------------------------------------------------------------- */
-
-static t3v_status first_noise(run *r, int64_t index)
+static t3v_status first_noise(t3v_run *r, int64_t index)
 {
     if (r->want.noise) {
         t3v_tensor_file *f = NULL;
@@ -509,13 +252,13 @@ static t3v_status first_noise(run *r, int64_t index)
     }
     t3v_noise_rng rng;
     T3V_TRY(t3v_noise_parse(r->want.rng, &rng));
-    t3v_noise_fill(r->x, r->n, rng, seed_of(r, index));
+    t3v_noise_fill(r->x, r->n, rng, t3v_run_seed(r, index));
     return T3V_OK;
 }
 
-static void drop_expert(run *r, t3v_expert e)
+static void drop_expert(t3v_run *r, t3v_expert e)
 {
-    t3v_model *m = model_of(r, e);
+    t3v_model *m = t3v_run_model(r, e);
     if (!m) return;
     t3v_dit_graphs_close(&r->graphs);
     t3v_loras_detach(&r->loras[e], &m->dit);
@@ -523,10 +266,10 @@ static void drop_expert(run *r, t3v_expert e)
 }
 
 /* Loads the transformer of an expert; the other one leaves unless both have room. */
-static t3v_status use_expert(run *r, t3v_expert e)
+static t3v_status use_expert(t3v_run *r, t3v_expert e)
 {
-    t3v_model *m = model_of(r, e);
-    T3V_TRY(check_weights(r));
+    t3v_model *m = t3v_run_model(r, e);
+    T3V_TRY(t3v_run_check(r));
     if (!r->result.both_experts) drop_expert(r, e == T3V_EXPERT_LOW ? T3V_EXPERT_HIGH : T3V_EXPERT_LOW);
     T3V_TRY(t3v_model_load(m, T3V_PART_DIT, false));
     T3V_TRY(t3v_model_adopt(m, r->plan));
@@ -543,9 +286,37 @@ typedef struct conditions {
     t3v_dit_image image;
 } conditions;
 
-/* One forward pass: the branch's velocity. */
-static t3v_status predict(run *r, int i, int branch, const conditions *c, const t3v_progress *progress)
+/* A pass as t3v_dit_halfway sees it. */
+typedef struct within {
+    t3v_run *run;
+    int64_t index;
+    int branch;
+} within;
+
+static t3v_status read_stream(void *user, t3v_tensor *stream)
 {
+    const within *w = user;
+    return t3v_run_load_stream(w->run, w->index, stream);
+}
+
+static void keep_stream(void *user, int64_t layer, const t3v_tensor *stream, t3v_status why)
+{
+    const within *w = user;
+    const t3v_run_pass pass = {w->branch, layer, stream};
+    (void)t3v_run_keep(w->run, w->index, w->branch || layer ? &pass : NULL, why);
+}
+
+/* One forward pass: the branch's velocity; from block `layer` on, where an earlier run was stopped. */
+static t3v_status predict(t3v_run *r, int64_t index, int i, int branch, int64_t layer, const conditions *c,
+                          const t3v_progress *progress)
+{
+    enum { WITHIN_EVERY = 600 }; /* seconds: what is written then is large (4 GB of 1.3B at 4K) */
+    within w = {r, index, branch};
+    t3v_dit_halfway halfway = {.layer = layer,
+                               .every = r->want.save_every > WITHIN_EVERY ? r->want.save_every : WITHIN_EVERY,
+                               .read = read_stream,
+                               .keep = keep_stream,
+                               .user = &w};
     size_t mark = t3v_arena_mark(&r->memory);
     t3v_ctx ctx = {.arena = &r->memory, .compute = r->want.compute, .int8 = r->want.int8};
     const int64_t *l = r->latent;
@@ -557,6 +328,7 @@ static t3v_status predict(run *r, int i, int branch, const conditions *c, const 
                          .first_given = r->first != NULL,
                          .timestep = s->timestep,
                          .progress = progress,
+                         .halfway = r->device || r->want.output[index].sink.fn ? NULL : &halfway,
                          .state = r->kept[branch],
                          .state_number = (int)t3v_dtype_size(r->want.compute),
                          .met = &r->met,
@@ -564,7 +336,7 @@ static t3v_status predict(run *r, int i, int branch, const conditions *c, const 
                          .moment = {i, r->schedule.steps, s->sigma, branch},
                          .reuse = s->pass[branch] == T3V_PASS_REUSE,
                          .residual = s->pass[branch] == T3V_PASS_RUN ? NULL : r->residual[branch]};
-    t3v_tensor *y = t3v_dit_forward(&ctx, &model_of(r, s->expert)->dit, x, &call);
+    t3v_tensor *y = t3v_dit_forward(&ctx, &t3v_run_model(r, s->expert)->dit, x, &call);
     const float *v = t3v_take(&ctx, y);
     if (v) memcpy(r->v[branch], v, (size_t)r->n * sizeof(float));
     t3v_arena_back(&r->memory, mark);
@@ -585,11 +357,11 @@ static bool inner_report(void *user, const char *phase, int64_t done, int64_t to
            p->outer->fn(p->outer->user, "denoise", p->pass * total + done, p->passes * total);
 }
 
-static t3v_status prepare(run *r, t3v_ctx *ctx, const t3v_dit *dit, int64_t index, conditions *out)
+static t3v_status prepare(t3v_run *r, t3v_ctx *ctx, const t3v_dit *dit, int64_t index, conditions *out)
 {
     for (int b = 0; b < T3V_BRANCHES; b++) {
         if (!t3v_schedule_asks(&r->schedule, b)) continue;
-        const context *c = &r->contexts[b == T3V_BRANCH_COND ? index : r->want.outputs];
+        const t3v_run_context *c = &r->contexts[b == T3V_BRANCH_COND ? index : r->want.outputs];
         t3v_tensor *rows = t3v_wrap(ctx, c->data, T3V_F32, T3V_SHAPE(c->rows, c->dim));
         if (!rows) return ctx->status;
         T3V_TRY(t3v_dit_prompt_make(ctx, dit, rows, &out->prompt[b]));
@@ -599,14 +371,16 @@ static t3v_status prepare(run *r, t3v_ctx *ctx, const t3v_dit *dit, int64_t inde
     return clip ? t3v_dit_image_make(ctx, dit, clip, &out->image) : ctx->status;
 }
 
-/* Step i of the schedule: x moves on. */
-static t3v_status take_step(run *r, int i, const conditions *c, inner_progress *in)
+/* Step i of the schedule: x moves on. Passes before `from` are done. */
+static t3v_status take_step(t3v_run *r, int64_t index, int i, const t3v_run_pass *from, const conditions *c,
+                            inner_progress *in)
 {
     const t3v_step *s = &r->schedule.step[i];
     t3v_progress inner = {inner_report, in};
     for (int b = 0; b < T3V_BRANCHES; b++) {
         if (s->pass[b] == T3V_PASS_NONE) continue;
-        T3V_TRY(predict(r, i, b, c, &inner));
+        if (b >= from->branch)
+            T3V_TRY(predict(r, index, i, b, b == from->branch ? from->layer : 0, c, &inner));
         if (s->pass[b] == T3V_PASS_REUSE) continue;
         in->pass++;
         r->result.passes++;
@@ -628,7 +402,7 @@ static t3v_status take_step(run *r, int i, const conditions *c, inner_progress *
 
 /* Makes ready for step i and those of the same transformer: it, and what it makes of the prompts and the image, in the
  * memory from `mark` on. What attention keeps is of other weights after a switch, and forgotten. */
-static t3v_status enter_expert(run *r, t3v_ctx *ctx, int64_t index, int i, size_t mark, conditions *out)
+static t3v_status enter_expert(t3v_run *r, t3v_ctx *ctx, int64_t index, int i, size_t mark, conditions *out)
 {
     t3v_expert e = r->schedule.step[i].expert;
     t3v_arena_back(ctx->arena, mark);
@@ -636,10 +410,10 @@ static t3v_status enter_expert(run *r, t3v_ctx *ctx, int64_t index, int i, size_
     for (int b = 0; b < T3V_BRANCHES; b++)
         if (r->kept[b] && t3v_schedule_switches(&r->schedule, i))
             t3v_k(ctx)->clear(r->kept[b], r->kept_bytes);
-    return prepare(r, ctx, &model_of(r, e)->dit, index, out);
+    return prepare(r, ctx, &t3v_run_model(r, e)->dit, index, out);
 }
 
-static t3v_status denoise(run *r, int64_t index)
+static t3v_status denoise(t3v_run *r, int64_t index)
 {
     size_t mark = t3v_arena_mark(&r->memory);
     t3v_ctx ctx = {.arena = &r->memory, .compute = r->want.compute, .int8 = r->want.int8};
@@ -648,7 +422,7 @@ static t3v_status denoise(run *r, int64_t index)
     const t3v_dit_config *c = &r->model->config;
     r->kept_bytes = t3v_schedule_state(s, c->heads, c->dim / c->heads, (int)t3v_dtype_size(r->want.compute));
     for (int b = 0; b < T3V_BRANCHES; b++) {
-        t3v_tensor_entry kept = residual_entry(r, b);
+        t3v_tensor_entry kept = t3v_run_residual(r, b);
         r->residual[b] = t3v_schedule_keeps(s, b) ? t3v_data(&ctx, kept.nbytes, 1) : NULL;
         r->kept[b] = r->kept_bytes && t3v_schedule_asks(s, b) ? t3v_data(&ctx, (int64_t)r->kept_bytes, 1)
                                                               : NULL;
@@ -659,31 +433,35 @@ static t3v_status denoise(run *r, int64_t index)
     r->result.passes = 0;
     r->met = (t3v_attend_met){0};
     r->saved_step = -1;
-    if (r->want.resume && !r->want.output[index].sink.fn) T3V_TRY(load_state(r, index));
-    if (r->done_step == 0) T3V_TRY(first_noise(r, index));
+    bool found;
+    t3v_run_pass from;
+    T3V_TRY(t3v_run_load(r, index, &found, &from));
+    if (!found) T3V_TRY(first_noise(r, index));
     if (r->first && r->done_step == 0) t3v_image_put(r->first, r->latent, r->x);
     size_t kept = t3v_arena_mark(&r->memory);
     int first = r->done_step;
     inner_progress in = {.outer = &r->want.progress, .passes = t3v_schedule_runs(s)};
     in.pass = t3v_schedule_runs(&(t3v_schedule){s->step, r->done_step});
-    double saved = now();
+    double saved = t3v_now();
     for (int i = first; i < s->steps; i++) {
         t3v_status st = T3V_OK;
         if (i == first || t3v_schedule_switches(s, i)) st = enter_expert(r, &ctx, index, i, kept, &cond);
-        if (!st) st = take_step(r, i, &cond, &in);
-        if (st) return keep_state(r, index, st);
-        if (now() - saved < r->want.save_every) continue;
-        T3V_TRY(save_state(r, index));
-        saved = now();
+        if (!st) st = take_step(r, index, i, &from, &cond, &in);
+        from = (t3v_run_pass){0};
+        if (st) return t3v_run_keep(r, index, NULL, st);
+        if (t3v_now() - saved < r->want.save_every) continue;
+        T3V_TRY(t3v_run_save(r, index, NULL));
+        saved = t3v_now();
     }
     r->result.density = r->met.all > 0 ? r->met.met / r->met.all : 0;
     r->result.density_counted = r->met.all > 0 ? r->met.counted / r->met.all : 0;
-    T3V_TRY(t3v_report(&r->want.progress, "denoise", 1, 1));
+    t3v_status stop = t3v_report(&r->want.progress, "denoise", 1, 1);
+    if (stop) return t3v_run_keep(r, index, NULL, stop);
     t3v_arena_back(&r->memory, mark);
-    return check_weights(r);
+    return t3v_run_check(r);
 }
 
-/* ---- 6. decoding ---------------------------------------------------------------------------------- */
+/* ---- 5. decoding ---------------------------------------------------------------------------------- */
 
 /* Where decoded frames go: the writer of a file, or the output's own sink. */
 typedef struct frame_target {
@@ -701,7 +479,7 @@ static t3v_status put_frame(void *user, int64_t index, const float *rgb)
     return t->sink->fn(t->sink->user, &t->frame);
 }
 
-static t3v_status write_latent(const run *r, const char *path)
+static t3v_status write_latent(const t3v_run *r, const char *path)
 {
     t3v_tensor_entry e = {
         .name = "latent", .dtype = T3V_F32, .ndim = 4, .numel = r->n, .nbytes = 4 * r->n, .data = r->x};
@@ -709,7 +487,7 @@ static t3v_status write_latent(const run *r, const char *path)
     return t3v_safetensors_write(path, &e, 1, NULL, 0);
 }
 
-static t3v_status open_writer(const run *r, int64_t index, t3v_video_writer **out)
+static t3v_status open_writer(const t3v_run *r, int64_t index, t3v_video_writer **out)
 {
     const t3v_job *w = &r->want;
     char settings[8192], seed[32], low[40] = "";
@@ -719,7 +497,7 @@ static t3v_status open_writer(const run *r, int64_t index, t3v_video_writer **ou
         "t3v %s; model %s; %s, %lld steps, shift %g, cfg %s%g in steps %s, dense steps %lld, reuse %s; %s%s",
         T3V_VERSION, w->model, w->sampler, (long long)w->steps, w->shift, low, w->cfg, w->cfg_steps,
         (long long)w->dense_steps, w->reuse, t3v_dtype_name(w->compute), w->int8 ? ", act int8" : "");
-    snprintf(seed, sizeof seed, "%llu %s", (unsigned long long)seed_of(r, index), w->rng);
+    snprintf(seed, sizeof seed, "%llu %s", (unsigned long long)t3v_run_seed(r, index), w->rng);
     const t3v_video_tag tags[] = {{"comment", w->output[index].prompt},
                                   {"t3v_prompt", w->output[index].prompt},
                                   {"t3v_negative", w->negative},
@@ -737,7 +515,7 @@ static t3v_status open_writer(const run *r, int64_t index, t3v_video_writer **ou
     return t3v_video_writer_open(out, w->output[index].path, &o);
 }
 
-static t3v_status decode(run *r, int64_t index)
+static t3v_status decode(t3v_run *r, int64_t index)
 {
     const t3v_job *w = &r->want;
     int64_t stride = r->model->vae.stride;
@@ -777,10 +555,10 @@ static int64_t peak_rss(void)
     return kb * 1024;
 }
 
-static int64_t peak_device(const run *r) { return r->device ? (int64_t)r->device->peak() : 0; }
+static int64_t peak_device(const t3v_run *r) { return r->device ? (int64_t)r->device->peak() : 0; }
 
 /* From the finished latent to the clip. */
-static t3v_status finish_output(run *r, int64_t index)
+static t3v_status finish_output(t3v_run *r, int64_t index)
 {
     if (r->want.save_latent) T3V_TRY(write_latent(r, r->want.save_latent));
     if (index + 1 == r->want.outputs) { /* the DiT's memory goes back before the VAE asks for its own */
@@ -791,26 +569,26 @@ static t3v_status finish_output(run *r, int64_t index)
     return decode(r, index);
 }
 
-static t3v_status one_output(run *r, int64_t index)
+static t3v_status one_output(t3v_run *r, int64_t index)
 {
     const t3v_output *o = &r->want.output[index];
     if (r->want.resume && !o->sink.fn && t3v_is_file(o->path)) {
         t3v_info("%s exists: skipped", o->path);
         return T3V_OK;
     }
-    double start = now();
+    double start = t3v_now();
     T3V_TRY(denoise(r, index));
-    r->result.seconds_denoise = now() - start;
-    start = now();
+    r->result.seconds_denoise = t3v_now() - start;
+    start = t3v_now();
     t3v_status st = finish_output(r, index);
     if (st) { /* a latent that cost hours is not lost to a full disk */
-        st = keep_state(r, index, st);
+        st = t3v_run_keep(r, index, NULL, st);
         if (st != T3V_E_CANCEL && r->saved_step == r->done_step)
             t3v_warn("the finished latent is kept in %s.t3v-state; --resume decodes it again", o->path);
         return st;
     }
-    r->result.seconds_decode = now() - start;
-    drop_state(r, index);
+    r->result.seconds_decode = t3v_now() - start;
+    t3v_run_drop(r, index);
     if (!r->job->made) return T3V_OK;
     t3v_result made = r->result;
     made.peak_bytes = peak_rss();
@@ -831,7 +609,7 @@ static t3v_status check_writable(const char *path)
     return st;
 }
 
-static t3v_status run_all(run *r)
+static t3v_status run_all(t3v_run *r)
 {
     t3v_device_choice where;
     const char *weights = r->job->weights;
@@ -875,7 +653,7 @@ t3v_status t3v_generate(const t3v_job *job, t3v_result *result)
 {
     if (!job->model || job->outputs < 1 || !job->output)
         return t3v_fail(T3V_E_ARG, "a job needs a model and an output");
-    run *r = calloc(1, sizeof *r);
+    t3v_run *r = calloc(1, sizeof *r);
     if (!r) return t3v_fail(T3V_E_NOMEM, "no memory");
     r->job = job;
     r->paths = (t3v_model_paths){.model = job->model,
@@ -895,7 +673,7 @@ t3v_status t3v_generate(const t3v_job *job, t3v_result *result)
     t3v_sampler_close(&r->sampler);
     t3v_plan_free(r->plan);
     t3v_plan_free(r->dense);
-    for (int64_t i = 0; r->contexts && i < r->want.outputs + guided(r); i++)
+    for (int64_t i = 0; r->contexts && i < r->want.outputs + t3v_run_guided(r); i++)
         if (!r->contexts[i].shared) free(r->contexts[i].data);
     free(r->contexts);
     t3v_arena_close(&r->memory);

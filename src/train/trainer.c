@@ -11,10 +11,10 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/checked.h"
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/threads.h"
 #include "io/file.h"
@@ -426,13 +426,6 @@ static t3v_status update(run *r, double norm)
     return T3V_OK;
 }
 
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 static t3v_status log_step(run *r, double loss, double norm, double seconds)
 {
     char extra[512] = "", stage[32] = "", card[48] = "";
@@ -538,7 +531,7 @@ static t3v_status run_steps(run *r, int64_t end, const t3v_progress *progress, t
 {
     if (end > r->end) end = r->end;
     while (r->step < end) {
-        double start = now(), loss;
+        double start = t3v_now(), loss;
         if ((*stop = t3v_report(progress, "train", r->step, r->steps))) return T3V_OK;
         T3V_TRY(gradients(r, &loss));
         double norm = sqrt(r->k->rows_sumsq(r->worker[0].grads, T3V_F32, r->total));
@@ -548,7 +541,7 @@ static t3v_status run_steps(run *r, int64_t end, const t3v_progress *progress, t
         r->bad = good ? 0 : r->bad + 1;
         r->skipped += !good;
         r->step++;
-        T3V_TRY(log_step(r, loss, norm, now() - start));
+        T3V_TRY(log_step(r, loss, norm, t3v_now() - start));
         T3V_TRY(check_finite(r));
         if ((*stop = render(r, progress))) return T3V_OK;
         if (r->step % r->o->save_every == 0 && r->step < end) T3V_TRY(save(r));

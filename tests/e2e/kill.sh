@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # kill -9 at moments drawn from a seed, while lists of prompts are made, weights and models converted, models written, clips
-# encoded, decoded and compared: what has its final name is whole, and doing it again gives the same bytes. (Single clips, tuning
+# encoded, decoded and compared (and Ctrl-C in one pass): what has its final name is whole, and doing it again gives the same bytes. (Single clips, tuning
 # and latents: generate.sh, families.sh, tune.sh, latents.sh.)
 set -euo pipefail
 t3v=$1
@@ -104,6 +104,28 @@ for try in 1 2; do
 done
 code "$dir/c.clip" > /dev/null
 whole "$dir/w.clip" "$dir/c.clip"
+
+echo "# one pass of the transformer, stopped by Ctrl-C and gone on with"
+latent=$dir/latent.safetensors # 5x32x32 tokens, of numbers that are the weights'
+head='{"latent":{"dtype":"F32","shape":[16,5,32,64],"data_offsets":[0,655360]}}'
+{ printf "\\x$(printf %x ${#head})\\0\\0\\0\\0\\0\\0\\0%s" "$head"; tail -c 655360 $tiny/diffusion_pytorch_model.safetensors; } > "$latent"
+pass=(dit --model $tiny --latent "$latent" --context tests/golden/wan/dit.safetensors --timestep 700 --json)
+timed "$t3v" "${pass[@]}" -o "$dir/whole.safetensors"
+kills=0
+for try in $(seq 40); do
+    rm -f "$dir"/cut.safetensors*
+    (exec "$t3v" "${pass[@]}" -o "$dir/cut.safetensors" > /dev/null 2>&1) & pid=$!
+    sleep "$(awk -v s="$seconds" -v r=$RANDOM 'BEGIN { print s * r / 32768 }')"
+    kill -INT $pid 2> /dev/null || true
+    wait $pid || true
+    [ ! -e "$dir/cut.safetensors.t3v-state" ] || break
+done
+[ ! -e "$dir/cut.safetensors" ]
+rc=0; "$t3v" "${pass[@]}" --timestep 600 --resume -o "$dir/cut.safetensors" 2> "$dir/err" || rc=$?
+[ $rc = 2 ] && grep -q "other settings" "$dir/err"
+"$t3v" "${pass[@]}" --resume -o "$dir/cut.safetensors" | grep -q '"blocks":[1-4],'
+cmp "$dir/whole.safetensors" "$dir/cut.safetensors"
+[ ! -e "$dir/cut.safetensors.t3v-state" ]
 
 [ -e "$(dirname "$t3v")/libt3v-av.so" ] || exit 0
 echo "# a comparison"
