@@ -13,31 +13,13 @@
 #include <unistd.h>
 #include <cmocka.h>
 
+#include "folder.h"
 #include "io/captions.h"
 #include "io/file.h"
 #include "io/safetensors.h"
 #include "tensor/dtype.h"
 #include "train/dataset.h"
 #include "video/video.h"
-
-static char dir[64];
-
-static const char *in_dir(const char *name)
-{
-    static char path[4][256];
-    static int turn;
-    turn = (turn + 1) % 4;
-    snprintf(path[turn], sizeof path[turn], "%s/%s", dir, name);
-    return path[turn];
-}
-
-static void failed(t3v_status got, t3v_status want, const char *text)
-{
-    if (got != want || !strstr(t3v_error_text(), text))
-        print_message("status %d, wanted %d with '%s': %s\n", got, want, text, t3v_error_text());
-    assert_int_equal(got, want);
-    assert_non_null(strstr(t3v_error_text(), text));
-}
 
 /* ---- captions ----------------------------------------------------------------------------------------- */
 
@@ -326,20 +308,7 @@ static void bad_index(void **state)
     not_opened(T3V_E_IO, "not finished");
 }
 
-static int make_dir(void **state)
-{
-    (void)state;
-    snprintf(dir, sizeof dir, "/tmp/t3v_dataset_XXXXXX");
-    return mkdtemp(dir) && mkdir(in_dir("clips"), 0777) == 0 ? 0 : -1;
-}
-
-static int drop_dir(void **state)
-{
-    (void)state;
-    char command[128];
-    snprintf(command, sizeof command, "rm -rf %s", dir);
-    return system(command);
-}
+static int set_up(void **state) { return make_dir(state) || mkdir(in_dir("clips"), 0777) ? -1 : 0; }
 
 int main(void)
 {
@@ -348,5 +317,5 @@ int main(void)
         cmocka_unit_test(cover),        cmocka_unit_test(set_is_read),   cmocka_unit_test(bad_clips),
         cmocka_unit_test(bad_index),
     };
-    return cmocka_run_group_tests(tests, make_dir, drop_dir);
+    return cmocka_run_group_tests(tests, set_up, remove_dir);
 }

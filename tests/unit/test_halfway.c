@@ -12,11 +12,12 @@
 #include <cmocka.h>
 
 #include "base/threads.h"
+#include "folder.h"
 #include "io/file.h"
 #include "io/safetensors.h"
 #include "t3v/t3v.h"
 
-static char dir[] = "/tmp/t3v-test-halfway-XXXXXX", whole[64], cut[64], state[80];
+static char whole[64], cut[64], state[80];
 
 /* Stops a run at its n-th report on denoising. */
 typedef struct stopper {
@@ -171,8 +172,7 @@ static void broken_places(void **unused)
 
 static int set_up(void **unused)
 {
-    (void)unused;
-    if (!mkdtemp(dir)) return -1;
+    if (make_dir(unused)) return -1;
     t3v_threads_set(1); /* passes of a millisecond */
     snprintf(whole, sizeof whole, "%s/whole.y4m", dir);
     snprintf(cut, sizeof cut, "%s/cut.y4m", dir);
@@ -180,15 +180,9 @@ static int set_up(void **unused)
     return 0;
 }
 
-static int tear_down(void **unused)
-{
-    (void)unused;
-    return rmdir(dir);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(plain), cmocka_unit_test(reused),
                                        cmocka_unit_test(kept_by_attention), cmocka_unit_test(broken_places)};
-    return cmocka_run_group_tests(tests, set_up, tear_down);
+    return cmocka_run_group_tests(tests, set_up, remove_dir);
 }

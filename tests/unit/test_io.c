@@ -13,22 +13,12 @@
 #include <unistd.h>
 #include <cmocka.h>
 
+#include "folder.h"
 #include "io/file.h"
 #include "io/json.h"
 #include "io/safetensors.h"
 #include "io/view.h"
 #include "tensor/dtype.h"
-
-static char dir[64];
-
-static const char *in_dir(const char *name)
-{
-    static char path[4][256];
-    static int turn;
-    turn = (turn + 1) % 4;
-    snprintf(path[turn], sizeof path[turn], "%s/%s", dir, name);
-    return path[turn];
-}
 
 static void write_raw(const char *name, const void *data, size_t n)
 {
@@ -39,14 +29,6 @@ static void write_raw(const char *name, const void *data, size_t n)
 }
 
 /* The last error has the status `want` and its message contains `text`. */
-static void failed(t3v_status got, t3v_status want, const char *text)
-{
-    if (got != want || !strstr(t3v_error_text(), text))
-        print_message("status %d, wanted %d with '%s': %s\n", got, want, text, t3v_error_text());
-    assert_int_equal(got, want);
-    assert_non_null(strstr(t3v_error_text(), text));
-}
-
 static int files_in_dir(void)
 {
     char command[128];
@@ -452,21 +434,6 @@ static void a_28_gb_file_opens_at_once(void **state)
     print_message("28 GB file: opened in %.1f ms, %ld MB resident\n", 1e3 * seconds, resident * 4 / 1024);
     t3v_tensors_close(v);
     unlink(path);
-}
-
-static int make_dir(void **state)
-{
-    (void)state;
-    strcpy(dir, "/tmp/t3v-test-io-XXXXXX");
-    return mkdtemp(dir) ? 0 : -1;
-}
-
-static int remove_dir(void **state)
-{
-    (void)state;
-    char command[128];
-    snprintf(command, sizeof command, "rm -r %s", dir);
-    return system(command);
 }
 
 int main(void)

@@ -12,30 +12,12 @@
 #include <zlib.h>
 #include <cmocka.h>
 
+#include "folder.h"
 #include "io/file.h"
 #include "io/pickle.h"
 #include "io/pth.h"
 #include "io/tensors.h"
 #include "tensor/dtype.h"
-
-static char dir[64];
-
-static const char *in_dir(const char *name)
-{
-    static char path[4][256];
-    static int turn;
-    turn = (turn + 1) % 4;
-    snprintf(path[turn], sizeof path[turn], "%s/%s", dir, name);
-    return path[turn];
-}
-
-static void failed(t3v_status got, t3v_status want, const char *text)
-{
-    if (got != want || !strstr(t3v_error_text(), text))
-        print_message("status %d, wanted %d with '%s': %s\n", got, want, text, t3v_error_text());
-    assert_int_equal(got, want);
-    assert_non_null(strstr(t3v_error_text(), text));
-}
 
 /* Runs a Python script with torch; false (and a loud line) where there is none. */
 static bool python(const char *script)
@@ -490,21 +472,6 @@ static void archives_beyond_4_gb(void **state)
     assert_memory_equal(two->data, &second, 4);
     t3v_tensors_close(v);
     unlink(in_dir("big.pth"));
-}
-
-static int make_dir(void **state)
-{
-    (void)state;
-    strcpy(dir, "/tmp/t3v-test-pth-XXXXXX");
-    return mkdtemp(dir) ? 0 : -1;
-}
-
-static int remove_dir(void **state)
-{
-    (void)state;
-    char command[128];
-    snprintf(command, sizeof command, "rm -r %s", dir);
-    return system(command);
 }
 
 int main(void)

@@ -15,6 +15,7 @@
 
 #include "base/status.h"
 #include "base/threads.h"
+#include "folder.h"
 #include "video/backend.h"
 #include "video/png.h"
 #include "video/video.h"
@@ -24,17 +25,6 @@ const char *__lsan_default_suppressions(void);
 const char *__lsan_default_suppressions(void) { return "leak:x265_malloc\n"; }
 
 enum { W = 192, H = 128, FRAMES = 12 };
-
-static char dir[64] = "/tmp/t3v-video-XXXXXX";
-
-static const char *in_dir(const char *name)
-{
-    static char path[4][256];
-    static int turn;
-    turn = (turn + 1) % 4;
-    snprintf(path[turn], sizeof path[turn], "%s/%s", dir, name);
-    return path[turn];
-}
 
 /* A smooth moving picture with all hues, in [-1,1]. */
 static void make_frame(float *rgb, int w, int h, int t)
@@ -648,20 +638,6 @@ static void sample_clips(void **state)
         free(want);
         free(got);
     }
-}
-
-static int make_dir(void **state)
-{
-    (void)state;
-    return mkdtemp(dir) ? 0 : -1;
-}
-
-static int remove_dir(void **state)
-{
-    (void)state;
-    char command[128];
-    snprintf(command, sizeof command, "rm -r %s", dir);
-    return system(command);
 }
 
 int main(void)
