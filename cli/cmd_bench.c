@@ -202,7 +202,7 @@ static int measure_device(const bench_args *args, const bench_result *what, t3v_
     d->time();
     t3v_status st = fn(user);
     double once = d->time();
-    bool long_enough = repeat == 1 && once > 20; /* the first run is as good as a second */
+    bool long_enough = repeat == 1 && once > 10; /* the first run is as good as a second */
     if (long_enough) seconds[0] = once;
     /* Short work is repeated until a measurement takes some milliseconds. */
     int64_t inner = once < 2e-3 ? (int64_t)(2e-3 / (once + 1e-5)) + 1 : 1;

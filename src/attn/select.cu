@@ -75,8 +75,14 @@ __device__ float block_max(float x)
     return max;
 }
 
-/* score[2 b] of key block b, for which half a warp works; as score_of in attn/select.c. */
-__device__ void find_scores(const t3v_seg_pick &p, const float *q, const float *keys, float *score)
+/* Where a key will be its score is at first, by its bits. */
+__device__ __forceinline__ float score_at(const uint64_t *key, int64_t b)
+{
+    return t3v_bits_float((uint32_t)key[b]);
+}
+
+/* The score of key block b, for which half a warp works; as score_of in attn/select.c. */
+__device__ void find_scores(const t3v_seg_pick &p, const float *q, const float *keys, uint64_t *key)
 {
     const int dim = p.in.dim, lane = (int)threadIdx.x % 16;
     for (int64_t first = 0; first < p.blocks; first += THREADS / 16) {
@@ -86,21 +92,22 @@ __device__ void find_scores(const t3v_seg_pick &p, const float *q, const float *
             for (int d = lane; d < dim; d += 16) sum = __fadd_rn(sum, __fmul_rn(q[d], keys[b * dim + d]));
         for (int n = 8; n; n /= 2) sum += __shfl_down_sync(0xffffffffu, sum, (unsigned)n);
         float s = sum * p.in.scale;
-        if (lane == 0 && b < p.blocks) score[2 * b] = !(s > -FLT_MAX) ? -FLT_MAX : s > FLT_MAX ? FLT_MAX : s;
+        if (lane == 0 && b < p.blocks)
+            key[b] = t3v_float_bits(!(s > -FLT_MAX) ? -FLT_MAX : s > FLT_MAX ? FLT_MAX : s);
     }
     __syncthreads();
 }
 
-__device__ void soften(float *score, int64_t n)
+__device__ void soften(uint64_t *key, int64_t n)
 {
     float most = -FLT_MAX;
     double sum = 0;
-    for (int64_t i = threadIdx.x; i < n; i += THREADS) most = fmaxf(most, score[2 * i]);
+    for (int64_t i = threadIdx.x; i < n; i += THREADS) most = fmaxf(most, score_at(key, i));
     most = block_max(most);
-    for (int64_t i = threadIdx.x; i < n; i += THREADS) sum += exp((double)score[2 * i] - (double)most);
+    for (int64_t i = threadIdx.x; i < n; i += THREADS) sum += exp((double)score_at(key, i) - (double)most);
     sum = block_sum(sum);
     for (int64_t i = threadIdx.x; i < n; i += THREADS)
-        score[2 * i] = (float)(exp((double)score[2 * i] - (double)most) / sum);
+        key[i] = t3v_float_bits((float)(exp((double)score_at(key, i) - (double)most) / sum));
     __syncthreads();
 }
 
@@ -124,7 +131,6 @@ __global__ void __launch_bounds__(THREADS) pick(const t3v_seg_pick p, int n)
     T3V_SHARED(int, taken, 1);
     uint64_t *key = (uint64_t *)t3v_shared();
     uint32_t *bits = (uint32_t *)(key + n);
-    float *score = (float *)key; /* every other one, so that each has the place of its key */
     const int64_t b = blockIdx.x;
     const int head = (int)blockIdx.y;
     const float *q = p.means + (head * p.blocks + b) * p.in.dim,
@@ -137,10 +143,10 @@ __global__ void __launch_bounds__(THREADS) pick(const t3v_seg_pick p, int n)
     if (p.keep == p.blocks) {
         for (int64_t i = threadIdx.x; i < p.blocks; i += THREADS) atomicOr(&bits[i / 32], 1u << (i % 32));
     } else {
-        find_scores(p, q, keys, score);
-        if (p.softmax) soften(score, p.blocks);
+        find_scores(p, q, keys, key);
+        if (p.softmax) soften(key, p.blocks);
         for (int i = (int)threadIdx.x; i < n; i += THREADS)
-            key[i] = i < p.blocks ? sort_key(score[2 * i], i) : 0;
+            key[i] = i < p.blocks ? sort_key(score_at(key, i), i) : 0;
         __syncthreads();
         sort(key, n);
         if (threadIdx.x == 0) {

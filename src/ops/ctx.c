@@ -13,16 +13,31 @@ void *t3v_ctx_fail(t3v_ctx *ctx, t3v_status st)
     return NULL;
 }
 
+/* Beyond the arena's limit, or a device that has no more. */
+static t3v_status no_room(const t3v_arena *a, size_t bytes)
+{
+    const t3v_device *d = a->twin ? t3v_arena_device(a) : NULL;
+    size_t room, all;
+    if (!d || bytes > a->limit - a->used)
+        return t3v_fail(T3V_E_NOMEM,
+                        "this job needs more than %zu MiB of working memory; use a smaller size or "
+                        "fewer frames, or raise --memory-limit",
+                        a->limit >> 20);
+    d->memory(&room, &all);
+    return t3v_fail(T3V_E_NOMEM,
+                    "%s has no %zu MiB more beside the %zu MiB that this job works in there (%zu of its %zu MiB are "
+                    "free); use a smaller size or fewer frames, or --weights streamed",
+                    d->name, bytes >> 20, a->used >> 20, room >> 20, all >> 20);
+}
+
 void *t3v_temp(t3v_ctx *ctx, int64_t n, size_t size)
 {
+    size_t bytes;
     if (ctx->status) return NULL;
     void *p = n < 0 ? NULL : t3v_arena_take(ctx->arena, (size_t)n, size);
     if (!p)
-        t3v_ctx_fail(ctx,
-                     t3v_fail(T3V_E_NOMEM,
-                              "this job needs more than %zu MiB of working memory; use a smaller size or "
-                              "fewer frames, or raise --memory-limit",
-                              ctx->arena->limit >> 20));
+        t3v_ctx_fail(ctx, no_room(ctx->arena,
+                                  n < 0 || __builtin_mul_overflow((size_t)n, size, &bytes) ? SIZE_MAX : bytes));
     return p;
 }
 

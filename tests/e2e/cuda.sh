@@ -49,7 +49,7 @@ both "$t3v" encode --precision f32 --model $tiny -i $golden/vae.safetensors -o "
 same latent latent 1e-4
 
 # A data set for training; scores of a model's clips; a bench's line.
-"$t3v" data synth --count 1 --seed 3 --size 32x32 --frames 5 -o "$dir/videos" --quiet >/dev/null
+"$t3v" data synth --count 1 --seed 3 --size 32x32 --frames 5 --format y4m -o "$dir/videos" --quiet >/dev/null
 both "$t3v" data latents --precision f32 --model $tiny --videos "$dir/videos" --size 32x32 --frames 5 -o "$dir/latents-@"
 for device in cpu cuda; do
     cp "$dir/latents-$device"/clips/*.safetensors "$dir/clips-$device.safetensors"
@@ -58,7 +58,21 @@ for device in cpu cuda; do
 done
 same clips latent 1e-2 # kept in bf16
 same clips context 1e-4
-[ -s "$dir/eval-cuda" ] && cmp "$dir/eval-cpu" "$dir/eval-cuda" || { echo "eval: other scores" >&2; exit 1; }
+# A pixel may be rounded the other way.
+paste <(grep -o '": [0-9.e-]*' "$dir/eval-cpu") <(grep -o '": [0-9.e-]*' "$dir/eval-cuda") | awk '
+    { d = $2 - $4; n++; if ((d < 0 ? -d : d) > 0.01 + 0.05 * $2) exit 1 } END { exit n < 5 }' ||
+    { echo "eval: other scores: $(cat "$dir/eval-cpu" "$dir/eval-cuda")" >&2; exit 1; }
+# Another shape, that no tile divides: 2x3x7 tokens.
+"$t3v" data synth --count 1 --seed 4 --size 112x48 --frames 5 --format y4m -o "$dir/wide" --quiet >/dev/null
+for precision in f32 bf16; do
+    limit=1e-4
+    [ $precision = f32 ] || limit=2e-2
+    both "$t3v" encode --precision $precision --model $tiny -i "$dir/wide/clip_000000.y4m" -o "$dir/odd-@.safetensors"
+    same odd latent $limit
+    both "$t3v" dit --precision $precision --model $tiny --plan t3 --latent "$dir/odd-cpu.safetensors" \
+        --context $golden/dit.safetensors --timestep 345 -o "$dir/odd_dit-@.safetensors"
+    same odd_dit velocity $limit
+done
 # A LoRA file, on the fly and merged; blocks that come one by one (5 of them, in 2 slots).
 printf '{"model":"%s","plan":"full","steps":2,"batch":1,"train":"lora","rank":2}' $tiny >"$dir/tune.json"
 "$t3v" tune -q --precision f32 --config "$dir/tune.json" --data "$dir/latents-cpu" -o "$dir/tuned"

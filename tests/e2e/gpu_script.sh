@@ -9,7 +9,7 @@ trap 'rm -rf "$dir"' EXIT
 fail() { echo "gpu_script: $*" >&2; cat "$dir/out" >&2; exit 1; }
 mkdir "$dir/bin"
 printf '#!/bin/sh\ncase $2 in memcheck) exit 0;; *) echo "RACE found"; exit 9;; esac\n' >"$dir/bin/compute-sanitizer"
-printf '#!/bin/sh\n[ "$1" = -c ] && echo 9.9 || echo 250.5\n' >"$dir/bin/python3"
+printf '#!/bin/sh\n[ "$1" = -c ] && { echo 9.9; exit; }\nshift 4\nfor b; do echo "$b 250.5 flash"; done\n' >"$dir/bin/python3"
 chmod +x "$dir"/bin/*
 run() { # ONLY [variables]: its table in $dir/out, its status in $rc
     local only=$1
@@ -25,17 +25,18 @@ run 'kernels|attention|sanitizer' PATH="$dir/bin:$PATH"
 has 'PyTorch 9.9'
 has '^\* ok: every kernel'
 [ "$(grep -c '^| T3, kind . 16 tokens\|^| T3, kind ., 16 tokens | [0-9.]* | [0-9.]* | [0-9.]* | [0-9.]* | [0-9.]* |$' "$dir/out")" = 2 ] || fail "not two kinds of layers"
-has '^| T3, kind 1, PyTorch | 250.500 |'
+has '^| T3, kind 1, PyTorch (flash) | 250.5 |'
+has '^| full, 16 tokens, PyTorch (flash) | 250.5 |'
 has '^The same in PyTorch: 0.50 s, [0-9.]* times as long'
 has '^\* ok: compute-sanitizer memcheck'
 has '^\* \*\*FAILED\*\*: compute-sanitizer racecheck'
 has 'RACE found'
-has ' 3 failed;'
+has ' 6 failed;'
 
 run dense PYTHON="$dir/none" SECONDS_ALL=3 # no time for anything
 [ $rc = 1 ] || fail "out of time: exit status $rc"
 has '^| gemm | \*\*FAILED\*\*: no time left of 3 s'
-has ' 2 failed;'
+has ' 3 failed;'
 
 rc=0
 bash bench/gpu.sh something >"$dir/out" 2>&1 || rc=$?

@@ -89,8 +89,11 @@ void make(plan *p, const void *bias, void *before)
     cublasLtMatmulPreference_t wish;
     if (cublasLtMatmulPreferenceCreate(&wish) != CUBLAS_STATUS_SUCCESS) return;
     uint64_t work = WORK;
-    uint32_t align = (uint32_t)k.aligned;
+    /* A product may be cut along k, but its parts are added in f32. */
+    uint32_t align = (uint32_t)k.aligned, parts = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
     cublasLtMatmulPreferenceSetAttribute(wish, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &work, sizeof work);
+    cublasLtMatmulPreferenceSetAttribute(wish, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &parts,
+                                         sizeof parts);
     const cublasLtMatmulPreferenceAttributes_t sides[] = {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
                                                           CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
                                                           CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
@@ -144,8 +147,11 @@ extern "C" t3v_status t3v_cuda_gemm(const t3v_gemm_args *g)
     /* Two types, or C added after the activation: not what cuBLASLt does. */
     if (g->a_type != g->b_type || g->k == 0 || (g->accumulate && g->act) || (g->before && !g->act))
         return t3v_cuda_gemm_own(g);
-    /* What it writes beside C must be of one product, its rows multiples of 8 numbers and of 16 bytes apart. */
-    if (g->before && (g->batch > 1 || g->ldc % 8 || (uintptr_t)g->before % 16)) return by_parts(g);
+    /* Its tanh may be one for halves. What it writes beside C must be of one product, its rows multiples of 8 numbers and
+     * of 16 bytes apart. */
+    if ((g->act && g->c_type == T3V_F32) ||
+        (g->before && (g->batch > 1 || g->ldc % 8 || (uintptr_t)g->before % 16)))
+        return by_parts(g);
     if (!handle && cublasLtCreate(&handle) != CUBLAS_STATUS_SUCCESS)
         return t3v_cuda_fail(T3V_E_INTERNAL, "cuBLASLt could not be opened");
     /* The bias must have the result's type, and nothing says that it may begin anywhere. */
