@@ -10,6 +10,7 @@
 #include <time.h>
 
 #include <functional>
+#include <map>
 #include <vector>
 
 #include "cuda/emulate.h"
@@ -49,13 +50,33 @@ t3v_status check()
     return t3v_cuda_fail(T3V_E_INTERNAL, "%s", what_failed);
 }
 
+/* The card has 16 GiB, or T3V_EMULATED_KIB. */
+std::map<void *, size_t> arenas; /* and the bytes that each has */
+
+void memory(size_t *free_now, size_t *all)
+{
+    const char *set = getenv("T3V_EMULATED_KIB");
+    size_t taken = 0;
+    for (auto &a : arenas) taken += a.second;
+    *all = (set ? strtoull(set, nullptr, 10) : 16 << 20) << 10;
+    *free_now = *all > taken ? *all - taken : 0;
+}
+
 void *reserve(size_t limit) { return t3v_emulate_reserve(limit, "an arena"); }
 bool commit(void *base, size_t bytes)
 {
+    size_t room, all, &has = arenas[base];
+    memory(&room, &all);
+    if (bytes > has && bytes - has > room) return false;
     t3v_emulate_commit(base, bytes);
+    if (bytes > has) has = bytes;
     return true;
 }
-void release(void *base) { t3v_emulate_free(base); }
+void release(void *base)
+{
+    arenas.erase(base);
+    t3v_emulate_free(base);
+}
 
 t3v_status push(void *to, const void *from, size_t n)
 {
@@ -75,7 +96,6 @@ t3v_status pull(void *to, const void *from, size_t n)
 
 t3v_status finish() { return refuse("the host waits") ? T3V_OK : check(); }
 
-void memory(size_t *free_now, size_t *all) { *free_now = *all = (size_t)16 << 30; }
 size_t peak() { return 0; }
 /* The wall's clock, and some rates: for whoever runs a bench to see its line. */
 double seconds()
