@@ -177,6 +177,13 @@ if ! "$t3v" --version >"$said" 2>&1 || [ ! -e "$T3V_CUDA" ]; then
     [ -e "$T3V_CUDA" ] || { echo "gpu.sh: no CUDA module was built; see $results/build.log" >&2; exit 1; }
 fi
 
+# A card that cannot be opened says why once, not in every part.
+if ! "$t3v" bench attention --grid 1,2,2 --heads 1 --dim 16 --repeat 1 --device cuda --quiet >"$said" 2>&1 &&
+    grep -q "no CUDA device" "$said"; then
+    echo "gpu.sh: $(last)" >&2
+    exit 1
+fi
+
 say "# T3V on $card"
 say
 say "$(date -u +%F), $("$t3v" --version), $(nproc) processor cores, CUDA $(nvcc --version 2>/dev/null | sed -n 's/.*release \([0-9.]*\).*/\1/p'), PyTorch $("$python" -c 'import torch; print(torch.__version__)' 2>/dev/null || echo "not installed")"
