@@ -134,6 +134,7 @@ torch() { # blocks...: a row for each, and the last: full attention; $peers: sec
 if [ -n "${DRY:-}" ]; then
     export T3V_CUDA=$build/tests/libt3v-cuda-emulated.so
     card="DRY RUN: the emulator, tiny sizes; no figure below means anything"
+    hopper=1
     grid=1,4,4 heads=2 dim=16 plan=t3:blocks=1x1x1/1x2x2 kinds="1,1,1 1,2,2" layers=2 tokens=16 frame=1,2,2
     small=tiny large=tiny giant=tiny size=64x48 frames=5 vae_size=16x16 vae_frames= rows=8 conv=1x1 job_size=16x16
     tests=$build/tests/test_emulate steps=1 repeat=1 programs=tests/e2e/device.sh
@@ -142,6 +143,7 @@ else
     card=$(nvidia-smi --query-gpu=name,driver_version,memory.total,power.limit,clocks.max.sm --format=csv,noheader |
         sed -n 1p) && [ -n "$card" ] ||
         { echo "gpu.sh: nvidia-smi finds no card; DRY=1 tries the script without one" >&2; exit 1; }
+    hopper=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1 | grep -x '9\.0')
     # Native 4K: 21x136x240 tokens; 1.3B has 12 heads of 128. The five kinds of T3's 30 layers.
     grid=21,136,240 heads=12 dim=128 plan=t3 kinds="21,1,1 1,17,30 1,8,40 3,17,8 7,8,6" layers=30 tokens=685440 frame=1,136,240
     small=wan2.1-t2v-1.3b large=wan2.2-ti2v-5b giant=wan2.1-t2v-14b size=3840x2176 frames=81 vae_size=3840x2176
@@ -228,6 +230,7 @@ if part attention; then
     for blocks in $kinds; do
         row "T3, kind $layer, $tokens tokens" 60 attention --plan "$plan" --grid $grid --heads $heads --dim $dim --layer $layer --repeat 5
         sum=$([ -n "$seconds" ] && [ -n "$sum" ] && calc "$sum + $seconds" 6f)
+        [ -z "$hopper" ] || T3V_CARD=sm_80 row "the same without wgmma" 60 attention --plan "$plan" --grid $grid --heads $heads --dim $dim --layer $layer --repeat 5
         layer=$((layer + 1))
     done
     row "full, one frame" 60 attention --plan full --grid $frame --heads $heads --dim $dim --repeat 5

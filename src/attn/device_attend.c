@@ -9,6 +9,7 @@
 #include "attn/source.h"
 
 size_t t3v_device_parts_most = (size_t)1 << 30;
+int t3v_device_hopper_few = 64;
 
 const char *t3v_seg_forward_declines(const t3v_seg_forward *f)
 {
@@ -21,6 +22,16 @@ const char *t3v_seg_forward_declines(const t3v_seg_forward *f)
         return "rows of q, k or v do not begin at multiples of 16 bytes";
     if (f->out_stride % 2 || (uintptr_t)f->out % pair)
         return "rows of the output do not begin at pairs of numbers";
+    return NULL;
+}
+
+const char *t3v_seg_hopper_declines(const t3v_seg_forward *f)
+{
+    const char *why = t3v_seg_forward_declines(f);
+    if (why) return why;
+    if (f->in.dim > 128) return "the head dimension is above 128";
+    if ((f->lists.item ? f->lists.most : f->lists.rows) <= t3v_device_hopper_few)
+        return "few rows of an item";
     return NULL;
 }
 
@@ -216,9 +227,12 @@ t3v_status t3v_device_prepare(const t3v_device_job *job, int index, int head, in
 
 t3v_status t3v_device_run_forward(const t3v_device_job *job, const t3v_seg_forward *f)
 {
-    bool tensor = !t3v_seg_forward_declines(f);
-    return t3v_device_launched((tensor ? job->kernels->forward : job->kernels->forward_plain)(f, job->stream),
-                               tensor ? "the tensor-core kernel" : "the plain kernel");
+    const t3v_seg_kernels *k = job->kernels;
+    if (k->forward_hopper && !t3v_seg_hopper_declines(f))
+        return t3v_device_launched(k->forward_hopper(f, job->stream), "the wgmma kernel");
+    if (!t3v_seg_forward_declines(f))
+        return t3v_device_launched(k->forward(f, job->stream), "the tensor-core kernel");
+    return t3v_device_launched(k->forward_plain(f, job->stream), "the plain kernel");
 }
 
 int t3v_device_stateless(const t3v_site *site) { return site->epilogue ? site->epilogue->without_state : 0; }

@@ -23,7 +23,7 @@ size_t t3v_device_backward_scratch(const t3v_site *site, const t3v_attend_args *
 t3v_status t3v_device_backward(const t3v_device_site *s, const t3v_attend_args *a, const t3v_attend_grad *g,
                                const t3v_device *device);
 
-/* The kernel that would run, "tensor" or "plain"; with `why` (may be NULL) what the other one says. */
+/* The kernel that would run, "tensor" (with wgmma or not) or "plain"; with `why` (may be NULL) what the other one says. */
 const char *t3v_device_attend_impl(const t3v_site *site, const t3v_attend_args *a, char *why,
                                    size_t why_size);
 

@@ -26,6 +26,9 @@ size_t t3v_device_take(size_t *at, size_t bytes);
 /* Rows of terms that are not yet added up may take so much device memory before heads are run in groups; tests lower it. */
 extern size_t t3v_device_parts_most;
 
+/* Items of at most so many rows are not for forward_hopper.cu, whose thread blocks have 128; tests lower it. */
+extern int t3v_device_hopper_few;
+
 /* Is the term computed? phase: of the epilogue. */
 bool t3v_device_active(const t3v_site *site, int phase, int term, int head, const t3v_moment *moment);
 /* The phase of a call that keeps nothing; 0 where there is no epilogue. */

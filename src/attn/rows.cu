@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What is done by rows around the segment kernels: pooled keys, terms that are joined; and the list of all kernels. */
+#include <stdlib.h>
+#include <string.h>
+
 #include "attn/segments.cuh"
 
 namespace
@@ -202,6 +205,7 @@ int run_fill(float *x, int64_t rows, int64_t width, int64_t stride, float value,
 } // namespace
 
 extern "C" {
+int t3v_seg_forward_hopper(const t3v_seg_forward *f, void *stream);
 int t3v_seg_forward_tensor(const t3v_seg_forward *f, void *stream);
 int t3v_seg_forward_plain(const t3v_seg_forward *f, void *stream);
 int t3v_seg_pick_blocks(const t3v_seg_pick *p, void *stream);
@@ -217,7 +221,8 @@ int t3v_seg_phi_sums(const t3v_seg_phi *p, float *x, void *stream);
 int t3v_seg_row_dots(const t3v_seg_dots *d, void *stream);
 int t3v_seg_peak_plain(const t3v_seg_peak *p, void *stream);
 int t3v_seg_peak_gradients(const t3v_seg_peak_back *p, void *stream);
-const t3v_seg_kernels t3v_seg_device = {t3v_seg_forward_tensor,
+const t3v_seg_kernels t3v_seg_device = {t3v_seg_forward_hopper,
+                                        t3v_seg_forward_tensor,
                                         t3v_seg_forward_plain,
                                         run_pool,
                                         t3v_seg_pick_blocks,
@@ -238,4 +243,12 @@ const t3v_seg_kernels t3v_seg_device = {t3v_seg_forward_tensor,
                                         t3v_seg_row_dots,
                                         t3v_seg_peak_plain,
                                         t3v_seg_peak_gradients};
+
+t3v_seg_kernels t3v_seg_device_for(int major, int minor)
+{
+    const char *as = getenv("T3V_CARD");
+    t3v_seg_kernels all = t3v_seg_device;
+    if (major != 9 || minor || (as && !strcmp(as, "sm_80"))) all.forward_hopper = nullptr;
+    return all;
+}
 }

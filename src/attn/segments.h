@@ -227,13 +227,15 @@ typedef struct t3v_seg_peak_back {
     int64_t dq_stride, dk_stride;
 } t3v_seg_peak_back;
 
-/* A reason why the tensor-core kernel cannot take these arguments, NULL: it can. */
+/* A reason why a kernel cannot take these arguments or should not, NULL: it can. Of forward_hopper a card may have none. */
+const char *t3v_seg_hopper_declines(const t3v_seg_forward *f);
 const char *t3v_seg_forward_declines(const t3v_seg_forward *f);
 const char *t3v_seg_backward_declines(const t3v_seg_inputs *in);
 
 /* The kernels of a device; the functions launch and do not wait. 0, or the CUDA error. */
 typedef struct t3v_seg_kernels {
-    int (*forward)(const t3v_seg_forward *f, void *stream); /* tensor cores; declines as above */
+    int (*forward_hopper)(const t3v_seg_forward *f, void *stream); /* wgmma; NULL on other cards than sm_90 */
+    int (*forward)(const t3v_seg_forward *f, void *stream);        /* tensor cores; declines as above */
     int (*forward_plain)(const t3v_seg_forward *f,
                          void *stream); /* any dim up to 256, F32 or BF16, f32 arithmetic */
     int (*pool)(const t3v_seg_pool *p, void *stream);
@@ -263,7 +265,10 @@ typedef struct t3v_seg_kernels {
 #ifdef __cplusplus
 extern "C" {
 #endif
-extern const t3v_seg_kernels t3v_seg_device; /* linked where the kernels are */
+/* Linked where the kernels are: all of them, and those for a card of this compute capability. The environment variable
+ * T3V_CARD says otherwise: "sm_80" leaves out what only a later card has. */
+extern const t3v_seg_kernels t3v_seg_device;
+t3v_seg_kernels t3v_seg_device_for(int major, int minor);
 #ifdef __cplusplus
 }
 #endif

@@ -13,7 +13,7 @@
 #include "t3v/log.h"
 
 /* Grows whenever a table of this header or one that it points to changes. */
-#define T3V_CUDA_ABI 4
+#define T3V_CUDA_ABI 5
 
 typedef struct t3v_device {
     t3v_space space;                        /* the first member: an arena's space is its device */

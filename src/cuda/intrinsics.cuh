@@ -30,7 +30,7 @@ int t3v_launch(void (*kernel)(P...), dim3 blocks, dim3 threads, size_t shared, v
 
 __device__ __forceinline__ unsigned char *t3v_shared()
 {
-    extern __shared__ __align__(128) unsigned char memory[];
+    extern __shared__ __align__(1024) unsigned char memory[];
     return memory;
 }
 

@@ -362,10 +362,11 @@ t3v_status lane_done(int lane)
     return told("copies beside the kernels");
 }
 
+t3v_seg_kernels segments; /* for this card */
 t3v_device device = {{reserve, commit, release},
                      "",
                      &t3v_cuda_kernels,
-                     &t3v_seg_device,
+                     &segments,
                      nullptr,
                      push,
                      pull,
@@ -550,6 +551,7 @@ const t3v_device *t3v_cuda_open(const t3v_cuda_host *h, char *why, size_t n)
         return nullptr;
     }
     t3v_cuda_stream = device.stream = made;
+    segments = t3v_seg_device_for(card.major, card.minor);
     property = {};
     property.type = CU_MEM_ALLOCATION_TYPE_PINNED;
     property.location.type = CU_MEM_LOCATION_TYPE_DEVICE;

@@ -276,10 +276,11 @@ extern "C" void t3v_cuda_move_rows(void *to, int64_t to_step, const void *from, 
     });
 }
 
+static const t3v_seg_kernels segments = t3v_seg_device_for(9, 0);
 static const t3v_device device = {{reserve, commit, release},
                                   "the emulator",
                                   &t3v_cuda_kernels,
-                                  &t3v_seg_device,
+                                  &segments,
                                   nullptr,
                                   push,
                                   pull,

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The emulator's fibers, its checks, and the models of the instructions. x86-64 only. */
-#include "cuda/emulate.h"
+#include "cuda/emulate_inside.h"
 
 #include <math.h>
 #include <signal.h>
@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <deque>
 #include <numeric>
 #include <vector>
 
@@ -32,9 +33,10 @@ place now;
 
 namespace
 {
-enum { STACK = 1 << 18, PAGE = 4096, GUARD = 1 << 20, FRONT = 256, FILL = 0xff, THREADS = 1024, LANES = 32 };
-/* What every target has: sm_120 gives a block 99 KiB, those above 48 for dynamic memory alone that asked for them. */
-const size_t SHARED_MOST = 99 * 1024, SHARED_UNASKED = 48 * 1024;
+enum { STACK = 1 << 18, PAGE = 4096, GUARD = 1 << 20, FRONT = 256, THREADS = 1024 };
+/* What every target has: sm_120 gives a block 99 KiB, those above 48 for dynamic memory alone that asked for them; and what
+ * sm_90a has. */
+const size_t SHARED_MOST = 99 * 1024, SHARED_UNASKED = 48 * 1024, HOPPER_MOST = 227 * 1024;
 
 struct pending {
     void *to;
@@ -48,18 +50,28 @@ struct fiber {
     bool ended;
     const char *what, *file; /* where it waits; NULL: nowhere */
     int line;
-    std::vector<std::vector<pending>> groups; /* sealed, oldest first */
-    std::vector<pending> open;
+    std::deque<pending> copies; /* not waited for, oldest first */
+    size_t waited;              /* copies before those */
+    std::vector<size_t> groups; /* sealed: how many copies are before their ends */
 #ifdef T3V_EMULATE_ASAN
     void *fake;
 #endif
 };
 
-struct warp {
+/* Lanes of a warp, or of a warpgroup, that do one operation. */
+struct party {
     int arrived;
     const char *what, *file;
     int line;
-    void *arg[LANES];
+    void *arg[GROUP];
+};
+
+/* Something that happens when the first `end` copies of a thread are over. */
+struct later {
+    int thread;
+    size_t end;
+    void (*then)(void *);
+    void *arg;
 };
 
 struct region {
@@ -76,8 +88,10 @@ struct shared_static {
 };
 
 fiber fibers[THREADS];
-warp warps[THREADS / LANES];
-std::vector<int> ready;
+party warps[THREADS / LANES], warpgroups[THREADS / GROUP];
+bool slow[THREADS / LANES]; /* warps that seldom get a turn while others can */
+std::vector<int> ready[2];  /* of those warps: [1] */
+std::vector<later> late;
 std::vector<region> regions;
 std::vector<shared_static> statics;
 unsigned char *stacks;
@@ -99,12 +113,21 @@ const void *main_bottom;
 size_t main_size;
 #endif
 
+} // namespace
+
 uint64_t next_random()
 {
     random_state ^= random_state << 13, random_state ^= random_state >> 7, random_state ^= random_state << 17;
     return random_state;
 }
-} // namespace
+
+int thread_now() { return current; }
+
+void wake(int thread)
+{
+    fibers[thread].what = nullptr;
+    ready[slow[thread / LANES]].push_back(thread);
+}
 } // namespace emulate
 
 /* Saves the registers that calls keep on this stack, and goes on with another. */
@@ -166,7 +189,7 @@ void release_barrier()
 {
     at_barrier = 0;
     for (int i = 0; i < threads; i++)
-        if (!fibers[i].ended) fibers[i].what = nullptr, ready.push_back(i);
+        if (!fibers[i].ended) wake(i);
 }
 
 void entry()
@@ -176,7 +199,7 @@ void entry()
 #endif
     run_body(run_arg);
     fiber *f = &fibers[current];
-    if (!f->groups.empty() || !f->open.empty()) stop("asynchronous copies are left at the end");
+    if (!f->groups.empty() || !f->copies.empty()) stop("asynchronous copies are left at the end");
     f->ended = true;
     ended++;
     to_main();
@@ -201,13 +224,26 @@ void make_fiber(int index)
     f->ended = false;
     f->what = nullptr;
     f->groups.clear();
-    f->open.clear();
+    f->copies.clear();
+    f->waited = 0;
 }
 
 void arrive(pending &p)
 {
-    if (!p.done) memcpy(p.to, p.bytes, sizeof p.bytes);
+    if (p.done) return;
+    memcpy(p.to, p.bytes, sizeof p.bytes);
     p.done = true;
+    landed(p.to);
+}
+
+void do_later(size_t index)
+{
+    later l = late[index];
+    late[index] = late.back();
+    late.pop_back();
+    fiber *f = &fibers[l.thread];
+    for (size_t i = f->waited; i < l.end; i++) arrive(f->copies[i - f->waited]);
+    l.then(l.arg);
 }
 
 const region *region_of(const void *p)
@@ -270,22 +306,47 @@ void report_waiting()
 
 void run_block()
 {
-    ready.clear();
+    ready[0].clear(), ready[1].clear();
+    late.clear();
     ended = at_barrier = 0;
     memset(warps, 0, sizeof warps);
+    memset(warpgroups, 0, sizeof warpgroups);
+    hopper_begin(threads);
     for (const shared_static &s : statics) memset(s.data, FILL, s.bytes);
     if (now.shared_bytes) memset(now.shared, FILL, now.shared_bytes);
-    for (int i = 0; i < threads; i++) make_fiber(i), ready.push_back(i);
-    while (!ready.empty() && !stopped) {
-        size_t pick = next_random() % ready.size();
-        int index = ready[pick];
-        ready[pick] = ready.back();
-        ready.pop_back();
+    for (bool &warp : slow) warp = next_random() % 4 == 0;
+    for (int i = 0; i < threads; i++) make_fiber(i), wake(i);
+    while (!stopped && (!ready[0].empty() || !ready[1].empty() || !late.empty())) {
+        bool none = ready[0].empty() && ready[1].empty();
+        if (!late.empty() && (none || next_random() % 4 == 0)) {
+            do_later(next_random() % late.size());
+            continue;
+        }
+        bool second = ready[0].empty() || (!ready[1].empty() && next_random() % 16 == 0);
+        std::vector<int> &from = ready[second];
+        size_t pick = next_random() % from.size();
+        int index = from[pick];
+        from[pick] = from.back();
+        from.pop_back();
         to_fiber(index);
     }
     if (!stopped && ended < threads) report_waiting();
+    if (!stopped && hopper_end(text, sizeof text)) stopped = true;
 }
 } // namespace
+
+void sleep(const char *what, const char *file, int line)
+{
+    fiber *f = &fibers[current];
+    f->what = what, f->file = file, f->line = line;
+    to_main();
+}
+
+void after_copies(void (*then)(void *), void *arg)
+{
+    fiber *f = &fibers[current];
+    late.push_back({current, f->waited + f->copies.size(), then, arg});
+}
 
 void stop(const char *format, ...)
 {
@@ -301,25 +362,26 @@ void stop(const char *format, ...)
     abort(); /* nobody comes back to a thread that was stopped */
 }
 
-void together(const char *what, const char *file, int line, void *arg, void (*run)(void *const arg[32]))
+void together(const char *what, const char *file, int line, void *arg, void (*run)(void *const *arg),
+              int lanes)
 {
-    warp *w = &warps[current / LANES];
+    party *w = lanes == GROUP ? &warpgroups[current / GROUP] : &warps[current / LANES];
     fiber *f = &fibers[current];
     if (!w->arrived) w->what = what, w->file = file, w->line = line;
     else if (w->line != line || !same_text(w->what, what) || !same_text(w->file, file))
-        stop("%s (%s:%d) while lanes of the same warp are at %s (%s:%d)", what, file, line, w->what, w->file,
-             w->line);
-    w->arg[current % LANES] = arg;
-    if (++w->arrived < LANES) {
+        stop("%s (%s:%d) while lanes of the same warp%s are at %s (%s:%d)", what, file, line,
+             lanes == GROUP ? "group" : "", w->what, w->file, w->line);
+    w->arg[current % lanes] = arg;
+    if (++w->arrived < lanes) {
         f->what = what, f->file = file, f->line = line;
         to_main();
         return;
     }
     w->arrived = 0;
     run(w->arg);
-    int first = current / LANES * LANES;
-    for (int i = first; i < first + LANES; i++)
-        if (i != current) fibers[i].what = nullptr, ready.push_back(i);
+    int first = current / lanes * lanes;
+    for (int i = first; i < first + lanes; i++)
+        if (i != current) wake(i);
 }
 
 void barrier(const char *file, int line)
@@ -355,23 +417,25 @@ void copy(void *to, const void *from, size_t bytes, size_t zeros)
 {
     pending p = {to, {0}, false};
     if (!zeros) memcpy(p.bytes, from, bytes);
+    going(to);
     if (next_random() % 2) arrive(p);
-    fibers[current].open.push_back(p);
+    fibers[current].copies.push_back(p);
 }
 
 void copy_commit()
 {
-    fibers[current].groups.push_back(fibers[current].open);
-    fibers[current].open.clear();
+    fiber *f = &fibers[current];
+    f->groups.push_back(f->waited + f->copies.size());
 }
 
 void copy_wait(int groups)
 {
-    auto &sealed = fibers[current].groups;
-    while (sealed.size() > (size_t)groups) {
-        for (pending &p : sealed.front()) arrive(p);
-        sealed.erase(sealed.begin());
-    }
+    fiber *f = &fibers[current];
+    for (; f->groups.size() > (size_t)groups; f->groups.erase(f->groups.begin()))
+        for (; f->waited < f->groups.front(); f->waited++) {
+            arrive(f->copies.front());
+            f->copies.pop_front();
+        }
 }
 
 void count_conflicts(const void *const row[8])
@@ -419,13 +483,14 @@ int launch(dim3 blocks, dim3 block_threads, size_t shared, body run, void *arg)
     stopped = false;
     counts.launches++;
     if (shared > counts.shared) counts.shared = shared;
-    if (threads < 1 || threads > THREADS || threads % LANES || shared > SHARED_MOST || !blocks.x ||
+    if (threads < 1 || threads > THREADS || threads % LANES || shared > HOPPER_MOST || !blocks.x ||
         blocks.x > 0x7fffffffu || !blocks.y || blocks.y > 65535 || !blocks.z || blocks.z > 65535) {
         snprintf(text, sizeof text,
                  "a launch of %u,%u,%u blocks of %d threads with %zu bytes of shared memory", blocks.x,
                  blocks.y, blocks.z, threads, shared);
         return 1;
     }
+    hopper_launch();
     if (!stacks) {
         void *p = mmap(nullptr, (size_t)THREADS * STACK, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -449,6 +514,11 @@ int launch(dim3 blocks, dim3 block_threads, size_t shared, body run, void *arg)
         now.block = uint3{(unsigned)(at % blocks.x), (unsigned)(at / blocks.x % blocks.y),
                           (unsigned)(at / blocks.x / blocks.y)};
         run_block();
+    }
+    if (!stopped && shared > SHARED_MOST && !hopper_used()) {
+        stopped = true;
+        snprintf(text, sizeof text, "%zu bytes of shared memory, not every target has more than %zu", shared,
+                 SHARED_MOST);
     }
     bool right = !stopped && untouched();
     t3v_emulate_free(now.shared);

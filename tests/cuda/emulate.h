@@ -2,7 +2,8 @@
 /* Runs our GPU kernels on the CPU, so that they are tested where there is no card: one fiber for each thread of a block.
  *
  * Kernel sources (*.cu) are compiled as C++17 with this header in place of CUDA's; cuda/intrinsics.cuh includes it. Blocks
- * run one after another in random order, the threads of a block too, in one that changes at every barrier and warp operation.
+ * run one after another in random order, the threads of a block too, in one that changes at every barrier and warp operation;
+ * some warps are much slower than others.
  * A kernel is stopped, and the launch fails with words, when
  *   threads of a block wait at different barriers, or some ended while others wait;
  *   lanes of a warp do different warp operations, or some ended;
@@ -86,8 +87,9 @@ struct place {
 };
 extern place now; /* of the thread that runs */
 
-/* All 32 lanes of a warp give an argument; `run` gets them when the last has come. */
-void together(const char *what, const char *file, int line, void *arg, void (*run)(void *const arg[32]));
+/* All 32 lanes of a warp (or 128 of a warpgroup) give an argument; `run` gets them when the last has come. */
+void together(const char *what, const char *file, int line, void *arg, void (*run)(void *const *arg),
+              int lanes = 32);
 void barrier(const char *file, int line);
 [[noreturn]] void stop(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* `bytes` at p lie in a buffer (in shared memory) and p is a multiple of `align`. */

@@ -271,6 +271,7 @@ static void plans_come_and_go(void **state)
 
 int main(void)
 {
+    t3v_device_hopper_few = 0; /* wgmma, but where T3V_CARD says otherwise */
     const struct CMUnitTest tests[] = {cmocka_unit_test(steps_and_gradients),
                                        cmocka_unit_test(linear_terms),
                                        cmocka_unit_test(states),

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The GPU's attention, kernels and all that leads to them, under the emulator against the CPU's definition: every pattern
- * with its examples, random sites with tails, both kinds of numbers. */
+ * with its examples, random sites with tails, both kinds of numbers. The emulated card is a Hopper; with T3V_CARD=sm_80
+ * in the environment it has no wgmma, and forward.cu does what forward_hopper.cu does here. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -271,42 +272,80 @@ static void patterns(void **state)
     assert_int_equal(t3v_emulate_count().conflicts, 0);
 }
 
-/* A kernel without its barriers, without waiting for its copies, with a wrong layout of its operands. */
-int t3v_broken_barrier(const t3v_seg_forward *f, void *stream);
-int t3v_broken_wait(const t3v_seg_forward *f, void *stream);
-int t3v_broken_lanes(const t3v_seg_forward *f, void *stream);
+/* What decides between the kernels. */
+static void choices(void **state)
+{
+    (void)state;
+    t3v_seg_item item = {0};
+    uint16_t row[16];
+    t3v_seg_forward f = {.in = {.q = row, .k = row, .v = row, .type = T3V_BF16, .dim = 128},
+                         .lists = {.item = &item, .most = 65},
+                         .out_type = T3V_BF16};
+    f.in.q = f.in.k = f.in.v = (void *)(((uintptr_t)row + 15) / 16 * 16);
+    t3v_device_hopper_few = 64;
+    assert_null(t3v_seg_hopper_declines(&f));
+    f.lists.most = 64;
+    assert_string_equal(t3v_seg_hopper_declines(&f), "few rows of an item");
+    f.lists.item = NULL, f.lists.rows = 64;
+    assert_string_equal(t3v_seg_hopper_declines(&f), "few rows of an item");
+    f.lists.rows = 65;
+    assert_null(t3v_seg_hopper_declines(&f));
+    f.in.dim = 136;
+    assert_string_equal(t3v_seg_hopper_declines(&f), "the head dimension is above 128");
+    assert_null(t3v_seg_forward_declines(&f));
+    f.in.type = T3V_F32;
+    assert_string_equal(t3v_seg_hopper_declines(&f), "not bf16");
+    assert_string_equal(t3v_seg_forward_declines(&f), "not bf16");
+    t3v_device_hopper_few = 0;
+    const char *as = getenv("T3V_CARD");
+    assert_int_equal(t3v_seg_device_for(9, 0).forward_hopper != NULL, !as || strcmp(as, "sm_80") != 0);
+    assert_null(t3v_seg_device_for(8, 0).forward_hopper);
+    assert_null(t3v_seg_device_for(10, 0).forward_hopper);
+    assert_null(t3v_seg_device_for(12, 0).forward_hopper);
+    assert_ptr_equal(t3v_seg_device_for(12, 0).forward, t3v_seg_device.forward);
+}
+
+/* Kernels without their barriers, without waiting for their copies, with a wrong layout of their operands; of those with wgmma
+ * also without the proxy fence, with sums that are used too early, with tiles that are filled too early. */
+typedef int forward_kernel(const t3v_seg_forward *f, void *stream);
+forward_kernel t3v_broken_barrier, t3v_broken_wait, t3v_broken_lanes, t3v_broken_fence, t3v_broken_full,
+    t3v_broken_free, t3v_broken_lead, t3v_broken_sums;
 
 static void broken_kernels_are_found(void **state)
 {
     (void)state;
-    int (*const broken[])(const t3v_seg_forward *, void *) = {t3v_seg_device.forward, t3v_broken_barrier,
-                                                              t3v_broken_wait, t3v_broken_lanes};
-    t3v_site site;
-    t3v_rng r = t3v_rng_make(5, 5);
-    random_site(&site, &r, 200, 2);
-    inputs x = make_inputs(5, 200, 200, 1, 64, T3V_BF16, 6, false);
-    for (int i = 0; i < 4; i++) {
-        t3v_seg_kernels kernels = t3v_seg_device;
-        kernels.forward = broken[i];
-        options o = {.out_type = T3V_F32, .kernels = &kernels, .may_fail = i > 0};
-        t3v_emulate_seed(5);
-        double e = forward_error(&site, &x, NULL, &o);
-        if (i ? e < 10 : e > 1) fail_msg("defect %d: %g tolerances", i, e);
+    forward_kernel *const broken[2][6] = {{t3v_seg_device.forward, t3v_broken_barrier, t3v_broken_wait,
+                                           t3v_broken_lanes},
+                                          {t3v_seg_device.forward_hopper, t3v_broken_fence, t3v_broken_full,
+                                           t3v_broken_free, t3v_broken_lead, t3v_broken_sums}};
+    for (int hopper = 0; hopper < 2; hopper++) {
+        const int64_t n = hopper ? 700 : 200; /* more tiles than there are places for */
+        t3v_site site;
+        t3v_rng r = t3v_rng_make(5, 5);
+        random_site(&site, &r, 200, 2);
+        inputs x = make_inputs(5, hopper ? 130 : 200, n, 1, hopper ? 128 : 64, T3V_BF16, 6, false);
+        for (int i = 0; i < 6 && broken[hopper][i]; i++) {
+            t3v_seg_kernels kernels = t3v_seg_device;
+            if (hopper) kernels.forward_hopper = broken[1][i];
+            else kernels.forward_hopper = NULL, kernels.forward = broken[0][i];
+            options o = {.out_type = T3V_F32, .kernels = &kernels, .may_fail = i > 0};
+            t3v_emulate_seed(5);
+            double e = forward_error(hopper ? t3v_site_full() : &site, &x, NULL, &o);
+            if (i ? e < 10 : e > 1) fail_msg("%s, defect %d: %g tolerances", hopper ? "wgmma" : "mma", i, e);
+        }
+        free_inputs(&x);
+        t3v_site_free(&site);
     }
-    free_inputs(&x);
-    t3v_site_free(&site);
 }
 
 int main(void)
 {
+    t3v_device_hopper_few = 0;
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(random_sites),
-        cmocka_unit_test(groups_of_heads),
-        cmocka_unit_test(plain),
-        cmocka_unit_test(full_sizes),
-        cmocka_unit_test(special_scores),
-        cmocka_unit_test(patterns),
-        cmocka_unit_test(broken_kernels_are_found),
+        cmocka_unit_test(random_sites),   cmocka_unit_test(groups_of_heads),
+        cmocka_unit_test(plain),          cmocka_unit_test(full_sizes),
+        cmocka_unit_test(special_scores), cmocka_unit_test(patterns),
+        cmocka_unit_test(choices),        cmocka_unit_test(broken_kernels_are_found),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
