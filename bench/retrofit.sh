@@ -181,17 +181,14 @@ tune() { # NAME FROM SIZE PLAN STEPS SETTINGS
 
 # The first run of a size, which every comparison of that size shares.
 first_of() { table | awk -F'|' -v size="$1" '$3 == size { print $1; exit }'; }
+second_of() { table | awk -F'|' -v size="$1" '$3 == size && n++ { print $1; exit }'; }
 
 score() { # NAME FROM SIZE PLAN STEPS
     local from=$2 out=$dir/compare-$3 shared first
     shared=$(first_of "$3")
     first="name=$shared,plan=$(row "$shared" | cut -d'|' -f4),model=$(model_of "$(row "$shared" | cut -d'|' -f2)")"
     [ "$5" = 0 ] || from=$1
-    local variants=(--variant "$first")
-    [ "$1" = $shared ] || variants+=(--variant "name=$1,plan=$4,model=$(model_of "$from")")
-    # A page needs two variants: the first alone is scored beside itself at another name.
-    [ ${#variants[@]} = 4 ] || variants+=(--variant "name=$1-again,${first#*,}")
-    within "$t3v" compare "${variants[@]}" --count "${count[$(position "$3")]}" --seed 1 --size "${3%x*}" --frames "${3##*x}" --steps "$sampling" \
+    within "$t3v" compare --variant "$first" --variant "name=$1,plan=$4,model=$(model_of "$from")" --count "${count[$(position "$3")]}" --seed 1 --size "${3%x*}" --frames "${3##*x}" --steps "$sampling" \
         --cfg 4 --shift 3 -o "$out" --quiet > /dev/null
     cp "$out/compare.json" "$dir/$1.compare.json"
 }
@@ -230,8 +227,15 @@ make_run() { # NAME
     grep -q "^{\"run\":\"$name\"," "$results" 2> /dev/null && return
     from_first=$(row "$(first_of "$size")" | cut -d'|' -f2)
     if ! tuned "$from_first"; then make_run "$from_first"; fi
-    echo "== $name: ${count[$(position "$size")]} clips" >&2
-    score "$name" "$from" "$size" "$plan" "$n"
+    if [ "$name" = "$(first_of "$size")" ]; then # scored beside the second, as beside every other
+        local second
+        second=$(second_of "$size")
+        make_run "$second"
+        cp "$dir/$second.compare.json" "$dir/$name.compare.json"
+    else
+        echo "== $name: ${count[$(position "$size")]} clips" >&2
+        score "$name" "$from" "$size" "$plan" "$n"
+    fi
     record "$name" "$from" "$size" "$plan" "$n"
 }
 
