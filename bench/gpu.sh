@@ -275,7 +275,12 @@ if part dense; then
 fi
 # Last: it takes what time there is.
 if part sanitizer; then
-    if command -v compute-sanitizer >/dev/null; then
+    probe=("$t3v" bench attention --grid 1,2,2 --heads 1 --dim 16 --repeat 1 --device cuda --quiet)
+    if ! command -v compute-sanitizer >/dev/null; then
+        say "* SKIPPED: compute-sanitizer is not installed"
+    elif compute-sanitizer "${probe[@]}" 2>&1 | grep -i 'not supported' >"$said"; then
+        say "* SKIPPED: compute-sanitizer: $(last)"
+    else
         golden=tests/golden/wan
         pass_back=(dit --device cuda --quiet --model $golden/tiny --plan t3 --latent $golden/dit.safetensors --target $golden/dit.safetensors
             --context $golden/dit.safetensors --timestep 731 -o "$results/v.safetensors" --grad "$results/g.safetensors")
@@ -285,8 +290,6 @@ if part sanitizer; then
         done
         ended
         rm -f "$results"/[vg].safetensors
-    else
-        say "* SKIPPED: compute-sanitizer is not installed"
     fi
 fi
 [ -z "$making" ] || { kill $making 2>/dev/null; [ -n "${MODEL:-}" ] || rm -rf "$results/model"; }

@@ -4,7 +4,7 @@ back; close and remote, each once where they are the same. Of PyTorch's own kern
 Blocks must divide the axes, as the published table's do.
 
 usage: gpu_t3.py T,H,W HEADS DIM t,h,w...      prints a line for each of the last: itself, the milliseconds of one layer
-(CUDA events; the median of 5, above a second of one run), and the kernels that took them"""
+(CUDA events; the median of 5, above 0.3 s of one run), and the kernels that took them"""
 import sys
 
 import torch
@@ -57,9 +57,9 @@ def milliseconds(backend, *args):
 
 
 def measure(name, *args):
-    """The median of 5 runs behind a first one; where that took more than a second, the next one alone."""
-    first = milliseconds(BACKENDS[name], *args)
-    return sorted(milliseconds(BACKENDS[name], *args) for _ in range(1 if first > 1000 else 5))[-1 if first > 1000 else 2]
+    """The median of 5 runs behind a first one; where that took long, the next one alone."""
+    runs = 1 if milliseconds(BACKENDS[name], *args) > 300 else 5
+    return sorted(milliseconds(BACKENDS[name], *args) for _ in range(runs))[runs // 2]
 
 
 def fastest(names, *args):

@@ -206,6 +206,9 @@ static t3v_status open_all(bench *b, const bench_args *args)
     if (b->layer >= c->layers)
         return t3v_fail(T3V_E_ARG, "--layer %lld: the model has %lld layers, 0 to %lld", (long long)b->layer,
                         (long long)c->layers, (long long)c->layers - 1);
+    int64_t px = t3v_dit_pixels(c), width = args->width ? args->width : 832,
+            height = args->height ? args->height : 480, frames = args->frames ? args->frames : 5;
+    b->grid = (t3v_grid){(frames + 3) / 4, (height + px - 1) / px, (width + px - 1) / px};
     T3V_TRY(t3v_plan_fit(plan, (int)c->layers, c->dim, &b->grid));
     T3V_TRY(t3v_plan_make_for(&b->plan, plan, b->grid, (int)c->layers, c->dim, c->heads));
     T3V_TRY(adopt_plan(b));
@@ -235,15 +238,10 @@ static void close_all(bench *b)
 
 static int run(const bench_args *args, bool step)
 {
-    int64_t width = args->width ? args->width : 832, height = args->height ? args->height : 480;
-    int64_t frames = args->frames ? args->frames : 5;
     if (args->config && args->model) return cli_usage("bench", "--config or --model, not both");
-    if (frames % 4 != 1) return cli_usage("bench", "--frames %lld: expected 4n+1", (long long)frames);
-    bench b = {.device = args->device,
-               .step = step,
-               .layer = args->layer,
-               .grid = {(frames + 3) / 4, (height + 15) / 16, (width + 15) / 16}},
-          plain = b;
+    if (args->frames && args->frames % 4 != 1)
+        return cli_usage("bench", "--frames %lld: expected 4n+1", (long long)args->frames);
+    bench b = {.device = args->device, .step = step, .layer = args->layer}, plain = b;
     bench_args plain_args = *args;
     plain_args.weight = T3V_DTYPE_COUNT, plain_args.int8 = false;
     t3v_status st = open_all(&b, args);

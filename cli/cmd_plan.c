@@ -202,9 +202,6 @@ static void print_text(const t3v_plan *p, const cli_plan_figures *f)
 
 /* ---- what is asked --------------------------------------------------------------------------------- */
 
-/* Pixels a side of a token: Wan2.2's VAE of 48 channels strides 16, Wan2.1's 8; patches are 2x2. */
-static int64_t pixels(const t3v_dit_config *c) { return c->in_dim == 48 ? 32 : 16; }
-
 static t3v_status show(args *a, bool json)
 {
     t3v_model *m = NULL;
@@ -225,7 +222,7 @@ static t3v_status show(args *a, bool json)
     if (a->layers) config.layers = a->layers;
     t3v_grid grid = {a->grid[0], a->grid[1], a->grid[2]};
     if (!grid.t) {
-        int64_t px = pixels(&config), w = a->width ? a->width : defaults.width,
+        int64_t px = t3v_dit_pixels(&config), w = a->width ? a->width : defaults.width,
                 h = a->width ? a->height : defaults.height;
         int64_t frames = a->frames ? a->frames : defaults.frames;
         grid = (t3v_grid){(frames - 1) / 4 + 1, (h + px - 1) / px, (w + px - 1) / px};

@@ -41,3 +41,5 @@ t3v_status t3v_dit_config_named(const char *name, t3v_dit_config *out)
     }
     return t3v_fail(T3V_E_ARG, "no model configuration '%s'; known: %s", name, known);
 }
+
+int64_t t3v_dit_pixels(const t3v_dit_config *c) { return c->in_dim == 48 ? 32 : 16; }

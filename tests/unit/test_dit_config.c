@@ -10,6 +10,7 @@
 #include <unistd.h>
 #include <cmocka.h>
 
+#include "dit/configs.h"
 #include "io/file.h"
 #include "io/safetensors.h"
 #include "pipe/defaults.h"
@@ -190,9 +191,25 @@ static void pipelines(void **state)
     unlink(path);
 }
 
+/* 3840x2176 are 136x240 tokens of Wan2.1 and A14B, a quarter of them of 5B. */
+static void pixels(void **state)
+{
+    static const struct {
+        const char *name;
+        int64_t px;
+    } known[] = {{"wan2.1-t2v-1.3b", 16}, {"wan2.1-i2v-14b", 16}, {"wan2.2-i2v-a14b", 16}, {"wan2.2-ti2v-5b", 32}};
+    (void)state;
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        t3v_dit_config c;
+        if (t3v_dit_config_named(known[i].name, &c)) fail_msg("%s", t3v_error_text());
+        assert_int_equal(t3v_dit_pixels(&c), known[i].px);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(pixels),
         cmocka_unit_test(from_json),
         cmocka_unit_test(from_shapes),
         cmocka_unit_test(pipelines),
