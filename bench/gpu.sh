@@ -26,13 +26,13 @@ pack() { # DIR
     [ -e "$build/libt3v-cuda.so" ] || { echo "gpu.sh: $build/libt3v-cuda.so is missing; run make cuda" >&2; return 1; }
     mkdir -p "$to/build/tests" "$to/lib" "$to/tests/golden" && cp -r bench "$to" && cp -r tests/e2e "$to/tests" &&
         cp -r tests/golden/wan "$to/tests/golden" && cp "$build/t3v" "$build/libt3v-cuda.so" "$to/build" &&
-        cp "$build"/tests/{test_kernels,test_emulate,compare_tensors,libt3v-cuda-emulated.so} "$to/build/tests" || return 1
+        cp "$build"/tests/{test_kernels,test_fp8,test_emulate,compare_tensors,libt3v-cuda-emulated.so} "$to/build/tests" || return 1
     if [ -n "${AV:-}" ]; then
         av=("$build/libt3v-av.so")
         cp "${av[0]}" "$to/build" || return 1
     fi
     # Not the C and C++ libraries: every machine has its own.
-    ldd "$build/t3v" "$build/tests/test_kernels" "${av[@]}" | sed -n 's/.* => \(\/[^ ]*\) .*/\1/p' | sort -u |
+    ldd "$build/t3v" "$build"/tests/test_{kernels,fp8} "${av[@]}" | sed -n 's/.* => \(\/[^ ]*\) .*/\1/p' | sort -u |
         grep -v '/lib\(c\|m\|dl\|rt\|pthread\|stdc++\|gcc_s\)\.so' | while read -r lib; do cp -L "$lib" "$to/lib"; done
     echo "$to: $(du -sm "$to" | cut -f1) MiB"
 }
@@ -134,7 +134,7 @@ torch() { # blocks...: a row for each, and the last: full attention; $peers: sec
 if [ -n "${DRY:-}" ]; then
     export T3V_CUDA=$build/tests/libt3v-cuda-emulated.so
     card="DRY RUN: the emulator, tiny sizes; no figure below means anything"
-    hopper=1
+    hopper=1 eight=1
     grid=1,4,4 heads=2 dim=16 plan=t3:blocks=1x1x1/1x2x2 kinds="1,1,1 1,2,2" layers=2 tokens=16 frame=1,2,2
     small=tiny large=tiny giant=tiny size=64x48 frames=5 vae_size=16x16 vae_frames= rows=8 conv=1x1 job_size=16x16
     tests=$build/tests/test_emulate steps=1 repeat=1 programs=tests/e2e/device.sh
@@ -143,7 +143,8 @@ else
     card=$(nvidia-smi --query-gpu=name,driver_version,memory.total,power.limit,clocks.max.sm --format=csv,noheader |
         sed -n 1p) && [ -n "$card" ] ||
         { echo "gpu.sh: nvidia-smi finds no card; DRY=1 tries the script without one" >&2; exit 1; }
-    hopper=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1 | grep -x '9\.0')
+    capability=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1)
+    hopper=$(grep -x '9\.0' <<<"$capability") eight=$(awk '$1 >= 8.9' <<<"$capability") # eight: it multiplies 8-bit floats
     # Native 4K: 21x136x240 tokens; 1.3B has 12 heads of 128. The five kinds of T3's 30 layers.
     grid=21,136,240 heads=12 dim=128 plan=t3 kinds="21,1,1 1,17,30 1,8,40 3,17,8 7,8,6" layers=30 tokens=685440 frame=1,136,240
     small=wan2.1-t2v-1.3b large=wan2.2-ti2v-5b giant=wan2.1-t2v-14b size=3840x2176 frames=81 vae_size=3840x2176
@@ -199,6 +200,7 @@ fi
 
 if part kernels; then
     begin "every kernel against the CPU's, random shapes with tails, f32 and bf16" 120 $tests
+    [ -z "$eight" ] || begin "products of 8-bit floats against doubles of their rows" 60 "$build/tests/test_fp8"
     for script in $programs; do
         begin "$script: parts of a tiny model against the CPU" 180 bash "$script" "$t3v"
     done
@@ -269,9 +271,15 @@ if part clip; then
 fi
 if part dense; then
     head_row
+    one_layer=(block --config $giant --plan t3 --size "$([ -n "${DRY:-}" ] && echo $size || echo 832x480)" --frames $frames --repeat 3)
     row - 60 gemm --config $small --rows $rows
+    [ -z "$eight" ] || row - 60 gemm --config $small --rows $rows --act fp8
     row - 60 conv --size $conv --repeat $repeat
-    row "$giant, 832x480, t3: one layer" 60 block --config $giant --plan t3 --size "$([ -n "${DRY:-}" ] && echo $size || echo 832x480)" --frames $frames --repeat 3
+    row "$giant, 832x480, t3: one layer" 60 "${one_layer[@]}"
+    bf16=$seconds
+    [ -z "$eight" ] || row "the same in 8-bit floats" 60 "${one_layer[@]}" --act fp8
+    say
+    [ -z "$eight" ] || [ -z "$bf16" ] || [ -z "$seconds" ] || say "8-bit floats: a layer of $giant $(calc "$bf16 / $seconds") times as fast as in bf16"
 fi
 # Last: it takes what time there is.
 if part sanitizer; then

@@ -19,14 +19,14 @@ typedef struct bench_args {
     bool backward, composed;
     const t3v_device *device; /* --device; NULL: the CPU */
     t3v_dtype weight;         /* of gemm, and of the matrices of random blocks; COUNT: not given */
-    bool int8;                /* --act int8: of gemm, block, step */
+    t3v_products act;         /* of gemm, block, step */
 } bench_args;
 
 /* Whether the weights' or the activations' form is what is asked about: then the plain one is measured in turn with it.
  * (On a device weights are expanded when they are copied to it.) */
 static inline bool bench_in_turn(const bench_args *args)
 {
-    return !args->device && (args->weight != T3V_DTYPE_COUNT || args->int8);
+    return !args->device && (args->weight != T3V_DTYPE_COUNT || args->act);
 }
 
 /* One file bench_NAME.c defines one; cmd_bench.c lists them. */

@@ -7,6 +7,7 @@
 #include "base/rng.h"
 #include "bench.h"
 #include "dit/configs.h"
+#include "ops/fp8/fp8.h"
 #include "ops/int8/int8.h"
 #include "ops/kernels.h"
 #include "ops/onednn.h"
@@ -23,6 +24,8 @@ typedef struct gemm_call {
     const t3v_kernels *k;
     t3v_gemm_args g;
     void *int8_work; /* NULL: not in 8-bit integers */
+    const t3v_device *device;
+    t3v_fp8_args fp8; /* q NULL: not in 8-bit floats */
 } gemm_call;
 
 typedef struct conv_call {
@@ -36,6 +39,7 @@ static t3v_status do_gemm(void *user)
 {
     const gemm_call *c = user;
     const t3v_gemm_args *g = &c->g;
+    if (c->fp8.q) return c->device->fp8(&c->fp8);
     if (!c->int8_work) return c->k->gemm(g);
     return t3v_int8_linear(&(t3v_int8_args){.m = g->m,
                                             .n = g->n,
@@ -115,15 +119,45 @@ static t3v_status pack(const bench_args *args, t3v_gemm_args *g, void *memory)
     return st;
 }
 
+/* The same product in 8-bit floats; its weight [n, k] has been `host`. */
+static t3v_status fill_fp8(side *s, gemm_call *c, const void *host)
+{
+    const t3v_gemm_args *g = &c->g;
+    const t3v_device *device = c->device;
+    size_t bytes = t3v_fp8_bytes(g->n, g->k);
+    char *w = t3v_arena_take(&s->arena, bytes, 1), *at = t3v_arena_twin(&s->arena, w);
+    uint8_t *q = zeros(s, g->m * g->k, 1);
+    float *scale = zeros(s, g->m, sizeof *scale);
+    if (!w || !q || !scale) return t3v_fail(T3V_E_NOMEM, "no memory for a product");
+    T3V_TRY(t3v_fp8_rows((uint8_t *)w, (float *)(void *)(w + g->n * g->k), host, g->b_type, 1, g->n, g->k));
+    T3V_TRY(device->push(at, w, bytes));
+    c->g.b_type = T3V_F8_E4M3;
+    c->fp8 = (t3v_fp8_args){.m = g->m,
+                            .n = g->n,
+                            .k = g->k,
+                            .x = g->a,
+                            .x_type = g->a_type,
+                            .w = (const uint8_t *)at,
+                            .w_scale = (const float *)(const void *)(at + g->n * g->k),
+                            .y = g->c,
+                            .y_type = g->c_type,
+                            .q = q,
+                            .scale = scale};
+    return T3V_OK;
+}
+
 /* One product and its line; with --weight or --act in turn with the plain one. */
 static int measure_gemm(const bench_args *args, int64_t m, int64_t n, int64_t k, bool grad)
 {
     t3v_dtype type = args->common.bf16 ? T3V_BF16 : T3V_F32, out = grad ? T3V_F32 : type;
-    bool packed = !grad && args->weight != T3V_DTYPE_COUNT, int8 = !grad && args->int8;
+    t3v_products act = grad ? T3V_PRODUCTS_FLOAT : args->act;
+    bool packed = !grad && args->weight != T3V_DTYPE_COUNT, int8 = act == T3V_PRODUCTS_INT8,
+         fp8 = act == T3V_PRODUCTS_FP8;
     double size = (double)t3v_dtype_size(type), md = (double)m, nd = (double)n, kd = (double)k;
     size_t work = int8 ? t3v_int8_work(m, k) : 0;
     side s = {0};
-    t3v_status st = side_open(&s, args->device, 4 * (md * kd + 2 * nd * kd + md * nd) + (double)work);
+    t3v_status st = side_open(&s, args->device,
+                              4 * (md * kd + 2 * nd * kd + md * nd + md + nd) + (double)work);
     void *a = st ? NULL : numbers(&s, m * k, type, 1), *b = st ? NULL : numbers(&s, n * k, type, 2),
          *w = st || !packed ? b : numbers(&s, n * k, T3V_F32, 2), *c = st ? NULL : zeros(&s, m * n, 4);
     gemm_call plain = {s.k,
@@ -143,22 +177,23 @@ static int measure_gemm(const bench_args *args, int64_t m, int64_t n, int64_t k,
                         .c_type = out,
                         .ldc = n,
                         .accumulate = grad},
-                       NULL},
+                       .device = args->device},
               call = plain;
     if (int8) call.int8_work = st ? NULL : zeros(&s, (int64_t)work, 1);
     if (!st && (!a || !b || !w || !c || (int8 && !call.int8_work)))
         st = t3v_fail(T3V_E_NOMEM, "no memory for a product");
     if (!st && packed) st = pack(args, &call.g, w);
+    if (!st && fp8) st = fill_fp8(&s, &call, s.arena.base + ((unsigned char *)b - s.arena.twin));
     if (!st) st = do_gemm(&call);
     char what[80], extra[80];
-    snprintf(what, sizeof what, "gemm%s %lldx%lldx%lld%s%s%s", grad ? " gradient" : "", (long long)m,
+    snprintf(what, sizeof what, "gemm%s %lldx%lldx%lld%s%s%s%s", grad ? " gradient" : "", (long long)m,
              (long long)n, (long long)k, packed ? " " : "", packed ? t3v_dtype_name(args->weight) : "",
-             int8 ? " int8" : "");
+             act ? " " : "", act ? t3v_products_name(act) : "");
     snprintf(extra, sizeof extra, ",\"weight\":\"%s\",\"act\":\"%s\"", t3v_dtype_name(call.g.b_type),
-             cli_act_name(int8));
+             t3v_products_name(act));
     bench_result r = {.what = what,
                       .flop = 2 * md * nd * kd,
-                      .bytes = size * (md * kd + nd * kd) + (grad ? 8 : size) * md * nd,
+                      .bytes = size * md * kd + (fp8 ? 1 : size) * nd * kd + (grad ? 8 : size) * md * nd,
                       .type = type,
                       .isa = args->device ? ""
                              : int8       ? t3v_int8_isa()
@@ -180,7 +215,8 @@ static int run_gemm(const bench_args *args)
     int count = 6, status = CLI_OK;
     if (args->device && args->weight != T3V_DTYPE_COUNT)
         return cli_usage("bench", "--weight: packed weights are expanded when they are copied to a GPU");
-    if (args->device && args->int8) return cli_usage("bench", "--act int8 is computed on the CPU alone");
+    if (args->device && args->act == T3V_PRODUCTS_INT8)
+        return cli_usage("bench", "--act int8 is computed on the CPU alone");
     if (args->config || args->rows || args->device) { /* those of a model, for a range of tokens */
         t3v_dit_config c;
         int64_t rows = args->rows ? args->rows : args->device ? 8192 : 1024;

@@ -75,7 +75,10 @@ static t3v_status random_model(bench *b, const t3v_dit_config *config, t3v_dtype
     t3v_params_randomise(&b->random.params, 1);
     if (args->weight != T3V_DTYPE_COUNT) T3V_TRY(pack_blocks(&b->random.params, args));
     b->random.device = b->device;
-    if (b->device) T3V_TRY(t3v_weights_place(&b->random.params, compute, b->device, &b->placed, NULL));
+    b->random.fp8 = args->act == T3V_PRODUCTS_FP8;
+    if (b->device)
+        T3V_TRY(t3v_weights_place(&b->random.params, compute, b->device, &b->placed, NULL,
+                                  b->random.fp8 ? t3v_dit_fp8 : NULL));
     if (b->shared) {
         t3v_dit_block *all = calloc((size_t)config->layers, sizeof *all);
         if (!all) return t3v_fail(T3V_E_NOMEM, "no memory for %lld blocks", (long long)config->layers);
@@ -181,8 +184,8 @@ static double bytes(const bench *b)
 {
     const t3v_dit_config *c = &b->dit->config;
     double d = (double)c->dim, layers = b->step ? (double)c->layers : 1;
-    return layers * (d * (8 * d + 2 * (double)c->ffn_dim) * (double)t3v_dtype_size(b->ctx.compute) +
-                     8 * (double)b->plan->tokens * d);
+    double size = b->dit->fp8 ? 1 : (double)t3v_dtype_size(b->ctx.compute);
+    return layers * (d * (8 * d + 2 * (double)c->ffn_dim) * size + 8 * (double)b->plan->tokens * d);
 }
 
 static t3v_status open_all(bench *b, const bench_args *args)
@@ -193,7 +196,9 @@ static t3v_status open_all(bench *b, const bench_args *args)
             T3V_E_ARG,
             "--weight is for random weights: give --config, or a --model with weights of that type");
     if (args->model) {
-        t3v_model_paths paths = {.model = args->model, .device = b->device};
+        t3v_model_paths paths = {.model = args->model,
+                                 .device = b->device,
+                                 .fp8 = args->act == T3V_PRODUCTS_FP8};
         T3V_TRY(t3v_model_open(&b->model, &paths, T3V_PART_DIT, compute, false));
         b->dit = &b->model->dit;
     } else {
@@ -213,7 +218,7 @@ static t3v_status open_all(bench *b, const bench_args *args)
     T3V_TRY(t3v_plan_make_for(&b->plan, plan, b->grid, (int)c->layers, c->dim, c->heads));
     T3V_TRY(adopt_plan(b));
     b->ctx.compute = compute;
-    b->ctx.int8 = args->int8;
+    b->ctx.int8 = args->act == T3V_PRODUCTS_INT8;
     b->ctx.arena = &b->arena;
     T3V_TRY(t3v_arena_count_in(&b->arena, t3v_device_space(b->device)));
     T3V_TRY(prepare(b));
@@ -243,7 +248,7 @@ static int run(const bench_args *args, bool step)
         return cli_usage("bench", "--frames %lld: expected 4n+1", (long long)args->frames);
     bench b = {.device = args->device, .step = step, .layer = args->layer}, plain = b;
     bench_args plain_args = *args;
-    plain_args.weight = T3V_DTYPE_COUNT, plain_args.int8 = false;
+    plain_args.weight = T3V_DTYPE_COUNT, plain_args.act = T3V_PRODUCTS_FLOAT;
     t3v_status st = open_all(&b, args);
     if (!st && bench_in_turn(args)) st = open_all(&plain, &plain_args);
     int status = CLI_FAILED;
@@ -271,7 +276,7 @@ static int run(const bench_args *args, bool step)
             snprintf(extra + strlen(extra), sizeof extra - strlen(extra), ",\"weight\":\"%s\"",
                      t3v_dtype_name(args->weight));
         snprintf(extra + strlen(extra), sizeof extra - strlen(extra), ",\"act\":\"%s\"",
-                 cli_act_name(args->int8));
+                 t3v_products_name(args->act));
         bench_result r = {.what = step ? "step" : "block",
                           .flop = 2 * macs(&b),
                           .bytes = bytes(&b),

@@ -57,7 +57,7 @@ static int run(const bench_args *args)
         args->device->memory(&room, &all);
         c.clip.memory_limit = room / 8 * 7; /* in tiles where the card does not hold a frame's work */
         c.vae.device = args->device;
-        st = t3v_weights_place(&c.vae.params, type, args->device, &placed, NULL);
+        st = t3v_weights_place(&c.vae.params, type, args->device, &placed, NULL, NULL);
     }
     if (!st) st = t3v_vae_decode_bytes(&c.vae, &c.clip, &bytes, &th, &tw);
     if (!st) st = t3v_vae_decode_flop(&c.vae, &c.clip, &flop);

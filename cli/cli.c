@@ -302,15 +302,15 @@ bool cli_lora(const char *s, char path[4096], t3v_lora_use *use)
     return true;
 }
 
-static const char *const acts[] = {"float", "int8"};
-
-bool cli_act(const char *s, bool *int8)
+bool cli_act(const char *s, t3v_products *out)
 {
-    *int8 = strcmp(s, acts[true]) == 0;
-    return *int8 || strcmp(s, acts[false]) == 0;
+    const char *name;
+    for (int i = 0; (name = t3v_products_name((t3v_products)i)); i++) {
+        *out = (t3v_products)i;
+        if (strcmp(s, name) == 0) return true;
+    }
+    return false;
 }
-
-const char *cli_act_name(bool int8) { return acts[int8]; }
 
 bool cli_bytes(const char *s, int64_t *out)
 {

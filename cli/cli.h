@@ -64,8 +64,8 @@ bool cli_size(const char *s, int64_t *w, int64_t *h);                  /* "832x4
 bool cli_fraction(const char *s, int64_t max, int64_t *i, int64_t *n); /* "3/50": 0 <= i < n <= max */
 /* "[high:|low:]FILE[:STRENGTH]", strength 1 by default; *use refers to `path`. false: longer than 4095 bytes. */
 bool cli_lora(const char *s, char path[4096], t3v_lora_use *use);
-bool cli_act(const char *s, bool *int8); /* "float" or "int8" */
-const char *cli_act_name(bool int8);
+bool cli_act(const char *s, t3v_products *out); /* t3v_products_name */
+#define CLI_ACTS "float, int8 or fp8"
 bool cli_bytes(const char *s, int64_t *out); /* "16G", "512M", "4096" */
 
 #endif

@@ -51,9 +51,10 @@ static const struct argp_option options[] = {
      "Packed weights, for gemm, and for block and step with --config: q8_0, q4_0, q4_1, q5_0, q5_1, q3_k, "
      "q4_k, q5_k, q6_k, f8_e4m3. Measured in turn with weights of --precision",
      1},
-    {"act", OPT_ACT, "float|int8", 0,
-     "int8: products of gemm, block and step in 8-bit integers, in turn with those of --precision (default: "
-     "float)",
+    {"act", OPT_ACT, "float|int8|fp8", 0,
+     "int8: products of gemm, block and step in 8-bit integers, in turn with those of --precision; fp8: in "
+     "8-bit "
+     "floats, on a GPU of compute capability 8.9 or later (default: float)",
      1},
     {"rows", OPT_ROWS, "N", 0,
      "Rows of the products of gemm, in the shapes of --config (default: 1024; GPU: 8192)", 1},
@@ -121,7 +122,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
             argp_error(state, "--weight %s: expected a type such as q8_0, q4_k or f8_e4m3", arg);
         return 0;
     case OPT_ACT:
-        if (!cli_act(arg, &a->int8)) argp_error(state, "--act %s: expected float or int8", arg);
+        if (!cli_act(arg, &a->act)) argp_error(state, "--act %s: expected " CLI_ACTS, arg);
         return 0;
     case OPT_BACKWARD: a->backward = true; return 0;
     case OPT_CONFIG: a->config = arg; return 0;
@@ -315,9 +316,11 @@ static int run(int argc, char **argv)
     if (st) return cli_fail(st);
     for (const bench_row *const *r = rows; *r; r++) {
         if (strcmp((*r)->name, in.what) != 0) continue;
-        if ((in.args.weight != T3V_DTYPE_COUNT || in.args.int8) && *r != &bench_gemm && *r != &bench_block &&
+        if ((in.args.weight != T3V_DTYPE_COUNT || in.args.act) && *r != &bench_gemm && *r != &bench_block &&
             *r != &bench_step)
             return cli_usage("bench", "--weight and --act are of gemm, block and step, not of %s", in.what);
+        if (in.args.act == T3V_PRODUCTS_FP8 && (st = t3v_device_check_fp8(in.args.device)))
+            return cli_fail(st);
         return (*r)->run(&in.args);
     }
     return cli_usage("bench", "'%s' is not something to measure", in.what);

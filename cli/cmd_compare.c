@@ -36,7 +36,7 @@ enum {
 static const struct argp_option options[] = {
     {0, 0, 0, 0, "What to compare:", 1},
     {"variant", OPT_VARIANT, "SPEC", 0,
-     "name=NAME,plan=PLAN[,lora=FILE[:S]][,model=DIR][,act=int8]; give two or more, the first is the "
+     "name=NAME,plan=PLAN[,lora=FILE[:S]][,model=DIR][,act=int8|fp8]; give two or more, the first is the "
      "reference. The "
      "plan is "
      "the model's own unless given, the name the plan",
@@ -57,7 +57,7 @@ static const struct argp_option options[] = {
     {"sampler", OPT_SAMPLER, "NAME", 0, "unipc, euler or dpm++", 3},
     {"shift", OPT_SHIFT, "F", 0, "Shift of the noise levels", 3},
     {"cfg", OPT_CFG, "F", 0, "Guidance scale; 1 takes one pass a step instead of two", 3},
-    {"act", OPT_ACT, "float|int8", 0, "As `t3v generate' takes it, for the variants that do not say", 3},
+    {"act", OPT_ACT, "float|int8|fp8", 0, "As `t3v generate' takes it, for the variants that do not say", 3},
     {"memory-limit", OPT_MEMORY, "SIZE", 0, "Refuse what needs more, e.g. 16G", 3},
     {"tile", OPT_TILE, "HxW", 0,
      "Look for seams between tiles of this size in pixels (default: the smallest blocks "
@@ -130,7 +130,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
             argp_error(state, "--inline-limit %s: expected bytes, e.g. 64M", arg);
         return 0;
     case OPT_ACT:
-        if (!cli_act(arg, &j->int8)) argp_error(state, "--act %s: expected float or int8", arg);
+        if (!cli_act(arg, &j->products)) argp_error(state, "--act %s: expected " CLI_ACTS, arg);
         return 0;
     case OPT_MEMORY:
         if (!cli_bytes(arg, &j->memory_limit))

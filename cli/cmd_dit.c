@@ -24,7 +24,8 @@ typedef struct args {
     t3v_model_paths paths;
     const char *plan, *latent, *context, *condition, *clip, *target, *grad, *out;
     double timestep;
-    bool first_given, merge, int8, resume;
+    bool first_given, merge, resume;
+    t3v_products act;
     int64_t range, step, steps, loras;
     t3v_lora_use lora[LORAS_MAX];
     char lora_path[LORAS_MAX][4096];
@@ -56,8 +57,11 @@ static const struct argp_option options[] = {
     {"lora", OPT_LORA, "F[:S]", 0, "LoRA file with strength S (default 1); may be repeated; not with --grad",
      1},
     {"lora-merge", OPT_LORA_MERGE, 0, 0, "Add LoRA files to copies of the weights instead of on the fly", 1},
-    {"act", OPT_ACT, "float|int8", 0,
-     "int8: layers that all tokens go through in 8-bit integers; not with --grad (default: float)", 1},
+    {"act", OPT_ACT, "float|int8|fp8", 0,
+     "int8: layers that all tokens go through in 8-bit integers, on the CPU; fp8: layers of the blocks in "
+     "8-bit "
+     "floats, on a GPU of compute capability 8.9 or later; not with --grad (default: float)",
+     1},
     {"latent", OPT_LATENT, "F", 0, "safetensors file with `latent` [C,T,H,W]", 1},
     {"image-latent", OPT_CONDITION, "F", 0,
      "Image-to-video models: safetensors file with `y` [4+C,T,H,W], the mask and the image's latent", 1},
@@ -115,7 +119,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     }
     case OPT_LORA_MERGE: a->merge = true; return 0;
     case OPT_ACT:
-        if (!cli_act(arg, &a->int8)) argp_error(state, "--act %s: expected float or int8", arg);
+        if (!cli_act(arg, &a->act)) argp_error(state, "--act %s: expected " CLI_ACTS, arg);
         return 0;
     case OPT_LORA:
         if (a->loras == LORAS_MAX) argp_error(state, "more than %d --lora", LORAS_MAX);
@@ -133,7 +137,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
             argp_error(state, "--model, --latent, --context, --timestep and -o are needed");
         if (!a->target != !a->grad) argp_error(state, "--target and --grad go together");
         if (a->grad && a->resume) argp_error(state, "--grad keeps no state: leave out --resume");
-        if (a->grad && a->int8) argp_error(state, "--act int8 has no gradients: leave out --grad");
+        if (a->grad && a->act)
+            argp_error(state, "--act %s has no gradients: leave out --grad", t3v_products_name(a->act));
         if (a->grad && a->paths.streamed) argp_error(state, "--grad needs --weights resident");
         if (a->grad && a->loras) argp_error(state, "--grad is of the model's own weights: not with --lora");
         return 0;
@@ -237,10 +242,10 @@ static void keep_stream(void *user, int64_t layer, const t3v_tensor *stream, t3v
 
 static t3v_status open_halfway(halfway *h, const args *a, const char *plan, t3v_dtype compute, int64_t layers)
 {
-    int n = asprintf(&h->key, "%s|%s|%s|%s|%s|%s|%.17g %d|%lld/%lld|%s%s%s", a->paths.model, plan, a->latent,
+    int n = asprintf(&h->key, "%s|%s|%s|%s|%s|%s|%.17g %d|%lld/%lld|%s %s%s", a->paths.model, plan, a->latent,
                      a->context, a->condition ? a->condition : "", a->clip ? a->clip : "", a->timestep,
                      a->first_given, (long long)a->step, (long long)a->steps, t3v_dtype_name(compute),
-                     a->int8 ? " int8" : "", a->merge ? " merged" : "");
+                     t3v_products_name(a->act), a->merge ? " merged" : "");
     if (n < 0) h->key = NULL;
     for (int64_t i = 0; i < a->loras && h->key; i++) {
         char *longer = NULL;
@@ -280,11 +285,12 @@ static t3v_status forward(args *a, const cli_common *common, const t3v_progress 
     halfway h = {0};
     t3v_dtype compute = common->bf16 ? T3V_BF16 : T3V_F32;
     t3v_loras_how how = {.merge = a->merge, .compute = compute};
-    t3v_ctx ctx = {.arena = &arena, .compute = compute, .int8 = a->int8};
+    t3v_ctx ctx = {.arena = &arena, .compute = compute, .int8 = a->act == T3V_PRODUCTS_INT8};
     t3v_tensor *x, *c, *target = NULL, *v;
     float **grad = NULL;
     t3v_status st;
     T3V_TRY_GOTO(st, done, t3v_device_open(common->device, &a->paths.device));
+    a->paths.fp8 = a->act == T3V_PRODUCTS_FP8;
     T3V_TRY_GOTO(st, done, t3v_arena_open_in(&arena, CLI_PROBE_ARENA, t3v_device_space(a->paths.device)));
     T3V_TRY_GOTO(st, done, t3v_model_open(&m, &a->paths, T3V_PART_DIT, compute, false));
     T3V_TRY_GOTO(st, done, t3v_loras_attach(&loras, a->lora, a->loras, &how, &m->dit));
@@ -381,7 +387,7 @@ static int run(int argc, char **argv)
     double density = met.all > 0 ? met.met / met.all : 0, counted = met.all > 0 ? met.counted / met.all : 0;
     if (common.json) {
         printf("{\"act\":\"%s\",\"blocks\":%lld,\"seconds\":%.6g,\"peak_rss_bytes\":%lld",
-               cli_act_name(a.int8), (long long)blocks, seconds, (long long)use.ru_maxrss * 1024);
+               t3v_products_name(a.act), (long long)blocks, seconds, (long long)use.ru_maxrss * 1024);
         if (a.grad) printf(",\"loss\":%.9g", (double)loss);
         if (density > 0) printf(",\"density\":%.6g,\"density_counted\":%.6g", density, counted);
         printf("}\n");

@@ -97,10 +97,11 @@ static const struct argp_option options[] = {
      "others reuse. teacache[:threshold=0.15,first=5,last=0]: a step reuses until the time embedding "
      "has moved by the threshold; higher is faster and less faithful. off: every step runs",
      2},
-    {"act", OPT_ACT, "float|int8", 0,
+    {"act", OPT_ACT, "float|int8|fp8", 0,
      "int8: layers that all tokens go through take activations and weights as 8-bit integers: less exact; "
-     "`t3v "
-     "bench block --act int8' says how much faster; not on a GPU (default: float)",
+     "`t3v bench block --act int8' says how much faster; on the CPU. fp8: layers of the blocks take them as "
+     "8-bit "
+     "floats, on a GPU of compute capability 8.9 or later: half the weights' memory (default: float)",
      2},
     {"rng", OPT_RNG, "philox|torch", 0, "torch: the seed means what it means in PyTorch on a CPU", 2},
     {"noise", OPT_NOISE, "FILE", 0, "Initial noise from a safetensors file (tensor noise)", 2},
@@ -209,7 +210,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_LOW: j->model_low = arg; return 0;
     case OPT_CLIP: j->clip = arg; return 0;
     case OPT_ACT:
-        if (!cli_act(arg, &j->int8)) argp_error(state, "--act %s: expected float or int8", arg);
+        if (!cli_act(arg, &j->products)) argp_error(state, "--act %s: expected " CLI_ACTS, arg);
         return 0;
     case OPT_SEED:
         if (!cli_int(arg, 0, INT64_MAX, &n)) argp_error(state, "--seed %s: expected a number from 0", arg);
@@ -291,7 +292,7 @@ static void print_result(const cli_common *common, const args *a, const t3v_resu
                               "seconds_decode", r->seconds_decode);
         if (r->peak_device_bytes > 0)
             json_object_set_new(j, "peak_device_bytes", json_integer((json_int_t)r->peak_device_bytes));
-        json_object_set_new(j, "act", json_string(cli_act_name(a->job.int8)));
+        json_object_set_new(j, "act", json_string(t3v_products_name(a->job.products)));
         if (a->job.dry_run) json_object_set_new(j, "seconds", json_real(seconds_of_all(a, r)));
         if (r->steps_low > 0) {
             json_object_set_new(j, "steps_low", json_integer((json_int_t)r->steps_low));

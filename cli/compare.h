@@ -62,7 +62,7 @@ typedef struct compare_clip {
 typedef struct compare_variant {
     char *text;                            /* of --variant, cut into the strings below */
     const char *name, *plan, *model, *act; /* act NULL: as --act says */
-    bool int8;                             /* what act says */
+    t3v_products products;                 /* what act says */
     char lora_path[COMPARE_LORAS][4096];
     t3v_lora_use lora[COMPARE_LORAS];
     int64_t loras;

@@ -83,7 +83,8 @@ static void card(const page *p, int i)
     fputs("<p><code>", p->f);
     cli_markup(p->f, v->plan_text);
     fputs("</code></p>\n", p->f);
-    if (v->act ? v->int8 : c->job.int8) fputs("<p><small>act int8</small></p>\n", p->f);
+    t3v_products products = v->act ? v->products : c->job.products;
+    if (products) fprintf(p->f, "<p><small>act %s</small></p>\n", t3v_products_name(products));
     for (int64_t k = 0; k < v->loras; k++) {
         fputs("<p><small>LoRA ", p->f);
         cli_markup(p->f, v->lora[k].path);

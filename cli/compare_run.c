@@ -98,7 +98,8 @@ static t3v_status settings_of(const compare *c, const compare_variant *v, json_t
                      "seed", (json_int_t)j->seed, "sampler", j->sampler, "precision",
                      t3v_dtype_name(j->compute));
     if (!*out) return t3v_fail(T3V_E_ARG, "variant \"%s\": its paths are not UTF-8", v->name);
-    if (v->act ? v->int8 : j->int8) json_object_set_new(*out, "act", json_string(cli_act_name(true)));
+    t3v_products products = v->act ? v->products : j->products;
+    if (products) json_object_set_new(*out, "act", json_string(t3v_products_name(products)));
     json_object_set_new(*out, "shift", j->shift > 0 ? json_real(j->shift) : json_null());
     json_object_set_new(*out, "cfg", j->cfg >= 0 ? json_real(j->cfg) : json_null());
     json_object_set_new(*out, "fps", j->fps > 0 ? json_real(j->fps) : json_null());
@@ -287,7 +288,7 @@ static t3v_job job_of(const task *t)
     j.plan = t->v->plan;
     j.lora = t->v->lora;
     j.loras = t->v->loras;
-    if (t->v->act) j.int8 = t->v->int8;
+    if (t->v->act) j.products = t->v->products;
     j.output = t->output;
     j.outputs = t->c->prompts.count;
     return j;

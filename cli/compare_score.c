@@ -329,7 +329,7 @@ static json_t *variant_json(const compare *c, int number)
                           "model", v->model, "lora", loras, "grid", (json_int_t)r->grid[0],
                           (json_int_t)r->grid[1], (json_int_t)r->grid[2], "steps", (json_int_t)r->steps,
                           "passes", (json_int_t)r->passes);
-    json_object_set_new(o, "act", json_string(cli_act_name(v->act ? v->int8 : c->job.int8)));
+    json_object_set_new(o, "act", json_string(t3v_products_name(v->act ? v->products : c->job.products)));
     for (int k = 0; k < COMPARE_KEYS; k++) cli_put_real(o, compare_columns[k].key, v->value[k]);
     cli_put_real(o, "vtc_s_sd", v->vtc_sd);
     cli_put_real(o, "vqa_s_sd", v->vqa_sd);

@@ -40,8 +40,8 @@ static t3v_status set(compare_variant *v, int key, const char *value, const char
         if (*once[key])
             return t3v_fail(T3V_E_ARG, "--variant \"%s\", column %lld: a second %s", text, column, keys[key]);
         *once[key] = value;
-        if (key == KEY_ACT && !cli_act(value, &v->int8))
-            return t3v_fail(T3V_E_ARG, "--variant \"%s\", column %lld: act=%s, expected float or int8", text,
+        if (key == KEY_ACT && !cli_act(value, &v->products))
+            return t3v_fail(T3V_E_ARG, "--variant \"%s\", column %lld: act=%s, expected " CLI_ACTS, text,
                             column, value);
         return T3V_OK;
     }

@@ -60,6 +60,15 @@ typedef struct t3v_lora_use {
 
 struct t3v_result;
 
+/* What products of the transformer's layers are made in. */
+typedef enum t3v_products {
+    T3V_PRODUCTS_FLOAT, /* the job's type */
+    T3V_PRODUCTS_INT8,  /* 8-bit integers, on the CPU: layers that all tokens go through */
+    T3V_PRODUCTS_FP8,   /* 8-bit floats, on a GPU that has them: layers of the blocks */
+} t3v_products;
+
+const char *t3v_products_name(t3v_products p); /* "float", "int8", "fp8"; NULL: none of them */
+
 /* What to generate. Zero (or NULL, or a negative number where zero means something) takes the default of the model:
  * t3v.json beside the weights, else the model family's. */
 typedef struct t3v_job {
@@ -101,8 +110,7 @@ typedef struct t3v_job {
     int64_t tile_h, tile_w; /* VAE tile in pixels; 0: automatic; < 0: no tiles */
     int64_t memory_limit;   /* bytes; 0: what the machine has free */
     t3v_dtype compute;      /* T3V_BF16 or T3V_F32 */
-    bool
-        int8; /* products of the transformer's layers that all tokens go through in 8-bit integers; on the CPU */
+    t3v_products products;
     const char *device; /* "cpu" (default), "cuda", or "auto": CUDA where it can be used */
     /* On a GPU: "resident", or "streamed": the transformer's blocks stay with the host and come one by one, as they are
      * needed. NULL: streamed where they do not fit. */

@@ -88,3 +88,16 @@ t3v_status t3v_device_open(t3v_device_choice choice, const t3v_device **out)
     t3v_info("runs on the CPU: %s", why);
     return T3V_OK;
 }
+
+t3v_status t3v_device_check_fp8(const t3v_device *d)
+{
+    if (!d)
+        return t3v_fail(T3V_E_UNSUPPORTED,
+                        "--act fp8 is computed on a GPU alone: give --device cuda, or --act "
+                        "int8 for 8-bit products on the CPU");
+    if (d->fp8) return T3V_OK;
+    return t3v_fail(T3V_E_UNSUPPORTED,
+                    "--act fp8: %s multiplies no 8-bit floats, compute capability 8.9 or later does; leave "
+                    "out --act fp8",
+                    d->name);
+}

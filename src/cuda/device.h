@@ -13,7 +13,9 @@
 #include "t3v/log.h"
 
 /* Grows whenever a table of this header or one that it points to changes. */
-#define T3V_CUDA_ABI 5
+#define T3V_CUDA_ABI 6
+
+struct t3v_fp8_args;
 
 typedef struct t3v_device {
     t3v_space space;                        /* the first member: an arena's space is its device */
@@ -54,6 +56,7 @@ typedef struct t3v_device {
     void *(*graph_end)(char *why, size_t n);
     t3v_status (*graph_run)(void *graph);
     void (*graph_free)(void *graph);
+    t3v_status (*fp8)(const struct t3v_fp8_args *g); /* ops/fp8/fp8.h; NULL: the card has no such products */
 } t3v_device;
 
 enum { T3V_LANES = 2 };
@@ -65,6 +68,9 @@ t3v_status t3v_device_parse(const char *text, t3v_device_choice *out);
 /* *out: NULL for the CPU. AUTO falls back on it with a notice that says why. E_UNSUPPORTED: CUDA was asked for and there
  * is no module, no card, or one that does not do. Opened once per process. */
 t3v_status t3v_device_open(t3v_device_choice choice, const t3v_device **out);
+
+/* E_UNSUPPORTED, in words for who gave --act fp8: the CPU (NULL), or a card without products of 8-bit floats. */
+t3v_status t3v_device_check_fp8(const t3v_device *d);
 
 static inline const t3v_space *t3v_device_space(const t3v_device *d) { return d ? &d->space : NULL; }
 static inline const t3v_device *t3v_arena_device(const t3v_arena *a)

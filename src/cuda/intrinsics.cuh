@@ -135,6 +135,35 @@ __device__ __forceinline__ uint32_t t3v_float_bits(float x)
 }
 
 __device__ __forceinline__ float t3v_bf16_float(uint16_t x) { return t3v_bits_float((uint32_t)x << 16); }
+/* |v| as E4M3, nearest, ties to even, 448 where it is above, and v's sign; NaN stays. */
+__device__ __forceinline__ uint32_t t3v_float_e4m3(float v)
+{
+    const uint32_t u = t3v_float_bits(v), a = u & 0x7fffffffu;
+    uint32_t q = ((a + 0x7ffffu + (a >> 20 & 1)) >> 20) - 120 * 8;
+    /* 2^14, whose last bit is 2^-9, the step below 2^-6 */
+    if (a < 0x3c800000u) q = t3v_float_bits(t3v_bits_float(a) + 16384.0f) - 0x46800000u;
+    if (q > 0x7e) q = 0x7e;
+    return (u >> 24 & 0x80) | (a > 0x7f800000u ? 0x7f : q);
+}
+
+/* Two of them, the first in the low byte. */
+__device__ __forceinline__ uint32_t t3v_pack_e4m3(float low, float high)
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+    uint16_t r;
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(r) : "f"(high), "f"(low));
+    return r;
+#else
+    return t3v_float_e4m3(low) | t3v_float_e4m3(high) << 8;
+#endif
+}
+
+__device__ __forceinline__ float t3v_e4m3_float(uint32_t q)
+{
+    /* 2^120 makes good the exponents' biases; exact for the smallest numbers too */
+    const float f = t3v_bits_float((q & 0x7f) << 20) * 1.329227995784916e36f;
+    return t3v_bits_float(t3v_float_bits(f) | ((q & 0x7f) == 0x7f ? 0x7f800000u : 0) | (q & 0x80) << 24);
+}
 /* The halves of a pair. */
 __device__ __forceinline__ float t3v_low(uint32_t pair) { return t3v_bits_float(pair << 16); }
 __device__ __forceinline__ float t3v_high(uint32_t pair) { return t3v_bits_float(pair & 0xffff0000u); }

@@ -385,7 +385,8 @@ t3v_device device = {{reserve, commit, release},
                      graph_begin,
                      graph_end,
                      graph_run,
-                     graph_free};
+                     graph_free,
+                     nullptr};
 
 /* The reason, when something of the card's is not as it must be. */
 bool works(cudaError_t e, const char *what, char *why, size_t n)
@@ -426,10 +427,11 @@ bool has_card(char *why, size_t n)
     if (e == cudaErrorInsufficientDriver && cudaDriverGetVersion(&known) == cudaSuccess) {
         if (known == 0) snprintf(why, n, "no usable driver or card: libcuda.so.1 of a driver is not here");
         else
-            snprintf(why, n,
-                     "the driver knows CUDA %d.%d, libt3v-cuda.so needs %d.%d: a newer driver, or make cuda with "
-                     "an older CUDA",
-                     known / 1000, known % 1000 / 10, CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
+            snprintf(
+                why, n,
+                "the driver knows CUDA %d.%d, libt3v-cuda.so needs %d.%d: a newer driver, or make cuda with "
+                "an older CUDA",
+                known / 1000, known % 1000 / 10, CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
         return false;
     }
     return works(e, "no usable driver or card", why, n);
@@ -552,6 +554,7 @@ const t3v_device *t3v_cuda_open(const t3v_cuda_host *h, char *why, size_t n)
     }
     t3v_cuda_stream = device.stream = made;
     segments = t3v_seg_device_for(card.major, card.minor);
+    device.fp8 = t3v_cuda_fp8_for(card.major, card.minor);
     property = {};
     property.type = CU_MEM_ALLOCATION_TYPE_PINNED;
     property.location.type = CU_MEM_LOCATION_TYPE_DEVICE;

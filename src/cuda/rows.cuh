@@ -3,6 +3,8 @@
 #ifndef T3V_CUDA_ROWS_CUH
 #define T3V_CUDA_ROWS_CUH
 
+#include <math.h>
+
 #include "cuda/intrinsics.cuh"
 #include "t3v/dtype.h"
 
@@ -80,6 +82,12 @@ template <int W> __device__ __forceinline__ void rows_store(const rows_out &y, i
         t3v_store16((uint16_t *)y.data + i, make_uint4(t3v_pack_bf16(v[0], v[1]), t3v_pack_bf16(v[2], v[3]),
                                                        t3v_pack_bf16(v[4], v[5]), t3v_pack_bf16(v[6], v[7])));
     }
+}
+
+/* 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) */
+__device__ __forceinline__ float rows_gelu(float x)
+{
+    return x * (1 / (1 + expf(-2 * 0.79788456080286535588f * (x + 0.044715f * x * x * x))));
 }
 
 /* Sums (or the largest) over the block's ROWS_THREADS threads, the same for all; in a fixed order. */

@@ -58,6 +58,7 @@ typedef struct t3v_dit {
     /* [layers][T3V_SITE_PARAMS_MAX]: what adopted plans have of their own; NULL: nothing */
     t3v_tensor *own;
     const t3v_device *device; /* that has the parameters' data; NULL: the host */
+    bool fp8;                 /* there the matrices of t3v_dit_fp8 are 8-bit floats */
     t3v_dit_stream *stream;   /* dit/stream.h; NULL: all parameters are there */
 } t3v_dit;
 
@@ -69,6 +70,9 @@ t3v_status t3v_dit_open_time(t3v_dit *dit, const t3v_dit_config *config);
 
 /* The layer whose matrix is `t`, one of dit->params; NULL: another parameter. */
 t3v_weight *t3v_dit_layer(t3v_dit *dit, const t3v_tensor *t);
+
+/* Whether the parameter is a matrix of the blocks that products of 8-bit floats take, for its size. */
+bool t3v_dit_fp8(const t3v_param *p);
 
 /* Lists the parameters that the plan's self sites have of their own and the model does not have yet, after all others,
  * without data. E_ARG: a layer has them in other shapes, from another plan. */

@@ -12,6 +12,7 @@
 #include "dit/graph.h"
 #include "dit/stream.h"
 #include "ops/kernels.h"
+#include "tensor/fp8.h"
 
 /* ---- parameters ---------------------------------------------------------------------------------- */
 
@@ -183,6 +184,12 @@ t3v_weight *t3v_dit_layer(t3v_dit *dit, const t3v_tensor *t)
             if (&in[j]->w == t) return in[j];
     }
     return NULL;
+}
+
+bool t3v_dit_fp8(const t3v_param *p)
+{
+    const t3v_tensor *t = p->tensor;
+    return t3v_dit_streams(p) && t->ndim == 2 && t3v_fp8_fits(t->shape[0], t->shape[1]);
 }
 
 t3v_status t3v_dit_adopt(t3v_dit *dit, const t3v_plan *plan)

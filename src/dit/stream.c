@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "tensor/dtype.h"
+#include "tensor/fp8.h"
 
 enum {
     SLOTS = 2,
@@ -18,7 +19,8 @@ typedef struct piece {
     const char *host;
     t3v_dtype type;
     float scale;
-    int64_t n;
+    bool fp8; /* it becomes rows of 8-bit floats, their factors behind them */
+    int64_t n, cols;
     size_t at;
 } piece;
 
@@ -35,9 +37,11 @@ struct t3v_dit_stream {
 
 bool t3v_dit_streams(const t3v_param *p) { return p->matrix && strncmp(p->name, "blocks.", 7) == 0; }
 
-static size_t room_of(const t3v_tensor *t, t3v_dtype compute)
+static size_t room_of(const t3v_dit *dit, const t3v_param *p, t3v_dtype compute)
 {
-    size_t n = (size_t)t3v_numel(t) * t3v_dtype_size(compute);
+    const t3v_tensor *t = p->tensor;
+    size_t n = dit->fp8 && t3v_dit_fp8(p) ? t3v_fp8_bytes(t->shape[0], t->shape[1])
+                                          : (size_t)t3v_numel(t) * t3v_dtype_size(compute);
     return (n + ALIGN - 1) / ALIGN * ALIGN;
 }
 
@@ -46,7 +50,7 @@ static size_t block_bytes(const t3v_dit *dit, t3v_dtype compute)
 {
     size_t sum = 0;
     for (int64_t i = 0; i < dit->params.count; i++)
-        if (t3v_dit_streams(&dit->params.item[i])) sum += room_of(dit->params.item[i].tensor, compute);
+        if (t3v_dit_streams(&dit->params.item[i])) sum += room_of(dit, &dit->params.item[i], compute);
     return sum / (size_t)dit->config.layers;
 }
 
@@ -75,15 +79,19 @@ static t3v_status list(t3v_dit_stream *s, t3v_dit *dit)
         return t3v_fail(T3V_E_NOMEM, "no memory to list %lld streamed matrices", (long long)count);
     }
     for (int64_t i = 0; i < dit->params.count; i++) {
-        t3v_tensor *t = dit->params.item[i].tensor;
-        if (!t3v_dit_streams(&dit->params.item[i])) continue;
-        int64_t layer = layer_of(dit, t);
+        const t3v_param *p = &dit->params.item[i];
+        t3v_tensor *t = p->tensor;
+        if (!t3v_dit_streams(p)) continue;
+        int64_t layer = layer_of(dit, t), n = t3v_numel(t);
+        bool fp8 = dit->fp8 && t3v_dit_fp8(p);
+        char *at = s->slot[layer % SLOTS] + used[layer];
         s->piece[layer * s->pieces + (int64_t)listed[layer]++] =
-            (piece){t->data, t->type, t->scale ? *t->scale : 1, t3v_numel(t), used[layer]};
-        t->data = s->slot[layer % SLOTS] + used[layer];
-        t->type = s->compute;
+            (piece){t->data, t->type, t->scale ? *t->scale : 1, fp8, n, n / t->shape[0], used[layer]};
+        t->data = at;
+        t->type = fp8 ? T3V_F8_E4M3 : s->compute;
         t->scale = NULL;
-        used[layer] += room_of(t, s->compute);
+        t->row_scale = fp8 ? (const float *)(const void *)(at + n) : NULL;
+        used[layer] += room_of(dit, p, s->compute);
     }
     free(used);
     return T3V_OK;
@@ -125,12 +133,23 @@ void t3v_dit_stream_close(t3v_dit *dit)
     dit->stream = NULL;
 }
 
-/* Part `first` of a matrix, expanded or copied. */
-static t3v_status expand(const t3v_dit_stream *s, const piece *p, char *to, int64_t first)
+/* Elements that a thread makes at a time: of 8-bit floats whole rows. */
+static int64_t chunk_of(const piece *p)
 {
-    int64_t n = p->n - first < CHUNK ? p->n - first : CHUNK, block = t3v_dtype_block(p->type);
-    return t3v_convert_scaled(to + p->at + (size_t)first * t3v_dtype_size(s->compute), s->compute,
-                              p->host + (size_t)(first / block) * t3v_dtype_block_bytes(p->type), p->type,
+    return !p->fp8 ? CHUNK : p->cols < CHUNK ? CHUNK / p->cols * p->cols : p->cols;
+}
+
+/* Part `first` of a matrix, expanded, made 8-bit floats, or copied. */
+static t3v_status make(const t3v_dit_stream *s, const piece *p, char *to, int64_t first)
+{
+    int64_t chunk = chunk_of(p), n = p->n - first < chunk ? p->n - first : chunk,
+            block = t3v_dtype_block(p->type);
+    const char *from = p->host + (size_t)(first / block) * t3v_dtype_block_bytes(p->type);
+    to += p->at;
+    if (p->fp8)
+        return t3v_fp8_rows((uint8_t *)to + first, (float *)(void *)(to + p->n) + first / p->cols, from,
+                            p->type, p->scale, n / p->cols, p->cols);
+    return t3v_convert_scaled(to + (size_t)first * t3v_dtype_size(s->compute), s->compute, from, p->type,
                               p->scale, n);
 }
 
@@ -143,8 +162,8 @@ static t3v_status send(t3v_dit_stream *s, int64_t i)
     for (int64_t k = 0; k < s->pieces; k++) {
         const piece *p = &s->piece[i * s->pieces + k];
 #pragma omp parallel for schedule(static)
-        for (int64_t first = 0; first < p->n; first += CHUNK) {
-            t3v_status st = expand(s, p, s->pinned[slot], first);
+        for (int64_t first = 0; first < p->n; first += chunk_of(p)) {
+            t3v_status st = make(s, p, s->pinned[slot], first);
 #pragma omp critical
             if (st) bad = st;
         }

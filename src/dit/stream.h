@@ -10,8 +10,8 @@
 bool t3v_dit_streams(const t3v_param *p);
 /* Bytes of the device's memory, and of pinned host memory, that streaming takes instead of all such matrices. */
 size_t t3v_dit_stream_bytes(const t3v_dit *dit, t3v_dtype compute);
-/* Such matrices have their data with the host; from here on they are where their block's turn puts them, of type `compute`. The
- * data must outlive the DiT. E_NOMEM: the device or the host has no room. */
+/* Such matrices have their data with the host; from here on they are where their block's turn puts them, of type `compute` or,
+ * with dit->fp8, 8-bit floats. The data must outlive the DiT. E_NOMEM: the device or the host has no room. */
 t3v_status t3v_dit_stream_open(t3v_dit *dit, t3v_dtype compute);
 void t3v_dit_stream_close(t3v_dit *dit); /* t3v_dit_close calls it */
 

@@ -2,6 +2,7 @@
 /* Dense layers, with low-rank updates on the fly, and the embedding lookup. */
 #include <string.h>
 
+#include "ops/fp8/fp8.h"
 #include "ops/int8/int8.h"
 #include "ops/kernels.h"
 #include "ops/ops.h"
@@ -173,9 +174,43 @@ static t3v_tensor *dense_int8(t3v_ctx *ctx, const t3v_tensor *w, const t3v_tenso
     return ctx->status ? NULL : y;
 }
 
+/* The same in 8-bit floats, and GELU of it. */
+static t3v_tensor *dense_fp8(t3v_ctx *ctx, const t3v_tensor *w, const t3v_tensor *bias, t3v_tensor *x,
+                             t3v_dtype out, t3v_act act)
+{
+    if (ctx->status) return NULL;
+    if (ctx->tape)
+        return t3v_ctx_fail(ctx, t3v_fail(T3V_E_UNSUPPORTED,
+                                          "8-bit activations have no gradient: train and differentiate "
+                                          "without --act fp8"));
+    t3v_tensor *y = result(ctx, w, x, out);
+    if (!y) return NULL;
+    int64_t rows = t3v_rows(x), k = in_features(w);
+    size_t mark = t3v_arena_mark(ctx->arena);
+    t3v_fp8_args g = {.m = rows,
+                      .n = w->shape[0],
+                      .k = k,
+                      .x = x->data,
+                      .x_type = x->type,
+                      .w = w->data,
+                      .w_scale = w->row_scale,
+                      .bias = bias->data,
+                      .y = y->data,
+                      .y_type = out,
+                      .act = act,
+                      .q = t3v_data(ctx, rows * k, 1),
+                      .scale = t3v_data(ctx, rows, sizeof(float))};
+    if (t3v_runs(ctx)) t3v_ctx_keep(ctx, t3v_arena_device(ctx->arena)->fp8(&g));
+    t3v_arena_back(ctx->arena, mark);
+    return ctx->status ? NULL : y;
+}
+
 static t3v_tensor *layer(t3v_ctx *ctx, const t3v_weight *w, t3v_tensor *x, t3v_dtype out, bool int8)
 {
-    t3v_tensor *y = (int8 ? dense_int8 : dense)(ctx, &w->w, &w->bias, x, w->loras ? T3V_F32 : out);
+    t3v_dtype first = w->loras ? T3V_F32 : out;
+    t3v_tensor *y = w->w.row_scale ? dense_fp8(ctx, &w->w, &w->bias, x, first, T3V_ACT_NONE)
+                    : int8         ? dense_int8(ctx, &w->w, &w->bias, x, first)
+                                   : dense(ctx, &w->w, &w->bias, x, first);
     for (int i = 0; i < w->loras; i++) { /* updates are added in F32 */
         static const t3v_tensor none = {.type = T3V_F32};
         const t3v_lora_pair *l = &w->lora[i];
@@ -204,6 +239,7 @@ static bool fuses(const t3v_ctx *ctx, const t3v_weight *w)
 t3v_tensor *t3v_linear_gelu(t3v_ctx *ctx, const t3v_weight *w, t3v_tensor *x, t3v_dtype out)
 {
     if (!fuses(ctx, w)) return t3v_gelu(ctx, t3v_linear_tokens(ctx, w, x, T3V_F32), out);
+    if (w->w.row_scale) return dense_fp8(ctx, &w->w, &w->bias, x, out, T3V_ACT_GELU_TANH);
     if (!trainable(ctx, &w->w)) return NULL;
     t3v_tensor *y = result(ctx, &w->w, x, out), *before = ctx->tape ? t3v_new_like(ctx, y, out) : NULL;
     if (ctx->status || !y) return NULL;
@@ -214,7 +250,7 @@ t3v_tensor *t3v_linear_gelu(t3v_ctx *ctx, const t3v_weight *w, t3v_tensor *x, t3
 
 t3v_tensor *t3v_linear_add(t3v_ctx *ctx, const t3v_weight *w, t3v_tensor *y, t3v_tensor *x)
 {
-    if (ctx->tape || !fuses(ctx, w))
+    if (ctx->tape || !fuses(ctx, w) || w->w.row_scale)
         return t3v_gate_residual(ctx, x, t3v_linear_tokens(ctx, w, y, T3V_F32), NULL);
     if (ctx->status || !x || !y) return NULL;
     T3V_ASSERT(x->type == T3V_F32 && t3v_cols(x) == w->w.shape[0] && t3v_cols(y) == in_features(&w->w) &&

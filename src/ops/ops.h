@@ -32,7 +32,8 @@ static inline t3v_dtype t3v_operand(const t3v_tensor *w, t3v_dtype compute)
 
 /* y = x w^T + bias + sum_i strength_i (x a_i^T) b_i^T. x [rows.., in] F32 or BF16, y [rows.., out] of type
  * `out`. With a BF16 weight, x is rounded to BF16 first; sums are F32. A packed weight is expanded to the context's compute
- * type, tile by tile, in forward and backward; it gets no gradient of its own (E_UNSUPPORTED if it should). */
+ * type, tile by tile, in forward and backward; it gets no gradient of its own (E_UNSUPPORTED if it should). With a row_scale the
+ * product is made in 8-bit floats (ops/fp8/fp8.h; updates as before); E_UNSUPPORTED then while something is recorded. */
 t3v_tensor *t3v_linear(t3v_ctx *ctx, const t3v_weight *w, t3v_tensor *x, t3v_dtype out);
 
 /* The same for a layer that every token of a clip goes through. With ctx->int8 its product is made in 8-bit integers

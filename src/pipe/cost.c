@@ -13,6 +13,7 @@
 #include "io/file.h"
 #include "pipe/image.h"
 #include "pipe/lora_attach.h"
+#include "tensor/fp8.h"
 #include "vae/clip.h"
 
 /* Measured with 2 threads: libav with an H.264 encoder, which holds frames back to look ahead. */
@@ -110,8 +111,11 @@ static int64_t placed_bytes(const t3v_dit *dit, t3v_dtype compute, bool streamed
     int64_t sum = streamed ? (int64_t)t3v_dit_stream_bytes(dit, compute) : 0;
     for (int64_t i = 0; i < dit->params.count; i++) {
         const t3v_param *p = &dit->params.item[i];
-        if (!streamed || !t3v_dit_streams(p))
-            sum += t3v_numel(p->tensor) * (int64_t)t3v_dtype_size(p->matrix ? compute : T3V_F32);
+        const t3v_tensor *t = p->tensor;
+        if (streamed && t3v_dit_streams(p)) continue;
+        sum += dit->fp8 && t3v_dit_fp8(p)
+                   ? (int64_t)t3v_fp8_bytes(t->shape[0], t->shape[1])
+                   : t3v_numel(t) * (int64_t)t3v_dtype_size(p->matrix ? compute : T3V_F32);
     }
     return sum;
 }
@@ -132,10 +136,16 @@ static t3v_status dit_bytes(t3v_model *m, t3v_lora_for expert, const t3v_job *jo
     for (int i = 0; i < s->steps && !st; i++)
         if (!i || s->step[i].plan != s->step[i - 1].plan) st = t3v_dit_adopt(&dit, s->step[i].plan);
     if (!st) st = t3v_arena_count_in(&arena, t3v_device_space(m->device));
-    t3v_ctx ctx = {.arena = &arena, .compute = job->compute, .int8 = job->int8};
+    t3v_ctx ctx = {.arena = &arena, .compute = job->compute, .int8 = job->products == T3V_PRODUCTS_INT8};
     if (!st) {
-        for (int64_t i = 0; i < dit.params.count; i++)
-            dit.params.item[i].tensor->type = dit.params.item[i].matrix ? job->compute : T3V_F32;
+        static const float some = 1;
+        dit.fp8 = m->fp8;
+        for (int64_t i = 0; i < dit.params.count; i++) {
+            const t3v_param *p = &dit.params.item[i];
+            bool fp8 = dit.fp8 && t3v_dit_fp8(p);
+            p->tensor->type = fp8 ? T3V_F8_E4M3 : p->matrix ? job->compute : T3V_F32;
+            p->tensor->row_scale = fp8 ? &some : NULL;
+        }
         st = t3v_loras_attach(&loras, job->lora, job->loras, &how, &dit);
     }
     if (!st) {

@@ -23,6 +23,12 @@
 #include "vae/clip.h"
 #include "video/video.h"
 
+const char *t3v_products_name(t3v_products p)
+{
+    static const char *const names[] = {"float", "int8", "fp8"};
+    return (unsigned)p < sizeof names / sizeof *names ? names[p] : NULL;
+}
+
 /* ---- 1. the request ------------------------------------------------------------------------------- */
 
 static t3v_status check_size(const char *what, int64_t v)
@@ -318,7 +324,9 @@ static t3v_status predict(t3v_run *r, int64_t index, int i, int branch, int64_t 
                                .keep = keep_stream,
                                .user = &w};
     size_t mark = t3v_arena_mark(&r->memory);
-    t3v_ctx ctx = {.arena = &r->memory, .compute = r->want.compute, .int8 = r->want.int8};
+    t3v_ctx ctx = {.arena = &r->memory,
+                   .compute = r->want.compute,
+                   .int8 = r->want.products == T3V_PRODUCTS_INT8};
     const int64_t *l = r->latent;
     t3v_tensor *x = t3v_wrap(&ctx, r->x, T3V_F32, T3V_SHAPE(r->model->config.in_dim, l[1], l[2], l[3]));
     const t3v_step *s = &r->schedule.step[i];
@@ -416,7 +424,9 @@ static t3v_status enter_expert(t3v_run *r, t3v_ctx *ctx, int64_t index, int i, s
 static t3v_status denoise(t3v_run *r, int64_t index)
 {
     size_t mark = t3v_arena_mark(&r->memory);
-    t3v_ctx ctx = {.arena = &r->memory, .compute = r->want.compute, .int8 = r->want.int8};
+    t3v_ctx ctx = {.arena = &r->memory,
+                   .compute = r->want.compute,
+                   .int8 = r->want.products == T3V_PRODUCTS_INT8};
     const t3v_schedule *s = &r->schedule;
     conditions cond = {0};
     const t3v_dit_config *c = &r->model->config;
@@ -492,11 +502,12 @@ static t3v_status open_writer(const t3v_run *r, int64_t index, t3v_video_writer 
     const t3v_job *w = &r->want;
     char settings[8192], seed[32], low[40] = "";
     if (r->low) snprintf(low, sizeof low, "%g,", w->cfg_low);
-    snprintf(
-        settings, sizeof settings,
-        "t3v %s; model %s; %s, %lld steps, shift %g, cfg %s%g in steps %s, dense steps %lld, reuse %s; %s%s",
-        T3V_VERSION, w->model, w->sampler, (long long)w->steps, w->shift, low, w->cfg, w->cfg_steps,
-        (long long)w->dense_steps, w->reuse, t3v_dtype_name(w->compute), w->int8 ? ", act int8" : "");
+    snprintf(settings, sizeof settings,
+             "t3v %s; model %s; %s, %lld steps, shift %g, cfg %s%g in steps %s, dense steps %lld, reuse %s; "
+             "%s%s%s",
+             T3V_VERSION, w->model, w->sampler, (long long)w->steps, w->shift, low, w->cfg, w->cfg_steps,
+             (long long)w->dense_steps, w->reuse, t3v_dtype_name(w->compute), w->products ? ", act " : "",
+             w->products ? t3v_products_name(w->products) : "");
     snprintf(seed, sizeof seed, "%llu %s", (unsigned long long)t3v_run_seed(r, index), w->rng);
     const t3v_video_tag tags[] = {{"comment", w->output[index].prompt},
                                   {"t3v_prompt", w->output[index].prompt},
@@ -618,6 +629,7 @@ static t3v_status run_all(t3v_run *r)
         return t3v_fail(T3V_E_ARG, "weights \"%s\": expected resident or streamed", weights);
     T3V_TRY(t3v_device_open(where, &r->device));
     r->paths.device = r->device;
+    r->paths.fp8 = r->job->products == T3V_PRODUCTS_FP8;
     T3V_TRY(t3v_model_open(&r->model, &r->paths, 0, r->job->compute, false));
     if (r->model->where.experts) T3V_TRY(t3v_model_open_low(&r->low, r->model));
     T3V_TRY(read_image(r));

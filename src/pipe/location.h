@@ -15,6 +15,7 @@ typedef struct t3v_model_paths {
     const char *model_low, *clip;
     const t3v_device *device; /* where the weights go; NULL: they stay with the host */
     bool streamed;            /* there the DiT's blocks come one by one: dit/stream.h */
+    bool fp8;                 /* there their matrices are multiplied as 8-bit floats: ops/fp8/fp8.h */
 } t3v_model_paths;
 
 typedef enum t3v_place {

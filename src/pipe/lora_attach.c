@@ -117,12 +117,12 @@ static t3v_status attach(t3v_loras *l, const t3v_param *p, const updates *u, con
         T3V_TRY(factor(&pair->a, item->a, item->rank, type, dit->device, &l->arena));
         T3V_TRY(factor(&pair->b, item->b, item->b->shape[0], type, dit->device, &l->arena));
     }
-    if (diffs && streamed)
-        return t3v_fail(
-            T3V_E_UNSUPPORTED,
-            "%s: a LoRA file has a full difference for it, which streamed weights do not take; give "
-            "--weights resident, or convert the model with --lora",
-            p->name);
+    if (diffs && (streamed || t->row_scale))
+        return t3v_fail(T3V_E_UNSUPPORTED,
+                        "%s: a LoRA file has a full difference for it, which %s weights do not take; give "
+                        "%s, or convert the model with --lora",
+                        p->name, streamed ? "streamed" : "8-bit",
+                        streamed ? "--weights resident" : "--act float");
     if (*used > first) {
         w->lora = &l->pair[first];
         w->loras = (int)(*used - first);

@@ -55,17 +55,18 @@ static bool is_table(const t3v_param *p) { return strstr(p->name, "embedding.wei
 static t3v_status fill(t3v_model *m, int part, const t3v_params *p, bool writable,
                        bool (*optional)(const char *))
 {
-    bool streamed = m->device && m->streamed && part == DIT;
+    bool streamed = m->device && m->streamed && part == DIT, fp8 = m->fp8 && part == DIT;
     t3v_params_options o = {.matrix = m->compute,
                             .map = !writable,
-                            .packed = part != VAE && (!m->device || streamed)};
+                            .packed = part != VAE && (!m->device || streamed || fp8)};
     T3V_TRY(t3v_arena_open(&m->arena[part], t3v_params_bytes(p, m->file[part], &o)));
     T3V_TRY(t3v_params_load(p, m->file[part], &o, &m->arena[part], true, optional));
     if (!m->device) return T3V_OK;
     T3V_TRY(t3v_weights_place(p, m->compute, m->device, &m->placed[part],
                               streamed       ? t3v_dit_streams
                               : part == TEXT ? is_table
-                                             : NULL));
+                                             : NULL,
+                              fp8 ? t3v_dit_fp8 : NULL));
     return streamed ? t3v_dit_stream_open(&m->dit, m->compute) : T3V_OK;
 }
 
@@ -75,6 +76,7 @@ static t3v_status load_dit(t3v_model *m, bool writable)
     if (!st) st = t3v_dit_config_complete(&m->config, m->file[DIT]);
     if (!st) st = t3v_dit_open(&m->dit, &m->config);
     m->dit.device = m->device;
+    m->dit.fp8 = m->fp8;
     if (!st) st = fill(m, DIT, &m->dit.params, writable, t3v_site_param_named);
     return st;
 }
@@ -251,8 +253,9 @@ static t3v_status read_config(t3v_model *m)
 t3v_status t3v_model_open(t3v_model **out, const t3v_model_paths *paths, unsigned parts, t3v_dtype compute,
                           bool writable)
 {
-    t3v_model *m = calloc(1, sizeof *m);
     *out = NULL;
+    if (paths->fp8) T3V_TRY(t3v_device_check_fp8(paths->device));
+    t3v_model *m = calloc(1, sizeof *m);
     if (!m || !(m->path = strdup(paths->model))) {
         free(m);
         return t3v_fail(T3V_E_NOMEM, "no memory to open %s", paths->model);
@@ -260,6 +263,7 @@ t3v_status t3v_model_open(t3v_model **out, const t3v_model_paths *paths, unsigne
     m->compute = compute;
     m->device = paths->device;
     m->streamed = paths->streamed;
+    m->fp8 = paths->fp8;
     t3v_status st = t3v_location_find(&m->where, paths);
     if (!st) st = read_config(m);
     if (!st) st = t3v_model_load(m, parts, writable);
@@ -282,6 +286,7 @@ t3v_status t3v_model_open_low(t3v_model **out, const t3v_model *m)
     }
     low->device = m->device;
     low->streamed = m->streamed;
+    low->fp8 = m->fp8;
     low->compute = m->compute;
     low->config = m->config;
     *out = low;

@@ -29,6 +29,7 @@ typedef struct t3v_model {
     t3v_arena arena[3];
     const t3v_device *device; /* NULL: the host */
     bool streamed;            /* a DiT that is loaded keeps its blocks with the host: dit/stream.h */
+    bool fp8;                 /* there it has them as 8-bit floats: t3v_dit.fp8 */
     t3v_arena placed[3];      /* weights on the device */
     t3v_arena own;            /* parameters that plans have of their own */
 } t3v_model;

@@ -59,9 +59,11 @@ static char *state_key(const t3v_run *r, int64_t index)
         if (!(key = longer)) return NULL;
     }
     bool merged = w->loras && w->merge_loras;
-    if (!merged && !w->int8) return key;
+    if (!merged && !w->products) return key;
     char *all = NULL;
-    if (asprintf(&all, "%s%s%s", key, merged ? "|merged" : "", w->int8 ? "|int8" : "") < 0) all = NULL;
+    if (asprintf(&all, "%s%s%s%s", key, merged ? "|merged" : "", w->products ? "|" : "",
+                 w->products ? t3v_products_name(w->products) : "") < 0)
+        all = NULL;
     free(key);
     return all;
 }

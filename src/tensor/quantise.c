@@ -352,17 +352,3 @@ t3v_status t3v_quantise(void *dst, t3v_dtype type, const float *src, int64_t n)
         blocks[type]((unsigned char *)dst + (size_t)b * bytes, src + b * values);
     return T3V_OK;
 }
-
-uint8_t t3v_f32_to_f8_e4m3(float v)
-{
-    uint8_t sign = signbit(v) ? 0x80 : 0;
-    float a = fabsf(v);
-    if (isnan(a)) return sign | 0x7f;
-    if (a >= 448) return sign | 0x7e;
-    if (a < 0x1p-6f)
-        return sign | (uint8_t)nearest(a * 0x1p9f); /* steps of 2^-9; 8 is the first normal number */
-    int e;
-    float m = frexpf(a, &e);                      /* [0.5, 1) 2^e: 8 steps of m */
-    int q = (int)nearest(m * 16);                 /* 8 .. 16 */
-    return sign | (uint8_t)((e + 6) * 8 + q - 8); /* 16 carries into the exponent */
-}

@@ -5,6 +5,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "base/status.h"
 #include "t3v/dtype.h"
@@ -18,7 +19,20 @@ bool t3v_quantises(t3v_dtype type);
  * block. */
 t3v_status t3v_quantise(void *dst, t3v_dtype type, const float *src, int64_t n);
 
-/* The nearest E4M3 number, ties to even; beyond +-448 the largest, NaN stays NaN. */
-uint8_t t3v_f32_to_f8_e4m3(float v);
+/* The nearest E4M3 number, ties to even; beyond +-448 the largest, NaN stays NaN. Without branches, for loops. */
+static inline uint8_t t3v_f32_to_f8_e4m3(float v)
+{
+    uint32_t u, small;
+    memcpy(&u, &v, sizeof u);
+    const uint32_t sign = u >> 24 & 0x80, a = u & 0x7fffffffu;
+    float f;
+    memcpy(&f, &a, sizeof f);
+    f += 0x1p14f; /* whose last bit is 2^-9, the step below 2^-6 */
+    memcpy(&small, &f, sizeof small);
+    uint32_t q = ((a + 0x7ffff + (a >> 20 & 1)) >> 20) - 120 * 8;
+    q = a < 0x3c800000u ? small - 0x46800000u : q;
+    q = q > 0x7e ? 0x7e : q;
+    return (uint8_t)(sign | (a > 0x7f800000u ? 0x7f : q));
+}
 
 #endif

@@ -20,6 +20,9 @@ typedef struct t3v_tensor {
     int ndim;
     int64_t shape[T3V_MAX_DIMS];
     const float *scale; /* parameters of 8-bit floats: values are *scale times the stored ones; NULL: 1 */
+    /* A matrix on a device that is multiplied as it is, by rows of 8-bit floats (tensor/fp8.h): the factor of each row, there;
+     * NULL: any other. */
+    const float *row_scale;
     /* ---- gradients: used only while something is recorded ---- */
     bool needs_grad;
     int32_t param;           /* parameters: 1 + index into the trainer's gradient buffers; 0 otherwise */

@@ -254,6 +254,12 @@ extern "C" t3v_status t3v_cuda_gemm(const t3v_gemm_args *g)
     return t3v_cuda_gemm_own(g);
 }
 
+t3v_status t3v_cuda_fp8_product(const t3v_fp8_args *, t3v_fp8_made *made)
+{
+    *made = T3V_FP8_NOTHING;
+    return T3V_OK;
+}
+
 /* A card's copy of bytes that overlap gives anything. */
 extern "C" void t3v_cuda_move(void *to, const void *from, size_t n)
 {
@@ -277,29 +283,30 @@ extern "C" void t3v_cuda_move_rows(void *to, int64_t to_step, const void *from, 
 }
 
 static const t3v_seg_kernels segments = t3v_seg_device_for(9, 0);
-static const t3v_device device = {{reserve, commit, release},
-                                  "the emulator",
-                                  &t3v_cuda_kernels,
-                                  &segments,
-                                  nullptr,
-                                  push,
-                                  pull,
-                                  finish,
-                                  memory,
-                                  peak,
-                                  seconds,
-                                  macs,
-                                  bytes,
-                                  pin,
-                                  unpin,
-                                  lane_mark,
-                                  lane_push,
-                                  lane_wait,
-                                  lane_done,
-                                  graph_begin,
-                                  graph_end,
-                                  graph_run,
-                                  graph_free};
+static t3v_device device = {{reserve, commit, release},
+                            "the emulator",
+                            &t3v_cuda_kernels,
+                            &segments,
+                            nullptr,
+                            push,
+                            pull,
+                            finish,
+                            memory,
+                            peak,
+                            seconds,
+                            macs,
+                            bytes,
+                            pin,
+                            unpin,
+                            lane_mark,
+                            lane_push,
+                            lane_wait,
+                            lane_done,
+                            graph_begin,
+                            graph_end,
+                            graph_run,
+                            graph_free,
+                            t3v_cuda_fp8_linear};
 
 extern "C" const t3v_device *t3v_emulated_device(void) { return &device; }
 
@@ -310,5 +317,6 @@ extern "C" const t3v_device *t3v_cuda_open(const t3v_cuda_host *h, char *why, si
         return nullptr;
     }
     host = h;
+    device.fp8 = t3v_cuda_fp8_for(9, 0);
     return &device;
 }

@@ -46,7 +46,7 @@ static void open_model(model *m, const char *plan)
     for (int64_t i = known; i < m->dit.params.count; i++) /* of the plan */
         t3v_normal_fill(m->dit.params.item[i].tensor->data, t3v_numel(m->dit.params.item[i].tensor), 2, 0, 0);
     m->dit.device = m->device;
-    assert_int_equal(t3v_weights_place(&m->dit.params, T3V_F32, m->device, &m->placed, NULL), T3V_OK);
+    assert_int_equal(t3v_weights_place(&m->dit.params, T3V_F32, m->device, &m->placed, NULL, NULL), T3V_OK);
 }
 
 static void close_model(model *m)

@@ -67,8 +67,9 @@ for what in "block --weight q8_0" "block --act int8" "step --act int8 --weight q
 done
 line=$("$t3v" bench block --config tiny --size 64x48 --frames 5 --repeat 1 --json) || fail "block failed"
 ! grep -q '"plain"' <<<"$line" || fail "a plain block beside itself: $line"
-expect 2 "expected float or int8" block --act int4
+expect 2 "expected float, int8 or fp8" block --act int4
 expect 2 "not of attention" attention --act int8
+expect 1 "computed on a GPU alone" block --act fp8
 expect 2 "whole blocks of 256" block --config tiny --size 64x48 --weight q4_k
 expect 2 "expected a type" gemm --weight iq4
 expect 2 "--weight is for random" block --model x --weight q8_0

@@ -144,7 +144,7 @@ bad 1 'variant "x".*no-such.safetensors' "${ask[@]}" "${full[@]}" --variant "nam
 bad 2 'variant "x".*expected a model directory' "${ask[@]}" "${full[@]}" --variant "name=x,model=$dir/nowhere"
 bad 2 "column 1: expected name=, plan=" "${ask[@]}" "${full[@]}" --variant nonsense
 bad 2 "column 8: plan is empty" "${ask[@]}" "${full[@]}" --variant name=x,plan=
-bad 2 "act=int4, expected float or int8" "${ask[@]}" "${full[@]}" --variant name=x,act=int4
+bad 2 "act=int4, expected float, int8 or fp8" "${ask[@]}" "${full[@]}" --variant name=x,act=int4
 bad 2 "column 8: a second name" "${ask[@]}" "${full[@]}" --variant name=x,name=y
 bad 2 "it needs a name" "${ask[@]}" "${full[@]}" --variant model=$model
 bad 2 "not UTF-8" "${ask[@]}" "${full[@]}" --variant $'name=\xff,plan=full'

@@ -27,6 +27,14 @@ make_clip cuda || rc=$?
 grep -q "no CUDA device: .*none.so" "$dir/said" || fail "no reason: $(cat "$dir/said")"
 [ ! -e "$dir/cuda.y4m" ] || fail "a clip in spite of the failure"
 
+# Products of 8-bit floats are a GPU's.
+for device in cpu auto; do
+    rc=0
+    "$t3v" generate --model "$dir/model" --prompt x --size 32x32 --frames 1 --device $device --act fp8 -o "$dir/x.png" 2>"$dir/said" ||
+        rc=$?
+    [ "$rc" = 1 ] && grep -q -- "--act fp8 is computed on a GPU alone" "$dir/said" || fail "--act fp8, $device: $rc, $(cat "$dir/said")"
+done
+
 # A shared object that is something else.
 for so in "${T3V_BUILD:-build}"/libt3v-av.so; do
     [ -e "$so" ] || continue

@@ -13,6 +13,7 @@
 #include "base/rng.h"
 #include "base/threads.h"
 #include "tensor/dtype.h"
+#include "tensor/fp8.h"
 #include "tensor/quantise.h"
 
 enum { N = 64 * 256 };
@@ -214,6 +215,51 @@ static void e4m3_is_the_nearest_number(void **state)
     assert_int_equal(t3v_f32_to_f8_e4m3(-INFINITY), 0xfe);
 }
 
+/* Each number is off its own by half a step of its size or of the smallest, for every type that rows come from; factors come
+ * from the largest number; what is 8 bits wide already stays. */
+static void rows_of_8_bit_floats(void **state)
+{
+    (void)state;
+    enum { ROWS = 7, D = 1280 }; /* more than a piece, part of one; whole blocks */
+    static const t3v_dtype types[] = {T3V_F32, T3V_BF16, T3V_F16, T3V_F8_E5M2, T3V_Q8_0, T3V_Q4_K};
+    static uint8_t q[ROWS * D], stored[ROWS * D * 4];
+    static float values[ROWS * D];
+    float scale[ROWS];
+    t3v_normal_fill(x, ROWS * D, 4, 0, 0);
+    for (int i = 0; i < ROWS * D; i++) x[i] *= ldexpf(1, i / D % 3 - 1);
+    for (size_t t = 0; t < sizeof types / sizeof *types; t++) {
+        t3v_dtype type = types[t];
+        float by = type == T3V_F8_E5M2 ? 0.3f : 1;
+        if (t3v_quantises(type)) assert_int_equal(t3v_quantise(stored, type, x, ROWS * D), T3V_OK);
+        else if (type == T3V_F8_E5M2)
+            for (int i = 0; i < ROWS * D; i++) stored[i] = (uint8_t)(t3v_f32_to_f16(x[i]) >> 8);
+        else assert_int_equal(t3v_convert(stored, type, x, T3V_F32, ROWS * D), T3V_OK);
+        assert_int_equal(t3v_convert_scaled(values, T3V_F32, stored, type, by, ROWS * D), T3V_OK);
+        assert_int_equal(t3v_fp8_rows(q, scale, stored, type, by, ROWS, D), T3V_OK);
+        for (int r = 0; r < ROWS; r++) {
+            float most = 0;
+            for (int i = r * D; i < (r + 1) * D; i++) most = fmaxf(most, fabsf(values[i]));
+            assert_true(scale[r] == most / 448);
+            for (int i = r * D; i < (r + 1) * D; i++) {
+                double v = (double)values[i], off = fabs((double)scale[r] * t3v_f8_e4m3_to_f32(q[i]) - v);
+                if (!(off <= fmax(fabs(v) / 16, (double)scale[r] / 1024) * (1 + 0x1p-21)))
+                    fail_msg("%s, row %d: %g is off by %g", t3v_dtype_name(type), r, v, off);
+            }
+        }
+    }
+    for (int i = 0; i < ROWS * D; i++) stored[i] = (uint8_t)(i * 37);
+    assert_int_equal(t3v_fp8_rows(q, scale, stored, T3V_F8_E4M3, 0.7f, ROWS, D), T3V_OK);
+    assert_memory_equal(q, stored, ROWS * D);
+    for (int r = 0; r < ROWS; r++) assert_true(scale[r] == 0.7f);
+
+    float odd[4 * 16] = {0};
+    odd[16] = 0x1p-101f, odd[2 * 16 + 15] = NAN, odd[3 * 16] = -INFINITY;
+    assert_int_equal(t3v_fp8_rows(q, scale, odd, T3V_F32, 1, 4, 16), T3V_OK);
+    for (int i = 0; i < 4 * 16; i++) assert_int_equal(q[i], 0);
+    assert_true(scale[0] == 0 && scale[1] == 0 && isnan(scale[2]) && isnan(scale[3]));
+    assert_int_equal(t3v_fp8_rows(q, scale, odd, T3V_Q8_0, 1, 2, 16), T3V_E_ARG);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(blocks_hold_their_own_values),
@@ -221,6 +267,7 @@ int main(void)
                                        cmocka_unit_test(errors_are_those_of_the_number_of_levels),
                                        cmocka_unit_test(zeros_and_parts_of_blocks),
                                        cmocka_unit_test(threads_do_not_change_bytes),
-                                       cmocka_unit_test(e4m3_is_the_nearest_number)};
+                                       cmocka_unit_test(e4m3_is_the_nearest_number),
+                                       cmocka_unit_test(rows_of_8_bit_floats)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Dense products on a GPU by cuBLASLt, bias and GELU (and what it is taken of, for its gradient) in its epilogue; where it has
- * no algorithm, our own kernels. Contract:
- * ops/gemm/gemm.h.
+ * no algorithm, our own kernels. Contracts: ops/gemm/gemm.h, ops/fp8/fp8.h.
  *
  * cuBLASLt's matrices are column by column. C [m, n] row by row is C^T there, so its first operand is our B. */
 #include <cublasLt.h>
@@ -15,10 +14,15 @@ namespace
 {
 enum { WORK = 64 << 20, TRIED = 4 };
 
+/* Factors of the rows of A and B, which are 8-bit floats; NULL: none. */
+struct factors {
+    const float *a, *b;
+};
+
 /* What decides which algorithm is best. */
 struct key {
     int64_t m, n, k, batch, lda, ldb, ldc, a_batch, b_batch, c_batch;
-    int a_type, b_type, c_type, a_trans, b_trans, bias, act, accumulate, before, aligned;
+    int a_type, b_type, c_type, a_trans, b_trans, bias, act, accumulate, before, aligned, factors;
 };
 
 struct plan {
@@ -32,7 +36,13 @@ struct plan {
 std::vector<plan> plans;
 cublasLtHandle_t handle;
 
-cudaDataType_t type_of(t3v_dtype t) { return t == T3V_BF16 ? CUDA_R_16BF : CUDA_R_32F; }
+cudaDataType_t type_of(t3v_dtype t)
+{
+    return t == T3V_BF16 ? CUDA_R_16BF : t == T3V_F8_E4M3 ? CUDA_R_8F_E4M3 : CUDA_R_32F;
+}
+
+/* The bias must have the result's type, beside 8-bit floats BF16. */
+t3v_dtype bias_type(int a_type, int c_type) { return a_type == T3V_F8_E4M3 ? T3V_BF16 : (t3v_dtype)c_type; }
 
 /* Bytes, a power of two up to 16, that all of the addresses are multiples of. */
 int alignment(const t3v_gemm_args *g)
@@ -60,8 +70,14 @@ template <class T> bool set(cublasLtMatmulDesc_t d, cublasLtMatmulDescAttributes
     return cublasLtMatmulDescSetAttribute(d, what, &value, sizeof value) == CUBLAS_STATUS_SUCCESS;
 }
 
-/* `bias`, `before`: of the first call. The choice may look at whether there are any. */
-void make(plan *p, const void *bias, void *before)
+bool set_factors(cublasLtMatmulDesc_t d, const factors &f)
+{
+    return set(d, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, f.b) &&
+           set(d, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, f.a);
+}
+
+/* `f`, `bias`, `before`: of the first call. The choice may look at whether there are any. */
+void make(plan *p, const factors &f, const void *bias, void *before)
 {
     const key &k = p->of;
     cublasOperation_t ta = k.b_trans ? CUBLAS_OP_T : CUBLAS_OP_N, tb = k.a_trans ? CUBLAS_OP_T : CUBLAS_OP_N;
@@ -75,8 +91,13 @@ void make(plan *p, const void *bias, void *before)
     if (!set(p->desc, CUBLASLT_MATMUL_DESC_TRANSA, ta) || !set(p->desc, CUBLASLT_MATMUL_DESC_TRANSB, tb) ||
         !set(p->desc, CUBLASLT_MATMUL_DESC_EPILOGUE, epilogue))
         return;
-    if (k.bias && (!set(p->desc, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, type_of(ct)) ||
-                   !set(p->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias)))
+    if (k.bias &&
+        (!set(p->desc, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, type_of(bias_type(k.a_type, k.c_type))) ||
+         !set(p->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias)))
+        return;
+    const int32_t rows = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
+    if (k.factors && (!set(p->desc, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, rows) ||
+                      !set(p->desc, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, rows) || !set_factors(p->desc, f)))
         return;
     if (k.before && (!set(p->desc, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_DATA_TYPE, type_of(ct)) ||
                      !set(p->desc, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, k.ldc) ||
@@ -109,7 +130,7 @@ void make(plan *p, const void *bias, void *before)
     cublasLtMatmulPreferenceDestroy(wish);
 }
 
-plan *plan_for(const t3v_gemm_args *g, const void *bias)
+plan *plan_for(const t3v_gemm_args *g, const factors &f, const void *bias)
 {
     key k;
     memset(&k, 0, sizeof k); /* compared by bytes */
@@ -118,14 +139,62 @@ plan *plan_for(const t3v_gemm_args *g, const void *bias)
     k.a_type = g->a_type, k.b_type = g->b_type, k.c_type = g->c_type, k.a_trans = g->a_trans,
     k.b_trans = g->b_trans;
     k.bias = g->bias != nullptr, k.act = g->act, k.accumulate = g->accumulate, k.aligned = alignment(g);
-    k.before = g->before != nullptr;
+    k.before = g->before != nullptr, k.factors = f.a != nullptr;
     for (plan &p : plans)
         if (memcmp(&p.of, &k, sizeof k) == 0) return &p;
     plan p = {};
     p.of = k;
-    make(&p, bias, g->before);
+    make(&p, f, bias, g->before);
     plans.push_back(p);
     return &plans.back();
+}
+
+bool open_library() { return handle || cublasLtCreate(&handle) == CUBLAS_STATUS_SUCCESS; }
+
+/* NOT_SUPPORTED: not these addresses, or not this product at all; it is another way's to make. */
+cublasStatus_t run(const t3v_gemm_args *g, const factors &f)
+{
+    if (!open_library()) return CUBLAS_STATUS_NOT_INITIALIZED;
+    /* Nothing says that the bias may begin anywhere. */
+    t3v_dtype type = bias_type(g->a_type, g->c_type);
+    bool copied = g->bias && (type == T3V_BF16 || (uintptr_t)g->bias % 16);
+    char *work = (char *)t3v_cuda_work(WORK +
+                                       (copied ? ((size_t)g->n * sizeof(float) + 255) / 256 * 256 : 0));
+    if (!work) return CUBLAS_STATUS_ALLOC_FAILED;
+    const void *bias = copied ? work + WORK : (const void *)g->bias;
+    if (copied) t3v_cuda_rows_convert(work + WORK, type, g->bias, T3V_F32, g->n);
+    plan *p = plan_for(g, f, bias);
+    if (!p->usable || (bias && !set(p->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias)) ||
+        (g->before && !set(p->desc, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, g->before)) ||
+        (f.a && !set_factors(p->desc, f)))
+        return CUBLAS_STATUS_NOT_SUPPORTED;
+    const float one = 1, beta = g->accumulate ? 1.0f : 0.0f;
+    cublasStatus_t s = cublasLtMatmul(handle, p->desc, &one, g->b, p->a, g->a, p->b, &beta, g->c, p->c, g->c,
+                                      p->c, &p->algo, work, p->work, (cudaStream_t)t3v_cuda_stream);
+    if (f.a && s == CUBLAS_STATUS_INVALID_VALUE) s = CUBLAS_STATUS_NOT_SUPPORTED; /* not with factors */
+    if (s == CUBLAS_STATUS_NOT_SUPPORTED) p->usable = false;
+    return s;
+}
+
+t3v_status told(cublasStatus_t s, const t3v_gemm_args *g)
+{
+    if (s == CUBLAS_STATUS_SUCCESS) return T3V_OK;
+    if (s == CUBLAS_STATUS_NOT_INITIALIZED)
+        return t3v_cuda_fail(T3V_E_INTERNAL, "cuBLASLt could not be opened");
+    if (s == CUBLAS_STATUS_ALLOC_FAILED)
+        return t3v_cuda_fail(T3V_E_NOMEM, "no memory on the device for a product's workspace");
+    return t3v_cuda_fail(T3V_E_INTERNAL, "cuBLASLt: %s, product %lld x %lld x %lld%s",
+                         cublasLtGetStatusString(s), (long long)g->m, (long long)g->n, (long long)g->k,
+                         g->a_type == T3V_F8_E4M3 ? " of 8-bit floats" : "");
+}
+
+/* Only there does the library take a factor for each row. */
+bool has_row_factors()
+{
+    int card = 0, major = 0;
+    return cudaGetDevice(&card) == cudaSuccess &&
+           cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, card) == cudaSuccess &&
+           major == 9;
 }
 } // namespace
 
@@ -152,28 +221,26 @@ extern "C" t3v_status t3v_cuda_gemm(const t3v_gemm_args *g)
     if ((g->act && g->c_type == T3V_F32) ||
         (g->before && (g->batch > 1 || g->ldc % 8 || (uintptr_t)g->before % 16)))
         return by_parts(g);
-    if (!handle && cublasLtCreate(&handle) != CUBLAS_STATUS_SUCCESS)
-        return t3v_cuda_fail(T3V_E_INTERNAL, "cuBLASLt could not be opened");
-    /* The bias must have the result's type, and nothing says that it may begin anywhere. */
-    bool copied = g->bias && (g->c_type == T3V_BF16 || (uintptr_t)g->bias % 16);
-    char *work = (char *)t3v_cuda_work(WORK +
-                                       (copied ? ((size_t)g->n * sizeof(float) + 255) / 256 * 256 : 0));
-    if (!work) return t3v_cuda_fail(T3V_E_NOMEM, "no memory on the device for a product's workspace");
-    const void *bias = copied ? work + WORK : (const void *)g->bias;
-    if (copied) t3v_cuda_rows_convert(work + WORK, g->c_type, g->bias, T3V_F32, g->n);
-    plan *p = plan_for(g, bias);
-    if (!p->usable || (bias && !set(p->desc, CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias)) ||
-        (g->before && !set(p->desc, CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, g->before)))
-        return by_parts(g);
-    const float one = 1, beta = g->accumulate ? 1.0f : 0.0f;
-    cublasStatus_t s = cublasLtMatmul(handle, p->desc, &one, g->b, p->a, g->a, p->b, &beta, g->c, p->c, g->c,
-                                      p->c, &p->algo, work, p->work, (cudaStream_t)t3v_cuda_stream);
-    if (s == CUBLAS_STATUS_NOT_SUPPORTED) {
-        p->usable = false;
-        return by_parts(g);
-    }
-    return s == CUBLAS_STATUS_SUCCESS
-               ? T3V_OK
-               : t3v_cuda_fail(T3V_E_INTERNAL, "cuBLASLt: %s, product %lld x %lld x %lld",
-                               cublasLtGetStatusString(s), (long long)g->m, (long long)g->n, (long long)g->k);
+    cublasStatus_t s = run(g, {});
+    return s == CUBLAS_STATUS_NOT_SUPPORTED ? by_parts(g) : told(s, g);
+}
+
+/* All of it where factors of rows are the library's to apply, else the sums, which it has on every card with such products. */
+t3v_status t3v_cuda_fp8_product(const t3v_fp8_args *g, t3v_fp8_made *made)
+{
+    t3v_gemm_args sums = {};
+    sums.batch = 1, sums.m = g->m, sums.n = sums.ldc = g->n, sums.k = sums.lda = sums.ldb = g->k;
+    sums.b_trans = true, sums.a = g->q, sums.b = g->w, sums.c = g->y;
+    sums.a_type = sums.b_type = T3V_F8_E4M3, sums.c_type = g->y_type;
+    t3v_gemm_args whole = sums;
+    whole.bias = g->bias, whole.act = g->act;
+    cublasStatus_t s = CUBLAS_STATUS_NOT_SUPPORTED;
+    *made = T3V_FP8_ALL;
+    if (has_row_factors() && !(g->act && g->y_type == T3V_F32)) s = run(&whole, {g->scale, g->w_scale});
+    if (s != CUBLAS_STATUS_NOT_SUPPORTED) return told(s, &whole);
+    *made = T3V_FP8_SUMS;
+    s = run(&sums, {});
+    if (s != CUBLAS_STATUS_NOT_SUPPORTED) return told(s, &sums);
+    *made = T3V_FP8_NOTHING;
+    return T3V_OK;
 }

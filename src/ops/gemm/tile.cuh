@@ -44,7 +44,7 @@ __device__ __forceinline__ void tile_put(const tile_out &o, int64_t row, int64_t
     if (row >= o.m || column >= o.n) return;
     if (o.bias) v += o.bias[column];
     if (o.before) rows_put(rows_out{o.before, o.type, false}, row * o.ldc + column, v);
-    if (o.gelu) v *= 1 / (1 + expf(-2 * 0.79788456080286535588f * (v + 0.044715f * v * v * v)));
+    if (o.gelu) v = rows_gelu(v);
     rows_put(rows_out{o.c, o.type, o.accumulate}, row * o.ldc + column, v);
 }
 
