@@ -41,7 +41,7 @@ __device__ __forceinline__ float seg_soften(float &row_max, float &row_sum, floa
     max = fmaxf(max, __shfl_xor_sync(0xffffffffu, max, 1));
     max = fmaxf(max, __shfl_xor_sync(0xffffffffu, max, 2));
     /* No maximum yet: nothing was added. An infinite one: the row's sum becomes inf, see seg_finish. */
-    float lower = row_max == max ? 1 : max == INFINITY ? 0 : t3v_exp2(row_max - max);
+    float lower = t3v_exp2(row_max == max ? 0 : row_max - max);
     float base = fabsf(max) == INFINITY ? 0 : max, sum = row_sum * lower;
 #pragma unroll
     for (int n = 0; n < COLUMNS / 8; n++)

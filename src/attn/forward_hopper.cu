@@ -93,8 +93,7 @@ __device__ __forceinline__ void copy_all(block<D> *m, const t3v_seg_forward &f, 
                      f.in.q_stride, f.in.dim);
     for (int t = 0; t < tiles; t++) {
         const int place = t % PLACES;
-        const uint32_t before = (uint32_t)(t / PLACES + 1) &
-                                1; /* of the place's use before; at first: over */
+        const uint32_t before = (uint32_t)(t / PLACES + 1) & 1; /* phase of the place's last use */
         int32_t slot = seg_take(f.lists, cursor, COLUMNS),
                 row = slot < 0 ? -1 : (int32_t)seg_row(f.lists.column_order, slot);
         float bias = row < 0 ? -INFINITY : f.in.log_weight ? f.in.log_weight[row] * SEG_LOG2E : 0;
@@ -178,27 +177,33 @@ __device__ __forceinline__ void compute(block<D> *m, const t3v_seg_forward &f, t
         t3v_wgmma_wait<0, COLUMNS>(s);
         set_free(&m->free_k[0]);
 #pragma unroll
-        for (int h = 0; h < 2; h++) seg_soften<COLUMNS>(r.max[0][h], r.sum[0][h], s, h, m->bias[0], scale);
-        pack(p, s);
-        for (int t = 1; t < tiles; t++) {
-            const int place = t % PLACES, last = (t - 1) % PLACES;
-            wait_full(&m->full_v[last], t - 1);
-            wait_full(&m->full_k[place], t);
-            t3v_wgmma_fence();
-            ask_scores<D>(s, q, m->k[place]);
-            ask_product<D>(r.o[0], p, m->v[last]);
-            t3v_wgmma_wait<1, COLUMNS>(s);
-            set_free(&m->free_k[place]);
-#pragma unroll
-            for (int h = 0; h < 2; h++)
-                lower[h] = seg_soften<COLUMNS>(r.max[0][h], r.sum[0][h], s, h, m->bias[t % BIASES], scale);
+        for (int h = 0; h < 2; h++)
+            lower[h] = seg_soften<COLUMNS>(r.max[0][h], r.sum[0][h], s, h, m->bias[0], scale);
+        /* A product is waited for in the iteration after it was asked for: the compiler moves waits, but not over the loop's
+         * end, and the softmax shall be before this one. */
+        for (int t = 1;; t++) {
             t3v_wgmma_wait<0, D>(r.o[0]);
-            set_free(&m->free_v[last]);
+            t3v_hold<COLUMNS>(s); /* what becomes of p was under way */
+            if (t > 1) set_free(&m->free_v[(t - 2) % PLACES]);
 #pragma unroll
             for (int h = 0; h < 2; h++) seg_lower<D>(r.o[0], h, lower[h]);
             pack(p, s);
+            wait_full(&m->full_v[(t - 1) % PLACES], t - 1);
+            if (t == tiles) break;
+            wait_full(&m->full_k[t % PLACES], t);
+            t3v_hold<D>(r.o[0]);
+            t3v_hold<COLUMNS / 2>(p);
+            t3v_wgmma_fence();
+            ask_scores<D>(s, q, m->k[t % PLACES]);
+            ask_product<D>(r.o[0], p, m->v[(t - 1) % PLACES]);
+            t3v_wgmma_wait<1, COLUMNS>(s);
+            set_free(&m->free_k[t % PLACES]);
+#pragma unroll
+            for (int h = 0; h < 2; h++)
+                lower[h] = seg_soften<COLUMNS>(r.max[0][h], r.sum[0][h], s, h, m->bias[t % BIASES], scale);
         }
-        wait_full(&m->full_v[(tiles - 1) % PLACES], tiles - 1);
+        t3v_hold<D>(r.o[0]);
+        t3v_hold<COLUMNS / 2>(p);
         t3v_wgmma_fence();
         ask_product<D>(r.o[0], p, m->v[(tiles - 1) % PLACES]);
         t3v_wgmma_wait<0, D>(r.o[0]);

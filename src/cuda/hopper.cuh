@@ -74,20 +74,32 @@ template <> __device__ __forceinline__ void t3v_wgmma<128>(float (*d)[4], const 
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
 }
 
-/* Before products that get registers which were written since the last wait. */
+/* Numbers [N / 8][4] that the compiler computes before this and uses behind it. It sees no waits and fences, and no reads of a
+ * product that is under way. */
+template <int N> __device__ __forceinline__ void t3v_hold(float (*d)[4])
+{
+#pragma unroll
+    for (int i = 0; i < N / 8; i++) asm volatile("" : T3V_SUM4(d, i)::"memory");
+}
+template <int N> __device__ __forceinline__ void t3v_hold(uint32_t (*a)[4])
+{
+#pragma unroll
+    for (int i = 0; i < N / 8; i++)
+        asm volatile("" : "+r"(a[i][0]), "+r"(a[i][1]), "+r"(a[i][2]), "+r"(a[i][3])::"memory");
+}
+
+/* Before products that get registers which were written since the last wait; those are held. */
 __device__ __forceinline__ void t3v_wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 /* Ends a group of products. */
 __device__ __forceinline__ void t3v_wgmma_commit()
 {
     asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
-/* Waits for all products but those of the last GROUPS groups. d [64][N]: sums of which the last product is then over; the
- * compiler does not read them before. */
+/* Waits for all products but those of the last GROUPS groups. d [64][N]: sums of which the last product is then over. */
 template <int GROUPS, int N> __device__ __forceinline__ void t3v_wgmma_wait(float (*d)[4])
 {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(GROUPS) : "memory");
-#pragma unroll
-    for (int i = 0; i < N / 8; i++) asm volatile("" : T3V_SUM4(d, i)::"memory");
+    t3v_hold<N>(d);
 }
 
 /* Between what threads have written to shared memory, cp.async too, and products that read it. */

@@ -38,6 +38,8 @@ template <int N> void t3v_wgmma(float (*d)[4], const uint32_t a[4], uint64_t b, 
 {
     emulate::multiply_group(N, d, a, 0, b, true, file, line);
 }
+template <int N> void t3v_hold(float (*)[4]) {}
+template <int N> void t3v_hold(uint32_t (*)[4]) {}
 void t3v_wgmma_fence(T3V_HERE);
 void t3v_wgmma_commit(T3V_HERE);
 template <int GROUPS, int N> void t3v_wgmma_wait(float (*d)[4], T3V_HERE)
