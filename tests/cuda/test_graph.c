@@ -29,7 +29,7 @@ typedef struct model {
     t3v_plan *plan;
 } model;
 
-static void open_model(model *m, const char *plan)
+static void open_model(model *m, const char *plan, bool fp8)
 {
     t3v_dit_config c;
     t3v_params_options o = {.matrix = T3V_F32};
@@ -46,7 +46,9 @@ static void open_model(model *m, const char *plan)
     for (int64_t i = known; i < m->dit.params.count; i++) /* of the plan */
         t3v_normal_fill(m->dit.params.item[i].tensor->data, t3v_numel(m->dit.params.item[i].tensor), 2, 0, 0);
     m->dit.device = m->device;
-    assert_int_equal(t3v_weights_place(&m->dit.params, T3V_F32, m->device, &m->placed, NULL, NULL), T3V_OK);
+    assert_int_equal(t3v_weights_place(&m->dit.params, T3V_F32, m->device, &m->placed, NULL,
+                                       fp8 ? t3v_dit_fp8 : NULL),
+                     T3V_OK);
 }
 
 static void close_model(model *m)
@@ -99,10 +101,10 @@ static void run(const model *m, t3v_dit_graphs *graphs, const t3v_progress *prog
     t3v_arena_close(&arena);
 }
 
-static void replayed(const char *plan)
+static void replayed(const char *plan, bool fp8)
 {
     model m;
-    open_model(&m, plan);
+    open_model(&m, plan, fp8);
     int64_t n = PASSES * m.dit.config.out_dim * T * H * W;
     float *want = malloc((size_t)n * sizeof *want), *got = malloc((size_t)n * sizeof *got);
     assert_true(want && got);
@@ -124,8 +126,9 @@ static void replayed(const char *plan)
 static void test_replayed(void **state)
 {
     (void)state;
-    replayed("t3:blocks=1x2x1/2x1x1");
-    replayed("hybrid"); /* has a linear term, and parameters */
+    replayed("t3:blocks=1x2x1/2x1x1", false);
+    replayed("hybrid", false); /* has a linear term, and parameters */
+    replayed("full", true);
 }
 
 /* A caller that waits for the device between blocks. */
@@ -141,7 +144,7 @@ static void test_refused(void **state)
     (void)state;
     for (int i = 0; i < 2; i++) {
         model m;
-        open_model(&m, i ? "rettention" : "full");
+        open_model(&m, i ? "rettention" : "full", false);
         const t3v_progress waits = {wait, (void *)(uintptr_t)m.device};
         int64_t n = PASSES * m.dit.config.out_dim * T * H * W;
         float *want = malloc((size_t)n * sizeof *want), *got = malloc((size_t)n * sizeof *got);
