@@ -94,12 +94,12 @@ def show(group, key, digits, scale=1):
     return mean if len(values) == 1 else f"{mean} ± {st.stdev(values):.{digits}f}"
 
 
-print("| run | size | attention | steps | VTC-S | VQA-S | Fréchet | loss | GFLOP a step | seconds a step |")
+print("| run | size | attention | steps | VTC-S | VQA-S | Fréchet to renders | loss | GFLOP a step | seconds a step |")
 print("|---|---|---|---|---|---|---|---|---|---|")
 for name, g in rows.items():
     tuned = g[0]["steps"] > 0
     cells = [name + (f" ({len(g)} seeds)" if len(g) > 1 else ""), g[0]["size"], show(g, "attention_share", 3), g[0]["steps"],
-             show(g, "vtc_s", 3), show(g, "vqa_s", 1), show(g, "frechet", 2)]
+             show(g, "vtc_s", 3), show(g, "vqa_s", 1), show(g, "frechet_renders", 2)]
     cells += [show(g, "loss", 4), show(g, "flop_a_step", 0, 1e-9), show(g, "seconds_a_step", 1)] if tuned else ["", "", ""]
     print("| " + " | ".join(map(str, cells)) + " |")
 END

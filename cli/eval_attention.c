@@ -120,8 +120,7 @@ static t3v_status watch(void *user, int64_t layer, const t3v_qkv *x)
     const float *params[T3V_SITE_PARAMS_MAX] = {0};
     t3v_site_param info[T3V_SITE_PARAMS_MAX];
     int n = t3v_site_params(site, c->heads, c->dim / c->heads, info);
-    for (int i = 0; i < n; i++)
-        params[i] = param_of(j->model, &dit->own[layer * T3V_SITE_PARAMS_MAX + i]);
+    for (int i = 0; i < n; i++) params[i] = param_of(j->model, &dit->own[layer * T3V_SITE_PARAMS_MAX + i]);
     t3v_attend_args a = {.n_q = x->q->shape[0],
                          .n_k = x->q->shape[0],
                          .heads = (int)c->heads,

@@ -24,10 +24,11 @@ static t3v_status no_room(const t3v_arena *a, size_t bytes)
                         "fewer frames, or raise --memory-limit",
                         a->limit >> 20);
     d->memory(&room, &all);
-    return t3v_fail(T3V_E_NOMEM,
-                    "%s has no %zu MiB more beside the %zu MiB that this job works in there (%zu of its %zu MiB are "
-                    "free); use a smaller size or fewer frames, or --weights streamed",
-                    d->name, bytes >> 20, a->used >> 20, room >> 20, all >> 20);
+    return t3v_fail(
+        T3V_E_NOMEM,
+        "%s has no %zu MiB more beside the %zu MiB that this job works in there (%zu of its %zu MiB are "
+        "free); use a smaller size or fewer frames, or --weights streamed",
+        d->name, bytes >> 20, a->used >> 20, room >> 20, all >> 20);
 }
 
 void *t3v_temp(t3v_ctx *ctx, int64_t n, size_t size)
@@ -36,8 +37,9 @@ void *t3v_temp(t3v_ctx *ctx, int64_t n, size_t size)
     if (ctx->status) return NULL;
     void *p = n < 0 ? NULL : t3v_arena_take(ctx->arena, (size_t)n, size);
     if (!p)
-        t3v_ctx_fail(ctx, no_room(ctx->arena,
-                                  n < 0 || __builtin_mul_overflow((size_t)n, size, &bytes) ? SIZE_MAX : bytes));
+        t3v_ctx_fail(ctx,
+                     no_room(ctx->arena,
+                             n < 0 || __builtin_mul_overflow((size_t)n, size, &bytes) ? SIZE_MAX : bytes));
     return p;
 }
 

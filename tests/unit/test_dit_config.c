@@ -197,7 +197,10 @@ static void pixels(void **state)
     static const struct {
         const char *name;
         int64_t px;
-    } known[] = {{"wan2.1-t2v-1.3b", 16}, {"wan2.1-i2v-14b", 16}, {"wan2.2-i2v-a14b", 16}, {"wan2.2-ti2v-5b", 32}};
+    } known[] = {{"wan2.1-t2v-1.3b", 16},
+                 {"wan2.1-i2v-14b", 16},
+                 {"wan2.2-i2v-a14b", 16},
+                 {"wan2.2-ti2v-5b", 32}};
     (void)state;
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         t3v_dit_config c;
