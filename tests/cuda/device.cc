@@ -78,9 +78,16 @@ void release(void *base)
     t3v_emulate_free(base);
 }
 
+/* One side is the host's memory, the other the device's. */
+bool between(const void *host_side, const void *device_side, size_t n)
+{
+    return !n || (t3v_emulate_has(device_side, n) && !t3v_emulate_has(host_side, 1));
+}
+
 t3v_status push(void *to, const void *from, size_t n)
 {
     if (refuse("a copy to the device")) return T3V_OK;
+    if (!between(from, to, n)) return t3v_cuda_fail(T3V_E_INTERNAL, "a copy to the device: addresses");
     opened now;
     if (n) memcpy(to, from, n);
     return check();
@@ -89,6 +96,7 @@ t3v_status push(void *to, const void *from, size_t n)
 t3v_status pull(void *to, const void *from, size_t n)
 {
     if (refuse("a copy from the device")) return T3V_OK;
+    if (!between(to, from, n)) return t3v_cuda_fail(T3V_E_INTERNAL, "a copy from the device: addresses");
     opened now;
     if (n) memcpy(to, from, n);
     return check();
@@ -260,9 +268,16 @@ t3v_status t3v_cuda_fp8_product(const t3v_fp8_args *, t3v_fp8_made *made)
     return T3V_OK;
 }
 
+/* Kept as a failure: these bytes are not the device's. */
+static void want_device(const void *p, size_t n)
+{
+    if (n && !t3v_emulate_has(p, n)) t3v_cuda_keep(1, "a copy or clearing beside the device's memory");
+}
+
 /* A card's copy of bytes that overlap gives anything. */
 extern "C" void t3v_cuda_move(void *to, const void *from, size_t n)
 {
+    want_device(to, n), want_device(from, n);
     if (to > from && (const char *)from + n > (char *)to)
         t3v_cuda_keep(1, "a copy to an overlapping place behind");
     on_device([=] { memmove(to, from, n); });
@@ -270,12 +285,17 @@ extern "C" void t3v_cuda_move(void *to, const void *from, size_t n)
 
 extern "C" void t3v_cuda_clear(void *to, size_t n)
 {
+    want_device(to, n);
     on_device([=] { memset(to, 0, n); });
 }
 
 extern "C" void t3v_cuda_move_rows(void *to, int64_t to_step, const void *from, int64_t from_step,
                                    int64_t size, int64_t rows)
 {
+    if (rows > 0) {
+        want_device(to, (size_t)((rows - 1) * to_step + size));
+        want_device(from, (size_t)((rows - 1) * from_step + size));
+    }
     on_device([=] {
         for (int64_t i = 0; i < rows; i++)
             memcpy((char *)to + i * to_step, (const char *)from + i * from_step, (size_t)size);

@@ -476,6 +476,27 @@ bool record(std::function<int()> what)
     return recorded != nullptr;
 }
 
+/* What looks like an address of something that this process has in memory. Between the members of a structure anything may
+ * lie, such as the upper half of an address behind a number: only what could begin an array is looked at, and not where the
+ * lower bytes are those of a small number. */
+bool reaches(const void *argument, size_t bytes, int number)
+{
+    for (size_t i = 0; i + sizeof(uintptr_t) <= bytes; i += sizeof(uintptr_t)) {
+        uintptr_t word;
+        unsigned char there;
+        memcpy(&word, (const char *)argument + i, sizeof word);
+        if (word % 16 || !(word & 0xff) || (uint32_t)word < 1 << 16 || word >> 47 ||
+            region_of((const void *)word))
+            continue;
+        if (mincore((void *)(word / PAGE * PAGE), 1, &there) || !(there & 1)) continue;
+        snprintf(text, sizeof text,
+                 "argument %d of a launch has the address %p of the host's memory at byte %zu", number,
+                 (void *)word, i);
+        return false;
+    }
+    return true;
+}
+
 int launch(dim3 blocks, dim3 block_threads, size_t shared, body run, void *arg)
 {
     threads = (int)(block_threads.x * block_threads.y * block_threads.z);
@@ -583,6 +604,12 @@ void t3v_emulate_open(bool yes)
     opened = yes;
     for (const region &r : regions)
         if (r.reserved) protect(r, yes);
+}
+
+bool t3v_emulate_has(const void *p, size_t bytes)
+{
+    const region *r = region_of(p);
+    return r && (const unsigned char *)p >= r->user && (const unsigned char *)p + bytes <= r->user + r->bytes;
 }
 
 void t3v_emulate_free(void *p)

@@ -10,6 +10,7 @@
  *   an access is outside of the buffers made here (far outside at once, near behind or before the end at the end);
  *   a 16-byte access or a row of a matrix is not aligned or not in shared memory;
  *   asynchronous copies are left when a thread ends;
+ *   one of its arguments has an address of the host's memory;
  *   a block has more shared memory than every target gives, or more than 48 KiB of it and did not ask for that.
  * Such copies happen at a random moment between being issued and being waited for. Shared memory starts as NaN.
  * A missing barrier shows as a wrong result for some seed. */
@@ -32,6 +33,8 @@ void t3v_emulate_free(void *p); /* NULL is fine */
  * program. */
 void *t3v_emulate_reserve(size_t bytes, const char *name);
 void t3v_emulate_commit(void *p, size_t bytes);
+/* Are these bytes of a buffer or an arena's memory? */
+bool t3v_emulate_has(const void *p, size_t bytes);
 void t3v_emulate_open(bool yes);
 void t3v_emulate_seed(uint64_t seed);
 /* What was wrong with the last launch; "" after one that was right. */
@@ -101,6 +104,9 @@ void count_conflicts(const void *const row[8]);
 
 /* While something is recorded: what a launch, or another thing of the device, would do. False: nothing is recorded, do it. */
 bool record(std::function<int()> what);
+
+/* False, and words: an argument of a launch has an address of the host's memory, which a card does not reach. */
+bool reaches(const void *argument, size_t bytes, int number);
 
 typedef void (*body)(void *);
 int launch(dim3 blocks, dim3 threads, size_t shared, body run, void *arg);
@@ -228,6 +234,8 @@ template <class... P, class... A>
 int t3v_launch(void (*kernel)(P...), dim3 blocks, dim3 threads, size_t shared, void *stream, A... args)
 {
     (void)stream;
+    int number = 0;
+    if (!(emulate::reaches(&args, sizeof args, ++number) && ...)) return 1;
     auto now = [=] {
         auto call = [&] { kernel(P(args)...); };
         return emulate::launch(

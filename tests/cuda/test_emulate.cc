@@ -261,6 +261,25 @@ static void defects(void **)
     expect_right(t3v_launch(faulty, 1, 64, 256, nullptr, 0, x.data, y.data, out.data));
 }
 
+/* Arguments, and structures of them, that a card could not read from. */
+struct rows_of_it {
+    int64_t n;
+    const float *data;
+};
+static __global__ void add_rows(const rows_of_it x, float *out) { out[threadIdx.x] = x.data[threadIdx.x]; }
+
+static void addresses(void **)
+{
+    buffer<float> x(32), out(32);
+    alignas(256) float here[256] = {};
+    float *other = here + 4; /* a beginning whose lowest byte is not 0 */
+    expect_right(t3v_launch(add_rows, 1, 32, 0, nullptr, rows_of_it{1, x.data}, out.data));
+    expect_stopped(t3v_launch(add_rows, 1, 32, 0, nullptr, rows_of_it{1, other}, out.data),
+                   "argument 1 of a launch has the address");
+    expect_stopped(t3v_launch(add_rows, 1, 32, 0, nullptr, rows_of_it{1, x.data}, other),
+                   "argument 2 of a launch has the address");
+}
+
 /* A block that reads what another of the same launch writes. */
 static __global__ void chained(float *out)
 {
@@ -339,6 +358,7 @@ int main(void)
     const struct CMUnitTest tests[] = {cmocka_unit_test(products),  cmocka_unit_test(warps),
                                        cmocka_unit_test(roundings), cmocka_unit_test(barriers),
                                        cmocka_unit_test(defects),   cmocka_unit_test(copies),
-                                       cmocka_unit_test(orders),    cmocka_unit_test(arenas)};
+                                       cmocka_unit_test(orders),    cmocka_unit_test(arenas),
+                                       cmocka_unit_test(addresses)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
