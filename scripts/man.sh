@@ -12,7 +12,7 @@ version=$("$t3v" --version)
 roff() { sed -e 's/\\/\\e/g' -e 's/-/\\-/g' -e "s/'/\\\\(aq/g" -e 's/`/\\(ga/g' -e 's/^\./\\\&./'; }
 
 page() { # COMMAND SUMMARY
-    printf '.TH "T3V\\-%s" 1 "" "%s" "T3V"\n.SH NAME\nt3v\\-%s \\- %s\n' "${1^^}" "$version" "$1" "$2"
+    printf '.TH "T3V\\-%s" 1 "" "%s" "T3V"\n.ad l\n.SH NAME\nt3v\\-%s \\- %s\n' "${1^^}" "$version" "$1" "$2"
     "$t3v" "$1" --help | roff | awk '
         NR == 1 { sub(/^Usage: /, ""); print ".SH SYNOPSIS"; print ".B " $0; part = "text"; print ".SH DESCRIPTION"; next }
         /^Mandatory or optional arguments/ { next }
@@ -39,7 +39,7 @@ while read -r name summary; do
 done < <("$t3v" --help | sed -n 's/^  \([a-z]\)/\1/p')
 
 {
-    printf '.TH T3V 1 "" "%s" "T3V"\n.SH NAME\nt3v \\- %s\n' "$version" "$("$t3v" --help | sed -n '1s/^t3v: //p' | roff)"
+    printf '.TH T3V 1 "" "%s" "T3V"\n.ad l\n.SH NAME\nt3v \\- %s\n' "$version" "$("$t3v" --help | sed -n '1s/^t3v: //p' | roff)"
     printf '.SH SYNOPSIS\n.B t3v\n.I COMMAND\n.RI [ options ]\n.SH COMMANDS\n'
     "$t3v" --help | sed -n 's/^  \([a-z]\)/\1/p' | while read -r name summary; do
         printf '.TP\n.BR t3v\\-%s (1)\n%s\n' "$name" "$(roff <<<"$summary")"
