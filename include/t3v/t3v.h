@@ -147,7 +147,9 @@ typedef struct t3v_result {
     double seconds_text, seconds_denoise, seconds_decode;
 } t3v_result;
 
-/* Makes every output, in order; each part of the model is loaded once. A path that exists already is skipped when
+/* Signal handlers that may run on the calling thread need SA_ONSTACK and sigaltstack: oneDNN's f32 products (seen with AVX2)
+ * point the stack pointer into the heap, where a handler's frame overwrites what lies below.
+ * Makes every output, in order; each part of the model is loaded once. A path that exists already is skipped when
  * `resume` is set. `result` may be NULL.
  * E_ARG: the request does not fit the model (the message says the nearest valid value); E_NOMEM: more memory than the
  * limit (the message says how much, and what to change); E_CANCEL: progress asked to stop, resume is possible. */
