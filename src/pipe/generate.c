@@ -387,11 +387,11 @@ static t3v_status take_step(t3v_run *r, int64_t index, int i, const t3v_run_pass
     t3v_progress inner = {inner_report, in};
     for (int b = 0; b < T3V_BRANCHES; b++) {
         if (s->pass[b] == T3V_PASS_NONE) continue;
-        if (b >= from->branch)
-            T3V_TRY(predict(r, index, i, b, b == from->branch ? from->layer : 0, c, &inner));
+        bool done = b < from->branch; /* by an earlier run */
+        if (!done) T3V_TRY(predict(r, index, i, b, b == from->branch ? from->layer : 0, c, &inner));
         if (s->pass[b] == T3V_PASS_REUSE) continue;
         in->pass++;
-        r->result.passes++;
+        r->result.passes += !done;
     }
     float *v = r->v[T3V_BRANCH_COND];
     if (s->cfg != 1.0)
