@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # The 1.3B shape at true 4K (2176x3840, 81 frames, 685,440 tokens), random weights: each of T3's five layer types as a
 # whole block, full attention of some queries (times 685,440 / queries: of all), one JSON line each; or a whole forward
-# pass, about an hour on two cores with AVX512-BF16 and six with AVX2. The pass can be stopped, also by MINUTES, and the same
+# pass, about an hour on two cores with AVX512-BF16 (not known with AVX2), in bf16: f32 needs more than 22 GB. The pass can be stopped, also by MINUTES, and the same
 # command goes on with it; its line has the seconds of all parts and the peak memory of the last.
 #
 #   bench/t3_4k.sh
@@ -38,7 +38,7 @@ END
 start=$EPOCHREALTIME rc=0
 limit=()
 [ -z "${3:-}" ] || limit=(timeout --signal=INT $(($3 * 60)))
-"${limit[@]}" "$t3v" dit --model "$dir/model" --plan t3 --latent "$dir/in.safetensors" --context "$dir/in.safetensors" --timestep 700 \
+"${limit[@]}" "$t3v" dit --model "$dir/model" --plan t3 --latent "$dir/in.safetensors" --context "$dir/in.safetensors" --timestep 700 --precision bf16 \
     --threads "$threads" --resume --json -o "$dir/velocity.safetensors" > "$dir/said.json" || rc=$?
 echo "$start $EPOCHREALTIME" >> "$dir/parts"
 [ $rc = 0 ] || { echo "t3_4k: stopped; the same command goes on" >&2; exit $rc; }
