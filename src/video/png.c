@@ -111,17 +111,19 @@ t3v_status t3v_png_write(const char *path, const uint8_t *rgb, int64_t width, in
 static t3v_status check_chunks(const uint8_t *bytes, size_t size, const char *name)
 {
     if (size < 8 || png_sig_cmp(bytes, 0, 8)) return T3V_OK; /* libpng says so */
-    for (size_t at = 8; size - at >= 12;) {
+    for (size_t at = 8;;) {
+        if (size - at < 12)
+            return t3v_fail(T3V_E_FORMAT, "cannot read PNG '%s': it ends at %zu without an IEND chunk", name,
+                            size);
         size_t n = (size_t)bytes[at] << 24 | (size_t)bytes[at + 1] << 16 | (size_t)bytes[at + 2] << 8 |
                    bytes[at + 3];
         if (n > size - at - 12)
             return t3v_fail(T3V_E_FORMAT,
                             "cannot read PNG '%s': a chunk of %zu bytes at %zu, the file has %zu", name, n,
                             at, size);
-        if (memcmp(bytes + at + 4, "IEND", 4) == 0) break;
+        if (memcmp(bytes + at + 4, "IEND", 4) == 0) return T3V_OK;
         at += 12 + n;
     }
-    return T3V_OK;
 }
 
 t3v_status t3v_png_decode(const void *bytes, size_t size, const char *name, uint8_t **rgb, int64_t *width,
