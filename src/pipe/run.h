@@ -49,6 +49,7 @@ typedef struct t3v_run {
     size_t vae_room;           /* bytes the VAE's decoder may take */
     t3v_result result;
 } t3v_run;
+
 /* A step that was left within a pass: the branches before `branch` have their velocities, the blocks before `layer` of its
  * pass have run. */
 typedef struct t3v_run_pass {
