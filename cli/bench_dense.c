@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/cpu.h"
 #include "base/rng.h"
 #include "bench.h"
 #include "dit/configs.h"
@@ -195,9 +196,10 @@ static int measure_gemm(const bench_args *args, int64_t m, int64_t n, int64_t k,
                       .flop = 2 * md * nd * kd,
                       .bytes = size * md * kd + (fp8 ? 1 : size) * nd * kd + (grad ? 8 : size) * md * nd,
                       .type = type,
-                      .isa = args->device ? ""
-                             : int8       ? t3v_int8_isa()
-                                          : t3v_dnn_last_impl(),
+                      .isa = args->device           ? ""
+                             : int8                 ? t3v_int8_isa()
+                             : *t3v_dnn_last_impl() ? t3v_dnn_last_impl()
+                                                    : t3v_isa_name(T3V_ISA_AVX2),
                       .extra = extra,
                       .plain = packed || int8 ? &plain : NULL};
     int status = st ? cli_fail(st) : bench_measure(args, &r, do_gemm, &call);

@@ -119,11 +119,11 @@ static const t3v_dtype types[][3] = {{T3V_F32, T3V_F32, T3V_F32},   {T3V_F32, T3
 static void matches_definition(void **state)
 {
     (void)state;
-    static const int64_t edge[] = {1, 2, 15, 16, 17, 31, 33, 64, 67, 129, 193};
+    static const int64_t edge[] = {1, 2, 15, 16, 17, 31, 33, 64, 67, 129, 193, 257};
     t3v_rng r = t3v_rng_make(20, 1);
-    for (int i = 0; i < 260; i++) {
-        int64_t m = edge[t3v_rng_below(&r, 11)], n = edge[t3v_rng_below(&r, 11)],
-                k = edge[t3v_rng_below(&r, 11)];
+    for (int i = 0; i < 300; i++) {
+        int64_t m = edge[t3v_rng_below(&r, 12)], n = edge[t3v_rng_below(&r, 12)],
+                k = edge[t3v_rng_below(&r, 12)];
         const t3v_dtype *t = types[i % 6];
         int flags = (int)t3v_rng_below(&r, 32);
         run_and_check(m, n, k, t[0], t[1], t[2], flags, t3v_rng_below(&r, 3) * 5, 1 + t3v_rng_below(&r, 3));
@@ -250,6 +250,30 @@ static void checker_catches_faults(void **state)
         if (fault == 3) ((float *)p.g.c)[p.g.n] += 1;
         assert_true(count_bad(&p, before) > 0);
         free(before);
+        close_problem(&p);
+    }
+}
+
+/* What an activation gets may be asked for too: the same bytes as the product without the activation. */
+static void before_is_the_plain_product(void **state)
+{
+    (void)state;
+    static const int64_t sizes[][3] = {{1, 5, 7}, {33, 40, 300}, {250, 70, 64}, {6, 200, 9000}};
+    for (int i = 0; i < 4 * 6; i++) {
+        const int64_t *z = sizes[i % 4];
+        const t3v_dtype *t = types[i / 4];
+        problem p;
+        open_problem(&p, z[0], z[1], z[2], t[0], t[1], t[2], 2 + 8 + 16 + (i & 1 ? 4 : 0), i % 3, 1);
+        const size_t bytes = (size_t)p.c_count * t3v_dtype_size(t[2]);
+        void *old = copy_c(&p), *before = copy_c(&p), *want = copy_c(&p);
+        t3v_gemm_args g = p.g, plain = p.g;
+        g.before = before;
+        assert_int_equal(t3v_gemm(&g), T3V_OK);
+        assert_int_equal(count_bad(&p, old), 0);
+        plain.c = want, plain.act = T3V_ACT_NONE, plain.accumulate = false;
+        assert_int_equal(t3v_gemm(&plain), T3V_OK);
+        assert_memory_equal(before, want, bytes);
+        free(old), free(before), free(want);
         close_problem(&p);
     }
 }
@@ -402,6 +426,7 @@ int main(void)
         cmocka_unit_test(empty_sizes),
         cmocka_unit_test(tiled),
         cmocka_unit_test(rows_stand_alone),
+        cmocka_unit_test(before_is_the_plain_product),
         cmocka_unit_test(refuses_bad_arguments),
         cmocka_unit_test(packed_equals_expanded),
         cmocka_unit_test(packed_is_the_same_for_any_number_of_threads),

@@ -1,18 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Dense products: checks, and tiles that bring every operand into the form the kernel is fast and exact on. */
+/* Dense products: checks, and tiles that bring every operand into the form oneDNN's kernels are fast and exact on. */
 #include "ops/gemm/gemm.h"
 
-#include <stdatomic.h>
 #include <string.h>
 
 #include "base/checked.h"
 #include "base/cpu.h"
-#include "ops/gemm/packed.h"
+#include "ops/gemm/gemm_impl.h"
 #include "ops/onednn.h"
 #include "ops/scratch.h"
 #include "tensor/dtype.h"
 
-enum { TILE_BYTES = 8 << 20, FIXED_ROWS = 128, PARALLEL_ELEMENTS = 1 << 17 };
+enum { TILE_BYTES = 8 << 20, PARALLEL_ELEMENTS = 1 << 17 };
 
 /* One product, cut into tiles of mb x nb. */
 typedef struct plan {
@@ -22,7 +21,6 @@ typedef struct plan {
     t3v_dtype in, tmp_type;
     bool copy_a, copy_b, tmp_c;
     bool turn_a; /* A is transposed while it is copied */
-    bool fixed;  /* row tiles are padded to mb and each runs on one thread */
     int64_t mb, nb;
 } plan;
 
@@ -74,9 +72,8 @@ static void make_plan(plan *p, const t3v_gemm_args *g)
     *p = (plan){.g = g, .in = bf16 ? T3V_BF16 : T3V_F32, .mb = g->m, .nb = g->n};
     int64_t size = bf16 ? 2 : 4;
     p->tmp_type = bf16 ? g->c_type : T3V_F32;
-    /* The kernel is the same for every row only on operands without gaps; with gaps, and below AVX-512, oneDNN
-     * takes another one that chooses its summation order by m and by threads. */
-    p->fixed = t3v_cpu() < T3V_ISA_AVX512;
+    /* The kernel is the same for every row only on operands without gaps; with gaps oneDNN takes another one that
+     * chooses its summation order by m and by threads. */
     p->copy_a = g->a_type != p->in || g->lda != (g->a_trans ? g->m : g->k);
     p->copy_b = g->b_type != p->in || g->ldb != (g->b_trans ? g->k : g->n);
     p->tmp_c = g->ldc != g->n || p->tmp_type != g->c_type;
@@ -85,10 +82,6 @@ static void make_plan(plan *p, const t3v_gemm_args *g)
     if (p->turn_a) p->copy_a = true;
     if (p->copy_b) p->nb = lines(g->n, g->k * size);
     if (p->nb < g->n) p->tmp_c = true;
-    if (p->fixed) {
-        p->mb = FIXED_ROWS;
-        return;
-    }
     if (p->tmp_c) p->mb = lines(g->m, p->nb * 4);
     if (p->mb < g->m && g->a_trans) p->copy_a = true;
     if (p->copy_a) {
@@ -161,28 +154,27 @@ static void scatter(const plan *p, const void *tmp, int64_t i0, int64_t rows, in
 static t3v_status tile(const plan *p, int64_t i0, int64_t j0, int64_t cols, const void *b)
 {
     const t3v_gemm_args *g = p->g;
-    int64_t rows = g->m - i0 < p->mb ? g->m - i0 : p->mb, kernel_rows = p->fixed ? p->mb : rows;
+    int64_t rows = g->m - i0 < p->mb ? g->m - i0 : p->mb, kernel_rows = rows;
+    bool a_trans = g->a_trans && !p->turn_a;
     /* One column of a transposed A looks like a row, and would get the other kernel. */
-    if (g->a_trans && !p->turn_a && kernel_rows == 1) kernel_rows = 2;
+    if (a_trans && rows == 1) kernel_rows = 2;
     bool copy_a = p->copy_a || kernel_rows > rows, tmp_c = p->tmp_c || kernel_rows > rows;
     size_t in_size = t3v_dtype_size(p->in), a_size = t3v_dtype_size(g->a_type);
     const void *a = p->a + (size_t)(g->a_trans ? i0 : i0 * g->lda) * a_size;
-    bool a_trans = g->a_trans && !p->turn_a;
     if (copy_a) {
         char *copy = t3v_thread_scratch(T3V_SCRATCH_GEMM_A, (size_t)(kernel_rows * g->k) * in_size);
         if (!copy) return t3v_fail(T3V_E_NOMEM, "gemm: no memory for a tile");
-        if (a_trans && kernel_rows > rows) {
-            for (int64_t l = 0; l < g->k; l++) {
-                char *d = copy + (size_t)(l * kernel_rows) * in_size;
-                gather(d, p->in, (const char *)a + (size_t)(l * g->lda) * a_size, g->a_type, 1, rows, rows);
-                memset(d + (size_t)rows * in_size, 0, (size_t)(kernel_rows - rows) * in_size);
-            }
+        if (kernel_rows > rows) {
+            memset(copy, 0, (size_t)(kernel_rows * g->k) * in_size);
+            for (int64_t l = 0; l < g->k; l++)
+                gather(copy + (size_t)(l * kernel_rows) * in_size, p->in,
+                       (const char *)a + (size_t)(l * g->lda) * a_size, g->a_type, 1, rows, rows);
+        } else if (p->turn_a) {
+            turn((float *)(void *)copy, a, g->a_type, rows, g->k, g->lda);
+        } else if (a_trans) {
+            gather(copy, p->in, a, g->a_type, g->k, rows, g->lda);
         } else {
-            if (p->turn_a) turn((float *)(void *)copy, a, g->a_type, rows, g->k, g->lda);
-            else if (a_trans) gather(copy, p->in, a, g->a_type, g->k, rows, g->lda);
-            else gather(copy, p->in, a, g->a_type, rows, g->k, g->lda);
-            memset(copy + (size_t)(rows * g->k) * in_size, 0,
-                   (size_t)((kernel_rows - rows) * g->k) * in_size);
+            gather(copy, p->in, a, g->a_type, rows, g->k, g->lda);
         }
         a = copy;
     }
@@ -218,19 +210,7 @@ static t3v_status run(const plan *p)
             else gather(copy, p->in, from, g->b_type, g->k, cols, g->ldb);
             b = copy;
         }
-        if (!p->fixed) {
-            for (int64_t i0 = 0; i0 < g->m; i0 += p->mb) T3V_TRY(tile(p, i0, j0, cols, b));
-            continue;
-        }
-        atomic_int failed = 0;
-#pragma omp parallel for schedule(static)
-        for (int64_t i0 = 0; i0 < g->m; i0 += FIXED_ROWS) {
-            t3v_status st = tile(p, i0, j0, cols, b);
-            if (st) atomic_store(&failed, (int)st);
-        }
-        if (failed)
-            return t3v_fail((t3v_status)failed, "gemm of %lld x %lld: %s", (long long)g->m, (long long)g->n,
-                            t3v_status_text((t3v_status)failed));
+        for (int64_t i0 = 0; i0 < g->m; i0 += p->mb) T3V_TRY(tile(p, i0, j0, cols, b));
     }
     return T3V_OK;
 }
@@ -239,6 +219,8 @@ t3v_status t3v_gemm(const t3v_gemm_args *g)
 {
     T3V_TRY(check(g));
     if (g->m == 0 || g->n == 0) return T3V_OK;
+    if (g->k && t3v_dtype_packed(g->b_type)) return t3v__gemm_packed(g);
+    if (g->k && t3v_cpu() == T3V_ISA_AVX2) return t3v__gemm_avx2(g);
     if (g->before) {
         t3v_gemm_args plain = *g, last = *g;
         plain.c = g->before, plain.act = T3V_ACT_NONE, plain.accumulate = false;
@@ -246,11 +228,10 @@ t3v_status t3v_gemm(const t3v_gemm_args *g)
         T3V_TRY(t3v_gemm(&plain));
         return t3v_gemm(&last);
     }
-    if (g->k == 0 || (t3v_cpu() == T3V_ISA_REF && !t3v_dtype_packed(g->b_type))) {
+    if (g->k == 0 || t3v_cpu() == T3V_ISA_REF) {
         t3v_gemm_ref(g);
         return T3V_OK;
     }
-    if (t3v_dtype_packed(g->b_type)) return t3v__gemm_packed(g);
     plan p;
     make_plan(&p, g);
     for (int64_t i = 0; i < g->batch; i++) {

@@ -3,7 +3,7 @@
 #include <stdatomic.h>
 
 #include "ops/gemm/gemm.h"
-#include "ops/gemm/packed.h"
+#include "ops/gemm/gemm_impl.h"
 #include "ops/scratch.h"
 #include "tensor/dtype.h"
 #include "tensor/unpack.h"
@@ -51,6 +51,7 @@ t3v_status t3v__gemm_packed(const t3v_gemm_args *g)
         tile.ldb = g->b_trans ? g->k : cols;
         tile.bias = g->bias ? g->bias + j0 : NULL;
         tile.c = (char *)g->c + (size_t)j0 * t3v_dtype_size(g->c_type);
+        if (g->before) tile.before = (char *)g->before + (size_t)j0 * t3v_dtype_size(g->c_type);
         T3V_TRY(t3v_gemm(&tile));
     }
     return T3V_OK;
