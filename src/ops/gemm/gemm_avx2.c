@@ -229,7 +229,7 @@ static t3v_status block(const work *w, int64_t i0, int64_t rows, int64_t s0, int
     for (int64_t k0 = 0; k0 < g->k; k0 += KC) {
         x.depth = (int)least(g->k - k0, KC);
         x.add = k0 || (straight && g->accumulate);
-        x.lines = (int)(x.depth * MR / rows + 1);
+        x.lines = (int)(x.depth / ((rows + MR - 1) / MR) + 1); /* a strip has `depth` lines */
         if (g->a_trans) turn(a, KC, w->a + (k0 * g->lda + i0) * size, g->a_type, g->lda, rows, x.depth);
         else copy(a, KC, w->a + (i0 * g->lda + k0) * size, g->a_type, g->lda, rows, x.depth);
         for (int64_t s = s0; s < s1; s++) {
